@@ -1,0 +1,118 @@
+"""One model for the flags of a script, their checks, and the ``config.json`` of a run."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import tyro
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from kerakit import __version__
+from kerakit.errors import UserError
+from kerakit.files import write_json
+
+
+def _comma_separated(item: Callable[[str], Any], metavar: str, count: int | None = None) -> Any:
+    """Describe to tyro a flag whose one word holds several values: ``224,224``."""
+
+    def parse(words: list[str]) -> tuple[Any, ...]:
+        parts = words[0].split(",")
+        if count is not None and len(parts) != count:
+            raise ValueError(f"expected {metavar}, got {words[0]!r}")
+        try:
+            return tuple(item(part.strip()) for part in parts)
+        except ValueError:
+            raise ValueError(f"expected {metavar}, got {words[0]!r}") from None
+
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=metavar,
+        instance_from_str=parse,
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda value: [",".join(map(str, value))],
+    )
+
+
+InputSize = Annotated[tuple[int, int], _comma_separated(int, "WIDTH,HEIGHT", count=2)]
+"""(width, height) in pixels; on the command line ``224,224``."""
+
+
+class List:
+    """Types of flags that take several values in one word."""
+
+    Text = Annotated[tuple[str, ...], _comma_separated(str, "A,B,...")]
+    Float = Annotated[tuple[float, ...], _comma_separated(float, "X,Y,...")]
+
+
+NotAFlag = tyro.conf.Suppress
+"""Marks a field that a script records in ``config.json`` and nobody types."""
+
+
+class Config(BaseModel):
+    """A flat, frozen record. Each field is a flag, its help, its check, and its key in ``config.json``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    kerakit: NotAFlag[str] = __version__
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise UserError(_in_words(error)) from None
+
+    @classmethod
+    def parse(cls, args: Sequence[str] | None = None, description: str | None = None) -> Self:
+        """Read the fields from ``args`` (default: the command line).
+
+        ``--flag`` and ``--no_flag`` (also ``--noflag``) set a yes-or-no field; ``-`` and ``_`` are the same. Wrong or unknown
+        flags print what was expected and exit with 2; ``--help`` prints every field and exits with 0.
+        """
+        words = [cls._spelled_out(word) for word in (sys.argv[1:] if args is None else args)]
+        return tyro.cli(cls, args=words, use_underscores=True, description=description or "")
+
+    @classmethod
+    def _spelled_out(cls, word: str) -> str:
+        """Turn ``--nojitter``, as absl and the template's users write it, into ``--no_jitter``."""
+        field = cls.model_fields.get(word.removeprefix("--no"))
+        return f"--no_{word.removeprefix('--no')}" if field is not None and field.annotation is bool else word
+
+    def save(self, path: Path) -> None:
+        """Write every field to ``path`` as JSON."""
+        write_json(path, self.model_dump(mode="json"))
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read the fields back from ``path``. A missing or damaged file, unknown keys and bad values are errors."""
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"{path} does not exist. It is written when a training starts; is this a run folder?") from None
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"{path} is damaged: {error}. Restore it from a copy, or train again.") from None
+        if not isinstance(values, dict):
+            raise UserError(f"{path} is damaged: expected an object with the fields of a run, got {type(values).__name__}.")
+        try:
+            return cls(**values)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+
+
+def _in_words(error: ValidationError) -> str:
+    """Say what pydantic found without its types, links and class names."""
+    return "; ".join(_one_in_words(item["loc"], item) for item in error.errors())
+
+
+def _one_in_words(location: tuple[int | str, ...], item: Any) -> str:
+    name = str(location[0]) if location else "the configuration"
+    if item["type"] == "extra_forbidden":
+        return f"unknown key {name!r}. Was it written by another version? Remove it, or train again"
+    if item["type"] == "missing":
+        return f"{name} is missing"
+    message = re.sub("^(Value error, |Input )", "", item["msg"])
+    return f"{name}: {message}, got {item['input']!r}" if item["type"] != "value_error" else f"{name}: {message}"

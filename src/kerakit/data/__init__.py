@@ -1,0 +1,1 @@
+"""From files on the disk to batches of uint8 pixels."""

@@ -1,0 +1,141 @@
+"""From a file's bytes to pixels. The range and the type of pixels are decided here and nowhere else.
+
+Pixels are uint8, 0 to 255, RGB, shape (height, width, 3), upright.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from kerakit.errors import UserError
+
+ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+"""Files that are taken for images, by their lower-case ending."""
+
+Pixels = NDArray[np.uint8]
+
+# The batches are decoded by several threads at once; OpenCV's own threads would only fight with them.
+cv2.setNumThreads(0)
+
+
+def read_image(path: Path | str, input_size: tuple[int, int]) -> Pixels:
+    """Read one image file at the size asked for.
+
+    Args:
+        path: an image file.
+        input_size: (width, height) in pixels. The whole image is scaled to it; its aspect ratio is not kept.
+
+    Returns:
+        uint8 (height, width, 3), RGB, 0 to 255.
+
+    Raises:
+        UserError: the file cannot be read, or is no image.
+    """
+    try:
+        return decode(Path(path).read_bytes(), input_size)
+    except OSError as error:
+        raise UserError(f"cannot read the image {path}: {error.strerror or error}.") from None
+    except ValueError as error:
+        raise UserError(f"cannot read the image {path}: {error}. Mend it or remove it.") from None
+
+
+def decode(data: bytes, input_size: tuple[int, int]) -> Pixels:
+    """Decode the bytes of an image file at the size asked for.
+
+    Args:
+        data: JPEG, PNG, WebP, BMP, GIF (first frame) or TIFF.
+        input_size: (width, height) in pixels.
+
+    Returns:
+        uint8 (height, width, 3), RGB, 0 to 255.
+
+    Raises:
+        ValueError: not an image, or a damaged one.
+    """
+    if not data:
+        raise ValueError("the file is empty")
+    pixels = _decode_jpeg(data, input_size) if data[:2] == b"\xff\xd8" else None
+    return _resize(_decode_other(data) if pixels is None else pixels, input_size)
+
+
+def _decode_jpeg(data: bytes, input_size: tuple[int, int]) -> Pixels | None:
+    """Decode a JPEG, scaled down while decoding to no less than ``input_size``; None if only Pillow can read it."""
+    orientation = _exif_orientation(data)
+    width, height = input_size if orientation < 5 else input_size[::-1]
+    try:
+        pixels = simplejpeg.decode_jpeg(data, "RGB", min_width=width, min_height=height)
+    except ValueError as error:
+        if "colorspace" in str(error).lower() or "cmyk" in str(error).lower():
+            return None
+        raise ValueError(f"damaged JPEG ({error})") from None
+    return _upright(pixels, orientation)
+
+
+def _exif_orientation(data: bytes) -> int:
+    """Return the EXIF orientation, 1 to 8 (EXIF 2.3, tag 0x0112); 1 if there is none."""
+    if b"Exif\0\0" not in data[: 2**16]:
+        return 1
+    try:
+        orientation: Any = Image.open(io.BytesIO(data)).getexif().get(0x0112, 1)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _upright(pixels: Pixels, orientation: int) -> Pixels:
+    """Undo an EXIF orientation."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def _decode_other(data: bytes) -> Pixels:
+    """Decode what is no JPEG, and the JPEGs that simplejpeg refuses, with Pillow."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            upright: Image.Image = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I;16"):
+                return _grey(np.asarray(upright, np.uint16) >> 8)
+            if upright.mode in ("I", "F"):
+                raise ValueError(f"pixels of mode {upright.mode} have no known range; convert it to 8 or 16 bits")
+            if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
+                # White under what is transparent: what a viewer of the image shows.
+                on_white = Image.new("RGBA", upright.size, "white")
+                upright = Image.alpha_composite(on_white, upright.convert("RGBA"))
+            return np.asarray(upright.convert("RGB"))
+    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        # Pillow names the object in memory that it read from; the caller names the file.
+        reason = "not an image of a known format" if "cannot identify" in str(error) else str(error)
+        raise ValueError(reason) from None
+
+
+def _grey(pixels: NDArray[Any]) -> Pixels:
+    return np.repeat(pixels.astype(np.uint8)[..., None], 3, axis=-1)
+
+
+def _resize(pixels: Pixels, input_size: tuple[int, int]) -> Pixels:
+    """Scale to (width, height): by areas where it shrinks, so that fine patterns don't alias; else bilinear."""
+    height, width = pixels.shape[:2]
+    if (width, height) == input_size:
+        return pixels
+    shrinks = width >= input_size[0] and height >= input_size[1]
+    resized: Pixels = cv2.resize(pixels, input_size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return resized
+
+
+def available_cores() -> int:
+    """Return the number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,214 @@
+"""Batches on the fly: a ``keras.utils.Sequence`` that reads ahead and holds only a few batches in memory."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from kerakit.data import memory
+from kerakit.data.augment import Augmenter
+from kerakit.data.decode import Pixels, available_cores, read_image
+from kerakit.data.reader import Reader
+from kerakit.data.split import Mode
+from kerakit.errors import UserError
+
+# grain looks for JAX's profiler when it is imported and says so when there is none; nobody here needs it.
+logging.getLogger("absl").setLevel(logging.ERROR)
+import grain  # noqa: E402
+
+BATCHES_AHEAD = 4
+"""How many batches are read ahead beyond one a thread. Memory: this plus the threads, times a batch."""
+
+
+class BatchGenerator(keras.utils.Sequence):
+    """Batch ``i`` of an epoch is a pure function of (seed, epoch, i): for any number of threads and any order of asking.
+
+    A subclass says what is done to each image: ``get_aug_pipeline`` and ``preprocess``.
+
+    Args:
+        data_reader: what there is to read.
+        mode: "train" (shuffled anew each epoch), "val" or "test" (in the reader's order).
+        batch_size: images a batch; the last one of an epoch may be smaller.
+        input_size: (width, height) in pixels.
+        jitter: augment the images (only in mode "train").
+        seed: of the order and of the augmentation, in [0, 2**32).
+        threads: how many batches are prepared at a time; default: one for each core.
+
+    Attributes:
+        index: int64 (n,), the reader's indices of this mode.
+        epoch: counted from 0; set it with ``follow_epochs()``.
+        error: what stopped the reading, if something did.
+
+    Raises:
+        UserError: the mode has no images.
+    """
+
+    def __init__(
+        self,
+        data_reader: Reader,
+        mode: Mode = "train",
+        batch_size: int = 32,
+        input_size: tuple[int, int] = (224, 224),
+        jitter: bool = False,
+        seed: int = 0,
+        threads: int | None = None,
+    ) -> None:
+        # Keras's own workers repeat and lose samples on JAX; the reading ahead is done here instead.
+        super().__init__(workers=1)
+        self.data_reader = data_reader
+        self.mode = mode
+        self.batch_size = batch_size
+        self.input_size = input_size
+        self.seed = seed
+        self.threads = threads or available_cores()
+        self.index = data_reader.indices(mode)
+        if not len(self.index):
+            raise UserError(
+                f"the data has no images for mode {mode!r}: {len(data_reader)} images in all. Add images, "
+                "change TRAIN_RATIO_DEFAULT, or give a folder of that name."
+            )
+        self.epoch = 0
+        self.error: Exception | None = None
+        self._order = grain.MapDataset.source(self.index)
+        if mode == "train":
+            self._order = self._order.seed(seed).shuffle()
+        self._augmenter = Augmenter(self.get_aug_pipeline, seed) if jitter and mode == "train" else None
+        self._reading: Any = None  # grain's iterator over the batches from position `_next` on
+        self._next = 0
+        self._lock = threading.Lock()
+
+    # -------------------------------------------------------------------------------------------- what a subclass changes
+
+    def get_aug_pipeline(self) -> Any:
+        """Return a new ``albumentations.Compose``. Called once a thread."""
+        raise UserError(f"{type(self).__name__} has no get_aug_pipeline(), which jitter=True needs.")
+
+    def preprocess(self, image: Pixels, annot: Any) -> tuple[Any, Any]:
+        """Change one image, uint8 (height, width, 3), and its annotation, before (image, annotation) join a batch."""
+        return image, annot
+
+    # ------------------------------------------------------------------------------------------------------ the sequence
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        return -(-len(self.index) // self.batch_size)
+
+    def __getitem__(self, i: int) -> tuple[Any, Any]:
+        """Return batch ``i`` of the current epoch.
+
+        Returns:
+            Images, uint8 (batch, height, width, 3), and targets, (batch, ...), both as ``preprocess`` gave them.
+
+        Raises:
+            UserError: an image cannot be read.
+        """
+        if not 0 <= i < len(self):
+            raise IndexError(f"batch {i} of {len(self)}")
+        try:
+            with self._lock:
+                position = self._next if self._continues_with(i) else self.epoch * len(self) + i
+                if self._reading is None or position != self._next:
+                    self._reading = self._start_reading(position)
+                batch = next(self._reading)
+                self._next = position + 1
+        except Exception as error:
+            # TensorFlow wraps what is raised here in its own error; this one is what the user must read.
+            self.error = error
+            raise
+        images, targets = batch
+        return images, targets
+
+    def sample(self, position: int) -> tuple[Pixels, Any]:
+        """Return the image and the annotation at ``position``, counted over epochs from the first image of epoch 0."""
+        row = int(self._order[position])
+        key, path = self.data_reader.key(row), self.data_reader.image_path(row)
+        image, annot = read_image(path, self.input_size), self.data_reader.target(row)
+        if self._augmenter is not None:
+            image = self._augmenter(position // len(self.index), key, image=image)["image"]
+        return self.preprocess(image, annot)
+
+    def follow_epochs(self) -> keras.callbacks.Callback:
+        """Return the callback that tells this generator its epoch: ``fit(callbacks=[..., train_data.follow_epochs()])``.
+
+        Keras's hooks of the sequence itself are called once too often on JAX, so they cannot count.
+        """
+        return _FollowEpochs(self)
+
+    def keys(self, i: int) -> list[str]:
+        """Return the keys of the images in batch ``i`` of the current epoch."""
+        return [self.data_reader.key(int(self._order[p])) for p in self._positions(self.epoch, i)]
+
+    def paths(self, i: int) -> list[Path]:
+        """Return the paths of the images in batch ``i`` of the current epoch."""
+        return [self.data_reader.image_path(int(self._order[p])) for p in self._positions(self.epoch, i)]
+
+    def close(self) -> None:
+        """Stop reading ahead. The generator can be used again afterwards."""
+        with self._lock:
+            if self._reading is not None:
+                self._reading.close()
+                self._reading = None
+
+    # --------------------------------------------------------------------------------------------------------- internals
+
+    def _continues_with(self, i: int) -> bool:
+        """Whether batch ``i`` is what is read next; in validation every epoch is the same, so it goes on from the last."""
+        return self.mode != "train" and self._reading is not None and self._next % len(self) == i
+
+    def _positions(self, epoch: int, i: int) -> range:
+        start = epoch * len(self.index)
+        return range(start + i * self.batch_size, start + min((i + 1) * self.batch_size, len(self.index)))
+
+    def _load(self, position: int) -> tuple[Any, Any]:
+        """Return the batch at ``position``, counted over epochs."""
+        images, annots = zip(*map(self.sample, self._positions(*divmod(position, len(self)))), strict=True)
+        return _stack(images), _stack(annots)
+
+    def _start_reading(self, position: int) -> Any:
+        """Read ahead from ``position`` on, over the ends of epochs: while one is validated, the next is prepared."""
+        if self._reading is not None:
+            self._reading.close()
+        memory.keep_freed()
+        options = grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=self.threads + BATCHES_AHEAD)
+        reading = iter(grain.MapDataset.source(_Batches(self)).to_iter_dataset(options))
+        reading.set_state({"next_index": position})
+        return reading
+
+
+class _Batches:
+    """The batches of all epochs as a source for grain."""
+
+    def __init__(self, generator: BatchGenerator) -> None:
+        self._load = generator._load
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, position: int) -> tuple[Any, Any]:
+        return self._load(position)
+
+
+class _FollowEpochs(keras.callbacks.Callback):
+    def __init__(self, generator: BatchGenerator) -> None:
+        super().__init__()
+        self._generator = generator
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002 - Keras's signature
+        self._generator.epoch = epoch
+
+
+def _stack(values: tuple[Any, ...]) -> NDArray[Any] | tuple[Any, ...] | dict[str, Any]:
+    """Stack the samples' arrays along a new first axis; tuples and dictionaries (several outputs) keep their form."""
+    first = values[0]
+    if isinstance(first, tuple):
+        return tuple(_stack(parts) for parts in zip(*values, strict=True))
+    if isinstance(first, dict):
+        return {name: _stack(tuple(value[name] for value in values)) for name in first}
+    return np.stack(values)

@@ -1,0 +1,55 @@
+"""Plain Keras: HDF5 and the native format."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from kerakit.deploy.format import Predict, Source, Written
+
+
+class KerasFile:
+    """A file that ``keras.models.load_model`` opens; the ending of its name decides how it is stored.
+
+    Args:
+        name: of the format.
+        file: its file name, ending in .h5 or .keras.
+    """
+
+    def __init__(self, name: str, file: str) -> None:
+        self.name, self.file = name, file
+
+    def write(self, source: Source) -> Written:
+        """Save architecture and weights, without the optimizer's state."""
+        path = source.folder / self.file
+        with _no_advice():
+            source.model.save(path, include_optimizer=False)
+        return Written(path)
+
+    def load(self, path: Path) -> Predict:
+        """Load the file with Keras."""
+        import keras
+
+        with _no_advice():
+            model = keras.models.load_model(path, compile=False)
+        return lambda images: np.asarray(model.predict_on_batch(images), np.float32)
+
+
+@contextlib.contextmanager
+def _no_advice() -> Iterator[None]:
+    """Silence Keras's advice against HDF5: the user asked for it."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+KERAS = KerasFile("keras", "model.keras")
+H5 = KerasFile("h5", "model.h5")

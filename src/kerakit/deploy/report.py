@@ -1,0 +1,89 @@
+"""What was delivered, as JSON and as a table."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from kerakit.files import write_json
+
+_PACKAGES = ("kerakit", "keras", "ai-edge-litert", "numpy")
+
+
+@dataclass
+class Row:
+    """One format in the report.
+
+    Attributes:
+        format: its name, as in --formats.
+        file: its file name in the folder.
+        status: "delivered", "skipped" (left out, see reason) or "failed".
+        reason: why it was skipped or failed, or what could not be checked.
+        accuracy: share of the held-out images that it gets right.
+        agreement: share of them where it gives the class that the Keras model gives.
+        latency_ms: median time for one image on one thread of this machine's CPU, in milliseconds.
+        bytes: size of the file.
+        sha256: of its bytes.
+        details: what else its format found out.
+    """
+
+    format: str
+    file: str
+    status: Literal["delivered", "skipped", "failed"]
+    reason: str = ""
+    accuracy: float | None = None
+    agreement: float | None = None
+    latency_ms: float | None = None
+    bytes: int | None = None
+    sha256: str | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+def write_report(path: Path, rows: list[Row], facts: dict[str, Any]) -> None:
+    """Write ``facts``, the versions and the machine, and one entry for each format."""
+    import tensorflow as tf
+
+    write_json(
+        path,
+        {
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+            "versions": {"tensorflow": tf.__version__, **{name: version(name) for name in _PACKAGES}},
+            **facts,
+            "formats": [asdict(row) for row in rows],
+        },
+    )
+
+
+def show(rows: list[Row], held_out_images: int) -> None:
+    """Print the table of formats, and below it the reasons for what is missing."""
+    table = Table(title=f"Delivered, measured on {held_out_images} held-out images", title_justify="left")
+    for heading in ("format", "file", "right", "as Keras", "ms", "KiB", "sha256"):
+        table.add_column(heading, justify="left" if heading in ("format", "file", "sha256") else "right", no_wrap=True)
+    for row in rows:
+        measured = [_percent(row.accuracy), _percent(row.agreement), _number(row.latency_ms)]
+        if row.status == "delivered":
+            table.add_row(row.format, row.file, *measured, f"{(row.bytes or 0) / 1024:,.0f}", (row.sha256 or "")[:8])
+        else:
+            table.add_row(row.format, row.file, row.status)
+    console = Console()
+    # Not a terminal: wide enough that a log keeps the whole table.
+    (console if console.is_terminal else Console(width=100)).print(table)
+    for row in rows:
+        if row.reason:
+            print(f"{row.format} {row.status}: {row.reason}")
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.2%}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"

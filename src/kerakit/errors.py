@@ -1,0 +1,17 @@
+"""The errors that a user reads. Each says what happened and where, what was expected, and what to do."""
+
+
+class KerakitError(Exception):
+    """Anything that Kerakit reports in words instead of a stack trace."""
+
+    exit_code = 1
+
+
+class UserError(KerakitError):
+    """Called wrongly, or bad input. Scripts end with exit code 2."""
+
+    exit_code = 2
+
+
+class JobError(KerakitError):
+    """The job ran and failed. Scripts end with exit code 1."""

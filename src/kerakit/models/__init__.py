@@ -1,0 +1,5 @@
+"""Building the project's models, with pretrained weights or without."""
+
+from kerakit.models.build import build
+
+__all__ = ["build"]

@@ -1,0 +1,47 @@
+"""What happens at the end of each epoch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import keras
+
+import kerakit
+from kerakit.training.callbacks import Checkpoints, History, StopOnNaN
+
+# CHANGE: what makes a checkpoint the best one, how many are kept, and after how many epochs without a better one to stop.
+MONITOR = "val_loss"
+HIGHER_IS_BETTER = False
+CHECKPOINTS_KEPT = 3
+PATIENCE = 10
+
+
+def get(
+    directory: Path | str,
+    checkpoint: bool = True,
+    tensorboard: bool = True,
+    limit_checkpoints: bool = True,
+    early_stopping: bool = True,
+    overwrite: bool = False,
+) -> list[keras.callbacks.Callback]:
+    """Prepare the run folder ``directory`` and return the callbacks that fill it.
+
+    Args:
+        directory: of the run; made if it does not exist.
+        checkpoint: save the weights after each epoch, to ``ckpt/``.
+        tensorboard: log for ``tensorboard --logdir``, to ``logs/``.
+        limit_checkpoints: keep the CHECKPOINTS_KEPT best checkpoints and remove the others.
+        early_stopping: stop after PATIENCE epochs without a better MONITOR.
+        overwrite: replace the run that ``directory`` holds already; False makes that an error.
+    """
+    run = kerakit.Run(directory).create(overwrite)
+    callbacks: list[keras.callbacks.Callback] = [StopOnNaN(), History(run)]
+    if checkpoint:
+        limit = CHECKPOINTS_KEPT if limit_checkpoints else None
+        callbacks.append(Checkpoints(run, MONITOR, HIGHER_IS_BETTER, limit))
+    if tensorboard:
+        callbacks.append(keras.callbacks.TensorBoard(run.logs, write_graph=False))
+    if early_stopping:
+        mode = "max" if HIGHER_IS_BETTER else "min"
+        callbacks.append(keras.callbacks.EarlyStopping(MONITOR, patience=PATIENCE, mode=mode, verbose=1))
+    return callbacks

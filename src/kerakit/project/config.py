@@ -1,0 +1,111 @@
+"""The settings of this project: where the data is, which models there are, and the flags of train.py and deploy.py."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+import kerakit
+from kerakit.config import NotAFlag
+from kerakit.deploy import FORMAT_NAMES
+from models import mobilenet_v1, mobilenet_v2, small_cnn
+
+# Where the images are: one folder a class, or train/, validation/, test/ with one folder a class inside.
+DATA_DIR = Path(__file__).parent / "data"
+
+# Where the data gives no split, this share is for training; the rest is halved into validation and test.
+TRAIN_RATIO_DEFAULT = 0.8
+
+RANDOM_SEED_DEFAULT = 0
+
+# A new model is one file in models/ and one line here; its key is what --model takes.
+MODELS: dict[str, Callable[..., Any]] = {
+    "small_cnn": small_cnn.construct,
+    "mobilenet_v1": mobilenet_v1.construct,
+    "mobilenet_v2": mobilenet_v2.construct,
+}
+
+
+class TrainConfig(kerakit.Config):
+    """A field is a flag of train.py, its help, its check, and its key in the run's config.json."""
+
+    save_to: Path = Field(description="Folder of the run: config.json, checkpoints, logs, history.")
+    num_epochs: int = Field(10, ge=1, description="How often to go through the training images.")
+    batch_size: int = Field(32, ge=1, description="Images a step; fewer if memory runs out.")
+    model: str = Field("mobilenet_v2", description=f"One of {', '.join(MODELS)}.")
+    input_size: kerakit.InputSize = Field((224, 224), description="Size that the images are scaled to, in pixels.")
+    jitter: bool = Field(False, description="Augment the training images (get_aug_pipeline in datagen.py).")
+    overwrite: bool = Field(False, description="Replace the run that --save_to holds already.")
+    weights: Literal["auto", "imagenet", "none"] = Field(
+        "auto", description="What to start from: ImageNet where it can be had; ImageNet or stop; nothing."
+    )
+    from_ckpt: Path | None = Field(None, description="Start from a run's best checkpoint, or from a .weights.h5 file.")
+    learning_rate: float = Field(1e-3, gt=0, description="Step size of the Adam optimizer.")
+    loss: kerakit.List.Text = Field(
+        ("sparse_categorical_crossentropy",), description="A loss of loss.py or of Keras, by name; one for each output."
+    )
+    loss_weights: kerakit.List.Float | None = Field(None, description="Weight of each output's loss.")
+    data_dir: Path = Field(DATA_DIR, description="Folder of the images.")
+    seed: int = Field(RANDOM_SEED_DEFAULT, ge=0, lt=2**32, description="Of the split, the order, and the augmentation.")
+
+    # What train.py found out, for deploy.py.
+    class_names: Annotated[tuple[str, ...], NotAFlag] = Field((), description="In the order of the model's outputs.")
+
+    @field_validator("model")
+    @classmethod
+    def _known_model(cls, value: str) -> str:
+        return known("model", value, MODELS)
+
+    @field_validator("input_size")
+    @classmethod
+    def _positive_size(cls, value: tuple[int, int]) -> tuple[int, int]:
+        if min(value) < 1:
+            raise ValueError(f"expected a width and a height of at least 1, got {value[0]},{value[1]}")
+        return value
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> TrainConfig:
+        if self.from_ckpt is not None and self.weights == "imagenet":
+            raise ValueError("--from_ckpt and --weights imagenet exclude each other; leave one away")
+        return self
+
+
+class DeployConfig(kerakit.Config):
+    """The flags of deploy.py."""
+
+    read_from: Path = Field(description="Folder of a run: the --save_to of train.py.")
+    save_to: Path = Field(description="Folder for the models, labels.txt and report.json.")
+    formats: kerakit.List.Text | None = Field(
+        None, description=f"Only these, and all of them: {', '.join(FORMAT_NAMES)}. Default: what can be made here."
+    )
+    num_calibration: int = Field(200, ge=1, description="Training images that the int8 ranges are measured on.")
+    edgetpu_compiler: Path | None = Field(None, description="Google's edgetpu_compiler; default: the one on the PATH.")
+    data_dir: Path | None = Field(None, description="Folder of the images; default: where the run found them.")
+    overwrite: bool = Field(False, description="Replace what was deployed to --save_to before.")
+
+    @field_validator("formats")
+    @classmethod
+    def _known_formats(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return value and tuple(known("format", name, FORMAT_NAMES) for name in value)
+
+
+def known(what: str, value: str, names: Any) -> str:
+    """Return ``value`` if it is among ``names``; else raise ValueError with the nearest one."""
+    if value in names:
+        return value
+    near = difflib.get_close_matches(value, names, n=1)
+    raise ValueError(f"unknown {what} {value!r}{f', did you mean {near[0]!r}?' if near else ''} There is {', '.join(names)}")
+
+
+def save(config: TrainConfig, run: kerakit.Run) -> None:
+    """Write ``config`` into a run."""
+    config.save(run.config)
+
+
+def read(run: kerakit.Run | Path | str) -> TrainConfig:
+    """Read the configuration of a run, or of the folder of one."""
+    return TrainConfig.read(run.config if isinstance(run, kerakit.Run) else kerakit.Run.open(run).config)

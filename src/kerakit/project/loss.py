@@ -1,0 +1,57 @@
+"""Losses, their weights, and metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+
+import config
+import kerakit
+
+# CHANGE: your own losses, by the name that --loss takes: functions of (targets, predictions), both (batch, ...), that return
+# (batch,). Keras's own need no entry.
+LOSSES: dict[str, Callable[[Any, Any], Any]] = {}
+
+# CHANGE: what is printed and logged beside the loss. One list for each output; the last holds for all that follow.
+METRICS: list[list[str]] = [["accuracy"]]
+
+
+def get(name: str) -> Callable[[Any, Any], Any]:
+    """Return the loss named ``name``: one of ``LOSSES``, or one of Keras's."""
+    if name in LOSSES:
+        return LOSSES[name]
+    try:
+        loss: Callable[[Any, Any], Any] = keras.losses.get(name)
+    except ValueError:
+        of_keras = [n for n in dir(keras.losses) if n.islower() and n not in ("deserialize", "serialize", "get")]
+        try:
+            config.known("loss", name, [*LOSSES, *of_keras])
+        except ValueError as error:
+            raise kerakit.UserError(f"--loss: {error}.") from None
+        raise
+    return loss
+
+
+def compile_options(model: keras.Model, names: Sequence[str], weights: Sequence[float] | None) -> dict[str, Any]:
+    """Return ``loss``, ``loss_weights`` and ``metrics`` for ``model.compile``, one for each output of ``model``.
+
+    Args:
+        model: with one output or several.
+        names: one loss for all outputs, or one for each.
+        weights: one for each output, or None for 1 each.
+
+    Raises:
+        UserError: the numbers don't fit the outputs, or a loss is unknown.
+    """
+    count = len(model.outputs)
+    names = list(names) * count if len(names) == 1 else list(names)
+    for flag, given in (("--loss", names), ("--loss_weights", weights)):
+        if given is not None and len(given) != count:
+            raise kerakit.UserError(f"{flag} has {len(given)} values; the model has {count} outputs. Give one for each.")
+    losses = [get(name) for name in names]
+    metrics = [METRICS[min(i, len(METRICS) - 1)] for i in range(count)]
+    if count == 1:
+        return {"loss": losses[0], "loss_weights": list(weights) if weights else None, "metrics": metrics[0]}
+    return {"loss": losses, "loss_weights": list(weights) if weights else None, "metrics": metrics}

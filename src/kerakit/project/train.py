@@ -1,0 +1,66 @@
+"""Train a model.
+
+    python train.py --save_to progress/test --num_epochs 10 --batch_size 8 --model mobilenet_v2 --input_size 224,224 --jitter
+"""
+
+import sys
+
+import config
+import kerakit
+from kerakit import script
+
+
+def main(args: config.TrainConfig) -> None:
+    """Train as ``args`` say."""
+    run = kerakit.Run(args.save_to)
+    run.refuse_existing(args.overwrite)
+
+    # Only now, since TensorFlow takes seconds to import: --help and wrong flags are answered at once.
+    import keras
+
+    import callbacks
+    import loss
+    from datagen import BatchGenerator
+    from kerakit.models import build
+    from kerakit.run import find_weights, load_weights
+    from kerakit.training.session import session
+    from reader import DataReader
+
+    keras.utils.set_random_seed(args.seed)
+
+    # ---------------------------------------------------------------------------------------------------------- Data
+    reader = DataReader(args.data_dir, seed=args.seed)
+    options = {"batch_size": args.batch_size, "input_size": args.input_size, "seed": args.seed}
+    train_data = BatchGenerator(reader, "train", jitter=args.jitter, **options)
+    val_data = BatchGenerator(reader, "val", **options)
+    print(f"{len(train_data.index)} images to train on, {len(val_data.index)} to validate, {len(reader.class_names)} classes.")
+
+    # --------------------------------------------------------------------------------------------------------- Model
+    wanted = "none" if args.from_ckpt else args.weights
+    model, weights = build(config.MODELS[args.model], args.input_size, len(reader.class_names), wanted)
+    if args.from_ckpt:
+        load_weights(model, find_weights(args.from_ckpt))
+
+    # ---------------------------------------------------------------------------------------------------------- Loss
+    optimizer = keras.optimizers.Adam(args.learning_rate)
+    model.compile(optimizer=optimizer, **loss.compile_options(model, args.loss, args.loss_weights))
+
+    # --------------------------------------------------------------------------------------------------------- Train
+    cb = callbacks.get(run.path, overwrite=args.overwrite)
+    config.save(args.model_copy(update={"weights": weights, "class_names": reader.class_names}), run)
+    with session(run, train_data, val_data):
+        model.fit(
+            train_data,
+            validation_data=val_data,
+            epochs=args.num_epochs,
+            callbacks=[train_data.follow_epochs(), *cb],
+            shuffle=False,  # the generator owns the order
+            verbose=1 if sys.stdout.isatty() else 2,
+        )
+
+    print(f"trained: the best checkpoint is {run.best()}")
+    print(f"next: python deploy.py --read_from {run.path} --save_to deploy/{run.path.name}")
+
+
+if __name__ == "__main__":
+    script.run(main, config.TrainConfig)

@@ -1,0 +1,1 @@
+"""What happens around ``fit``; ``fit`` itself belongs to the project."""
