@@ -6,7 +6,6 @@ import ast
 import shlex
 import shutil
 from pathlib import Path
-from typing import Annotated
 
 import tyro
 from tyro.extras import SubcommandApp
@@ -72,3 +71,7 @@ def main() -> None:
     """Run the command ``kerakit``."""
     with ending():
         app.cli(prog="kerakit", description="Kerakit: the parts of every Keras vision project.", use_underscores=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -49,16 +49,12 @@ class List:
     Float = Annotated[tuple[float, ...], _comma_separated(float, "X,Y,...")]
 
 
-NotAFlag = tyro.conf.Suppress
-"""Marks a field that a script records in ``config.json`` and nobody types."""
-
-
 class Config(BaseModel):
     """A flat, frozen record. Each field is a flag, its help, its check, and its key in ``config.json``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
-    kerakit: NotAFlag[str] = __version__
+    kerakit: tyro.conf.Suppress[str] = __version__
 
     def __init__(self, **values: Any) -> None:
         try:

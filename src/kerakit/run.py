@@ -59,9 +59,7 @@ class Run:
         if in_the_way and not self._is_run():
             raise UserError(f"{in_the_way[0]} was not written by Kerakit, so it stays. Choose another --save_to.")
         if in_the_way and not overwrite:
-            raise UserError(
-                f"{self.path} already holds a run. Choose another --save_to, or give --overwrite to replace it."
-            )
+            raise UserError(f"{self.path} already holds a run. Choose another --save_to, or give --overwrite to replace it.")
 
     def _is_run(self) -> bool:
         """Whether this folder's config.json is one of ours; other programs have files of that name too."""

@@ -7,7 +7,7 @@ from PIL import Image
 
 
 def write_digits(folder: Path) -> None:
-    """Write 1,797 handwritten digits as PNG files, grey, 8 × 8 pixels, one folder a digit.
+    """Write 1,797 handwritten digits as PNG files, grey, 8 by 8 pixels, one folder a digit.
 
     Source: UCI, "Optical Recognition of Handwritten Digits", test set (E. Alpaydin, C. Kaynak, 1998), as
     ``sklearn.datasets.load_digits`` brings it; its values from 0 to 16 become 0 to 255.

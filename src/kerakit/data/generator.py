@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import threading
 from pathlib import Path
@@ -18,10 +17,11 @@ from kerakit.data.decode import Pixels, available_cores, read_image
 from kerakit.data.reader import Reader
 from kerakit.data.split import Mode
 from kerakit.errors import UserError
+from kerakit.quiet import no_advice
 
-# grain looks for JAX's profiler when it is imported and says so when there is none; nobody here needs it.
-logging.getLogger("absl").setLevel(logging.ERROR)
-import grain  # noqa: E402
+with no_advice():
+    # It looks for JAX's profiler when it is imported, and says so when there is none.
+    import grain
 
 BATCHES_AHEAD = 4
 """How many batches are read ahead beyond one a thread. Memory: this plus the threads, times a batch."""

@@ -111,6 +111,10 @@ class FolderReader:
             raise UserError(f"mode {mode!r} is unknown; expected one of {', '.join(MODES)}.")
         return np.flatnonzero(self._splits == MODES.index(mode))
 
+    def held_out(self) -> Mode:
+        """Return "test" where there are such images, else "val"."""
+        return "test" if len(self.indices("test")) else "val"
+
     def expect_classes(self, class_names: tuple[str, ...]) -> None:
         """Raise UserError unless the classes are these: a model's outputs mean nothing for others."""
         if self.class_names != tuple(class_names):
@@ -161,11 +165,11 @@ class FolderReader:
 
 
 def _folders_in(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not _is_hidden(entry.name))
+    return sorted(name for name in os.listdir(folder) if (folder / name).is_dir() and not _is_hidden(name))
 
 
 def _images_in(folder: Path) -> Iterator[str]:
-    return (entry.name for entry in os.scandir(folder) if Path(entry.name).suffix.lower() in ENDINGS)
+    return (name for name in os.listdir(folder) if Path(name).suffix.lower() in ENDINGS)
 
 
 def _images_below(folder: Path) -> list[str]:
@@ -180,9 +184,7 @@ def _images_below(folder: Path) -> list[str]:
         seen.add(real)
         folders[:] = sorted(name for name in folders if not _is_hidden(name))
         below = Path(parent).relative_to(folder)
-        found += [
-            (below / name).as_posix() for name in files if Path(name).suffix.lower() in ENDINGS and not _is_hidden(name)
-        ]
+        found += [(below / name).as_posix() for name in files if Path(name).suffix.lower() in ENDINGS and not _is_hidden(name)]
     return sorted(found)
 
 

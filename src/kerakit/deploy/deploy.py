@@ -119,7 +119,12 @@ def _refuse_other_tasks(model: Any, class_names: Sequence[str]) -> None:
 
 
 def _deliver(
-    one: Format, source: Source, held_out: Iterable[Any], reference: NDArray[np.float32], asked: bool, say: Callable[[str], None]
+    one: Format,
+    source: Source,
+    held_out: Iterable[Any],
+    reference: NDArray[np.float32],
+    asked: bool,
+    say: Callable[[str], None],
 ) -> Row:
     """Write, load and measure one format."""
     try:
@@ -151,4 +156,3 @@ def _written(one: Format, source: Source) -> Written:
     if needs is not None and not (source.folder / needs).exists():
         next(f for f in FORMATS.values() if f.file == needs).write(source)
     return one.write(source)
-

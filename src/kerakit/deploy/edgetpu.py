@@ -6,9 +6,11 @@ The compiler is a program for Linux on x86-64 that Google gives away and that ca
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,9 @@ from kerakit.deploy.format import Predict, Skipped, Source, Written
 from kerakit.errors import JobError
 
 TIMEOUT_S = 180
-"""The compiler's own limit for one model, in seconds; we wait a little longer for it to say so."""
+"""The compiler's own limit for one model, in seconds."""
+GRACE_S = 30
+"""How much longer than that we wait for it to say so, in seconds."""
 
 MAPPED = "Mapped to Edge TPU"
 _SIZES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -69,21 +73,9 @@ def compile_for_edgetpu(compiler: Path, model: Path, folder: Path, timeout_s: fl
     for stale in (compiled, log):
         stale.unlink(missing_ok=True)
     command = [str(compiler), "--show_operations", "--timeout_sec", str(int(timeout_s)), "--out_dir", str(folder.resolve())]
+    code, said = _run([*command, str(model.resolve())], timeout_s + GRACE_S)
     try:
-        done = subprocess.run(  # noqa: S603 - a list, absolute paths, no shell
-            [*command, str(model.resolve())],
-            capture_output=True,
-            timeout=timeout_s + 30,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
-    except subprocess.TimeoutExpired:
-        raise JobError(f"the Edge TPU compiler did not end within {timeout_s + 30:g} s.") from None
-    except OSError as error:
-        raise JobError(f"the Edge TPU compiler {compiler} cannot be run: {error.strerror}.") from None
-    said = (done.stdout + b"\n" + done.stderr).decode("utf-8", "replace")
-    try:
-        _refuse_failure(done.returncode, said, compiled, log)
+        _refuse_failure(code, said, compiled, log)
         return _details(said, log.read_text("utf-8", "replace"))
     except JobError:
         for left in (compiled, log):
@@ -91,8 +83,30 @@ def compile_for_edgetpu(compiler: Path, model: Path, folder: Path, timeout_s: fl
         raise
 
 
+def _run(command: list[str], timeout_s: float) -> tuple[int, str]:
+    """Run a program; return its exit code and what it said. At the limit it is killed with the processes it started."""
+    try:
+        process = subprocess.Popen(  # noqa: S603 - a list, absolute paths, no shell
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    except OSError as error:
+        raise JobError(f"the Edge TPU compiler {command[0]} cannot be run: {error.strerror}.") from None
+    try:
+        said, _ = process.communicate(timeout=timeout_s)
+    except BaseException as error:
+        # Ctrl-C does not reach a session of its own, so it is passed on too.
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        if isinstance(error, subprocess.TimeoutExpired):
+            raise JobError(f"the Edge TPU compiler did not end within {timeout_s:g} s.") from None
+        raise
+    return process.returncode, said.decode("utf-8", "replace")
+
+
 def _refuse_failure(code: int, said: str, compiled: Path, log: Path) -> None:
-    reasons = re.findall(r"^(?:ERROR: .*|Compilation failed: .*|Invalid model: .*|Model .*not .*|Internal .*)$", said, re.MULTILINE)
+    reasons = re.findall(
+        r"^(?:ERROR: .*|Compilation failed: .*|Invalid model: .*|Model .*not .*|Internal .*)$", said, re.MULTILINE
+    )
     reason = " ".join(line.strip() for line in dict.fromkeys(reasons)) or (said.strip().splitlines() or ["it said nothing"])[-1]
     if code != 0 or "Compilation failed!" in said:
         raise JobError(f"the Edge TPU compiler failed (exit code {code}): {reason}")

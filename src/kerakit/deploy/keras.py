@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from kerakit.deploy.format import Predict, Source, Written
+from kerakit.quiet import no_advice
 
 
 class KerasFile:
@@ -26,7 +24,7 @@ class KerasFile:
     def write(self, source: Source) -> Written:
         """Save architecture and weights, without the optimizer's state."""
         path = source.folder / self.file
-        with _no_advice():
+        with no_advice():
             source.model.save(path, include_optimizer=False)
         return Written(path)
 
@@ -34,21 +32,9 @@ class KerasFile:
         """Load the file with Keras."""
         import keras
 
-        with _no_advice():
+        with no_advice():
             model = keras.models.load_model(path, compile=False)
         return lambda images: np.asarray(model.predict_on_batch(images), np.float32)
-
-
-@contextlib.contextmanager
-def _no_advice() -> Iterator[None]:
-    """Silence Keras's advice against HDF5: the user asked for it."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 KERAS = KerasFile("keras", "model.keras")

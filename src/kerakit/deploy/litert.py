@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sys
 import tempfile
 import warnings
@@ -16,6 +14,7 @@ from numpy.typing import NDArray
 
 from kerakit.deploy.format import Predict, Source, Written
 from kerakit.errors import JobError
+from kerakit.quiet import native_output, no_advice
 
 
 class Float32:
@@ -73,7 +72,7 @@ def load(path: Path) -> Predict:
     """Load a TensorFlow Lite file of batch size 1; quantised scores come back as real numbers."""
     from ai_edge_litert.interpreter import Interpreter
 
-    with _quiet():
+    with native_output():
         interpreter = Interpreter(model_content=path.read_bytes(), num_threads=1)
         interpreter.allocate_tensors()
     (into,), (out,) = interpreter.get_input_details(), interpreter.get_output_details()
@@ -102,7 +101,8 @@ def _converter(model: Any) -> Any:
     signature = tf.TensorSpec([1, *model.input_shape[1:]], tf.float32, name="image")
     traced = tf.function(lambda image: model(image, training=False)).get_concrete_function(signature)
     # Frozen first: given Keras 3's variables as they are, the converter leaves reads of variables that cannot run.
-    return tf.lite.TFLiteConverter.from_concrete_functions([convert_variables_to_constants_v2(traced)])
+    with no_advice():
+        return tf.lite.TFLiteConverter.from_concrete_functions([convert_variables_to_constants_v2(traced)])
 
 
 def _convert(converter: Any) -> bytes:
@@ -110,32 +110,13 @@ def _convert(converter: Any) -> bytes:
     with tempfile.TemporaryFile("w+", errors="replace") as said, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            with _quiet(said):
+            with native_output(said), no_advice():
                 content: bytes = converter.convert()
         except Exception as error:
             said.seek(0)
             sys.stderr.write(said.read())
             raise JobError(f"TensorFlow's converter refused the model: {str(error).splitlines()[0]}") from error
     return content
-
-
-@contextlib.contextmanager
-def _quiet(target: Any = None) -> Iterator[None]:
-    """Send what C++ code writes to stdout and stderr into ``target`` (an open file), or nowhere."""
-    with open(os.devnull, "w") as nowhere:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        saved = os.dup(1), os.dup(2)
-        try:
-            for descriptor in (1, 2):
-                os.dup2((target or nowhere).fileno(), descriptor)
-            yield
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            for descriptor, copy in zip((1, 2), saved, strict=True):
-                os.dup2(copy, descriptor)
-                os.close(copy)
 
 
 def _write(path: Path, content: bytes) -> Path:
@@ -168,9 +149,9 @@ def int8_problems(content: bytes) -> list[str]:
         for tensor in (graph.tensors[i] for i in indices):
             if tensor.type != schema.TensorType.UINT8:
                 problems.append(f"the {end} {_name(tensor)} is not uint8")
-            if list(tensor.shape)[0] != 1:
+            if tensor.shape[0] != 1:
                 problems.append(f"the {end} {_name(tensor)} has the batch size {tensor.shape[0]}")
-            if end == "input" and (list(tensor.quantization.scale), list(tensor.quantization.zeroPoint)) != ([1.0], [0]):
+            if end == "input" and _scales(tensor) != [(1.0, 0)]:
                 problems.append(f"the input {_name(tensor)} does not take raw pixels: the model must begin with Rescaling")
     for tensor in graph.tensors:
         if tensor.shapeSignature is not None and -1 in list(tensor.shapeSignature):
@@ -180,9 +161,17 @@ def int8_problems(content: bytes) -> list[str]:
     for operator in graph.operators:
         if model.operatorCodes[operator.opcodeIndex].builtinCode == schema.BuiltinOperator.FULLY_CONNECTED:
             weights = graph.tensors[operator.inputs[1]]
-            if len(weights.quantization.scale) != 1:
+            if len(_scales(weights)) > 1:
                 problems.append(f"the dense weights {_name(weights)} have a scale for each output")
     return problems
+
+
+def _scales(tensor: Any) -> list[tuple[float, int]]:
+    """Return the (scale, zero point) pairs of a tensor; none if it is not quantised."""
+    quantization = tensor.quantization
+    if quantization is None or quantization.scale is None:
+        return []
+    return [(float(scale), int(zero)) for scale, zero in zip(quantization.scale, quantization.zeroPoint, strict=True)]
 
 
 def _name(tensor: Any) -> str:

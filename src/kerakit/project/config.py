@@ -5,12 +5,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
+from tyro.conf import Suppress
 
 import kerakit
-from kerakit.config import NotAFlag
 from kerakit.deploy import FORMAT_NAMES
 from models import mobilenet_v1, mobilenet_v2, small_cnn
 
@@ -52,8 +52,8 @@ class TrainConfig(kerakit.Config):
     data_dir: Path = Field(DATA_DIR, description="Folder of the images.")
     seed: int = Field(RANDOM_SEED_DEFAULT, ge=0, lt=2**32, description="Of the split, the order, and the augmentation.")
 
-    # What train.py found out, for deploy.py.
-    class_names: Annotated[tuple[str, ...], NotAFlag] = Field((), description="In the order of the model's outputs.")
+    # What train.py found out, for deploy.py: not flags.
+    class_names: Suppress[tuple[str, ...]] = Field((), description="In the order of the model's outputs.")
 
     @field_validator("model")
     @classmethod

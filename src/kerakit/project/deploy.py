@@ -1,6 +1,6 @@
 """Deliver a trained model for devices, and prove what is delivered.
 
-    python deploy.py --read_from progress/test --save_to deploy/test
+python deploy.py --read_from progress/test --save_to deploy/test
 """
 
 import os
@@ -33,8 +33,7 @@ def main(args: config.DeployConfig) -> None:
     # ---------------------------------------------------------------------------------------------------------- Data
     reader = DataReader(args.data_dir or trained.data_dir, seed=trained.seed)
     reader.expect_classes(trained.class_names)
-    held_out_mode = "test" if len(reader.indices("test")) else "val"
-    held_out = BatchGenerator(reader, held_out_mode, input_size=trained.input_size)
+    held_out = BatchGenerator(reader, reader.held_out(), input_size=trained.input_size)
     calibration = calibration_images(ImageGenerator(reader, trained.input_size, trained.seed), args.num_calibration)
 
     # --------------------------------------------------------------------------------------------------------- Model
@@ -50,7 +49,7 @@ def main(args: config.DeployConfig) -> None:
         held_out,
         formats=args.formats,
         edgetpu_compiler=args.edgetpu_compiler,
-        about={"run": str(run.path), "checkpoint": weights.name, "model": trained.model, "held_out": held_out_mode},
+        about={"run": str(run.path), "checkpoint": weights.name, "model": trained.model, "held_out": held_out.mode},
     )
     report.show(rows, len(held_out.index))
     print(f"delivered to {deployment.path}; all of it in {deployment.report}")

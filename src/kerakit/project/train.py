@@ -1,6 +1,6 @@
 """Train a model.
 
-    python train.py --save_to progress/test --num_epochs 10 --batch_size 8 --model mobilenet_v2 --input_size 224,224 --jitter
+python train.py --save_to progress/test --num_epochs 10 --batch_size 8 --model mobilenet_v2 --input_size 224,224 --jitter
 """
 
 import sys
@@ -30,9 +30,8 @@ def main(args: config.TrainConfig) -> None:
 
     # ---------------------------------------------------------------------------------------------------------- Data
     reader = DataReader(args.data_dir, seed=args.seed)
-    options = {"batch_size": args.batch_size, "input_size": args.input_size, "seed": args.seed}
-    train_data = BatchGenerator(reader, "train", jitter=args.jitter, **options)
-    val_data = BatchGenerator(reader, "val", **options)
+    train_data = BatchGenerator(reader, "train", args.batch_size, args.input_size, jitter=args.jitter, seed=args.seed)
+    val_data = BatchGenerator(reader, "val", args.batch_size, args.input_size)
     print(f"{len(train_data.index)} images to train on, {len(val_data.index)} to validate, {len(reader.class_names)} classes.")
 
     # --------------------------------------------------------------------------------------------------------- Model

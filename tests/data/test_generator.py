@@ -1,0 +1,177 @@
+"""Batches: every image once an epoch, the same bits whoever asks, and exact under a real fit."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import albumentations as A  # noqa: N812
+import keras
+import numpy as np
+import pytest
+from conftest import write_image
+
+from kerakit import BatchGenerator, FolderReader, UserError, read_image
+from kerakit.data.augment import Augmenter, seed_of
+
+
+class Generator(BatchGenerator):
+    """With a pipeline that changes every pixel."""
+
+    def get_aug_pipeline(self) -> Any:
+        return A.Compose([A.HorizontalFlip(), A.RandomBrightnessContrast(p=1), A.Affine(rotate=(-20, 20), p=1)])
+
+
+def epoch_of(generator: BatchGenerator, epoch: int) -> list[tuple[Any, Any]]:
+    generator.epoch = epoch
+    batches = [generator[i] for i in range(len(generator))]
+    generator.close()
+    return batches
+
+
+def same(a: list[tuple[Any, Any]], b: list[tuple[Any, Any]]) -> bool:
+    return all(np.array_equal(x, u) and np.array_equal(y, v) for (x, y), (u, v) in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("mode", ["train", "val", "test"])
+def test_every_image_comes_once_an_epoch_with_its_target(photos: Path, mode: Any) -> None:
+    reader = FolderReader(photos)
+    generator = BatchGenerator(reader, mode, batch_size=7, input_size=(20, 16))
+    for epoch in range(3):
+        batches = epoch_of(generator, epoch)
+        generator.epoch = epoch
+        keys = [key for i in range(len(generator)) for key in generator.keys(i)]
+        assert sorted(keys) == sorted(reader.key(i) for i in reader.indices(mode))
+        images = np.concatenate([images for images, _ in batches])
+        targets = np.concatenate([targets for _, targets in batches])
+        assert images.dtype == np.uint8
+        for image, target, key in zip(images, targets, keys, strict=True):
+            np.testing.assert_array_equal(image, read_image(photos / key, (20, 16)))
+            assert key.startswith(reader.class_names[target])
+
+
+def test_epochs_differ_in_training_and_only_there(photos: Path) -> None:
+    reader = FolderReader(photos)
+    train, val = (BatchGenerator(reader, mode, 8, (20, 16)) for mode in ("train", "val"))  # type: ignore[arg-type]
+    assert not same(epoch_of(train, 0), epoch_of(train, 1))
+    assert same(epoch_of(val, 0), epoch_of(val, 1))
+
+
+@pytest.mark.parametrize("threads", [2, 4, 8])
+def test_the_bits_do_not_depend_on_the_threads(photos: Path, threads: int) -> None:
+    reader = FolderReader(photos)
+    one, many = (Generator(reader, "train", 8, (20, 16), jitter=True, seed=3, threads=n) for n in (1, threads))
+    for epoch in (0, 5):
+        assert same(epoch_of(one, epoch), epoch_of(many, epoch))
+
+
+def test_the_bits_do_not_depend_on_the_order_of_asking(photos: Path) -> None:
+    generator = Generator(FolderReader(photos), "train", 8, (20, 16), jitter=True)
+    in_order = epoch_of(generator, 2)
+    generator.epoch = 2
+    backwards = [generator[i] for i in reversed(range(len(generator)))][::-1]
+    assert same(in_order, backwards)
+    generator.close()
+
+
+def test_jitter_changes_images_and_the_seed_changes_the_jitter(photos: Path) -> None:
+    reader = FolderReader(photos)
+
+    def images(**options: Any) -> Any:
+        return np.concatenate([x for x, _ in epoch_of(Generator(reader, "train", 8, (20, 16), **options), 0)])
+
+    plain, jittered, other = images(), images(jitter=True), images(jitter=True, seed=1)
+    assert not np.array_equal(plain, jittered)
+    assert not np.array_equal(jittered, other)
+    val = [epoch_of(Generator(reader, "val", 8, (20, 16), jitter=j), 0) for j in (True, False)]
+    assert same(*val)
+
+
+def test_augmentation_is_a_function_of_seed_epoch_and_key() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype(np.uint8)
+    augment = Augmenter(lambda: A.Compose([A.GaussNoise(p=1)]), seed=0)
+    first = augment(0, "a", image=image)["image"]
+    assert np.array_equal(augment(0, "a", image=image)["image"], first)
+    assert not np.array_equal(augment(1, "a", image=image)["image"], first)
+    assert not np.array_equal(augment(0, "b", image=image)["image"], first)
+    assert len({seed_of(s, e, k) for s in range(5) for e in range(5) for k in "abcde"}) == 125
+
+
+def test_only_a_few_batches_are_held(photos: Path) -> None:
+    reader = FolderReader(photos)
+    read: list[int] = []
+
+    class Counting(BatchGenerator):
+        def preprocess(self, image: Any, annot: Any) -> tuple[Any, Any]:
+            read.append(1)
+            return super().preprocess(image, annot)
+
+    generator = Counting(reader, "train", batch_size=1, input_size=(20, 16), threads=2)
+    generator[0]
+    for _ in range(100):
+        threading.Event().wait(0.01)
+    assert len(read) <= 1 + 2 + 2 + 4 + 1
+    generator.close()
+
+
+class Watching(keras.Model):  # type: ignore[misc]
+    """Notes the targets of each training step."""
+
+    def train_step(self, data: Any) -> Any:
+        import tensorflow as tf
+
+        _, targets = data
+        tf.py_function(lambda t: self.seen.append(t.numpy().tolist()), [targets], [])
+        return super().train_step(data)
+
+
+def test_fit_sees_each_epoch_as_the_generator_gives_it(tmp_path: Path) -> None:
+    """Under TensorFlow, which asks for two batches more to learn the shapes and reads ahead."""
+    for i in range(40):
+        for name in ("a", "b"):
+            write_image(tmp_path / name / f"{i:02d}.png", seed=i)
+    reader = FolderReader(tmp_path)
+    generator = BatchGenerator(reader, "train", 8, (20, 16))
+    generator.data_reader.target = lambda i: np.int32(i)  # type: ignore[method-assign,assignment]
+    val = BatchGenerator(reader, "val", 8, (20, 16))
+    image = keras.Input((16, 20, 3))
+    model = Watching(image, keras.layers.Dense(100)(keras.layers.GlobalAveragePooling2D()(image)))
+    model.seen = []
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), run_eagerly=False)
+    model.fit(generator, validation_data=val, epochs=3, shuffle=False, verbose=0, callbacks=[generator.follow_epochs()])
+    generator.close()
+    expected = [targets.tolist() for epoch in range(3) for _, targets in epoch_of(generator, epoch)]
+    assert model.seen == expected
+
+
+def test_an_unreadable_image_stops_with_its_name(photos: Path) -> None:
+    (photos / "apple" / "03.png").write_bytes(b"no image")
+    generator = BatchGenerator(FolderReader(photos, train_ratio=0.99), "train", 8, (20, 16))
+    with pytest.raises(UserError, match=r"03\.png"):
+        epoch_of(generator, 0)
+    assert isinstance(generator.error, UserError)
+    generator.close()
+
+
+def test_a_split_without_images_is_explained(tmp_path: Path) -> None:
+    write_image(tmp_path / "a" / "1.png", 0)
+    write_image(tmp_path / "b" / "1.png", 0)
+    reader = FolderReader(tmp_path, train_ratio=0.999999)
+    with pytest.raises(UserError, match="no images for mode 'val'"):
+        BatchGenerator(reader, "val")
+
+
+def test_several_targets_keep_their_form(photos: Path) -> None:
+    class Two(BatchGenerator):
+        def preprocess(self, image: Any, annot: Any) -> tuple[Any, Any]:
+            return image, {"kind": annot, "mean": np.float32(image.mean())}
+
+    _, targets = Two(FolderReader(photos), "val", 2, (20, 16))[0]
+    assert targets["kind"].shape == targets["mean"].shape == (2,)
+
+
+def test_an_index_beyond_the_epoch_is_refused(photos: Path) -> None:
+    generator = BatchGenerator(FolderReader(photos), "val", 4, (20, 16))
+    with pytest.raises(IndexError):
+        generator[len(generator)]

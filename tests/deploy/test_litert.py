@@ -1,0 +1,134 @@
+"""The real converter and the real interpreter, on real digits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from sklearn.datasets import load_digits
+
+from kerakit import JobError
+from kerakit.deploy import litert
+from kerakit.deploy.format import Source
+from kerakit.deploy.keras import H5, KERAS
+from kerakit.deploy.litert import FLOAT32, INT8, int8_problems
+
+
+def digits() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    data = load_digits()
+    grey = np.round(data.images * (255 / 16)).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=-1), data.target
+
+
+@pytest.fixture(scope="module")
+def model() -> keras.Model:
+    """A network trained for a second on real digits; its layers have names that a converter may stumble over."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input((8, 8, 3), name="image")
+    x = layers.Rescaling(1 / 127.5, offset=-1)(image)
+    x = layers.Conv2D(16, 3, activation="relu6", padding="same")(x)
+    x = layers.BatchNormalization()(x)
+    x = layers.Flatten()(x)
+    model = keras.Model(image, layers.Dense(10, activation="softmax")(layers.Dropout(0.1)(x)))
+    model.compile("adam", "sparse_categorical_crossentropy")
+    images, targets = digits()
+    model.fit(images[:1500], targets[:1500], epochs=4, batch_size=32, verbose=0)
+    return model
+
+
+def source(model: Any, folder: Path, count: int = 100) -> Source:
+    images, _ = digits()
+
+    def calibration() -> Iterator[Any]:
+        return iter(images[:count])
+
+    return Source(model, calibration, folder)
+
+
+@pytest.mark.parametrize("one", [H5, KERAS, FLOAT32, INT8], ids=lambda one: one.name)
+def test_what_is_loaded_again_answers_like_the_model(one: Any, model: keras.Model, tmp_path: Path) -> None:
+    written = one.write(source(model, tmp_path))
+    assert written.path == tmp_path / one.file
+    images, targets = (part[1500:] for part in digits())
+    predicted = one.load(written.path)(images)
+    expected = model.predict(images, verbose=0)
+    assert np.mean(expected.argmax(1) == targets) > 0.9
+    if one is INT8:
+        assert np.mean(predicted.argmax(1) == expected.argmax(1)) > 0.97
+        assert written.details == {"calibration_images": 100}
+    else:
+        np.testing.assert_allclose(predicted, expected, atol=2e-5)
+
+
+def test_the_int8_file_takes_raw_pixels_and_holds_no_float(model: keras.Model, tmp_path: Path) -> None:
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(INT8.write(source(model, tmp_path)).path))
+    (into,), (out,) = interpreter.get_input_details(), interpreter.get_output_details()
+    assert into["dtype"] is out["dtype"] is np.uint8
+    assert into["quantization"] == (1.0, 0)
+    assert into["shape"].tolist() == into["shape_signature"].tolist() == [1, 8, 8, 3]
+    assert {t["dtype"] for t in interpreter.get_tensor_details()} <= {np.uint8, np.int8, np.int32}
+    dense = [t for t in interpreter.get_tensor_details() if t["shape"].tolist() == [10, 1024]]
+    assert [len(t["quantization_parameters"]["scales"]) for t in dense] == [1]
+
+
+def test_a_scale_for_each_dense_output_is_found(model: keras.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What TensorFlow's converter makes if it is not told otherwise: a constant on the runtimes of Coral's devices."""
+    real = litert._convert
+
+    def untold(converter: Any) -> bytes:
+        converter._experimental_disable_per_channel_quantization_for_dense_layers = False
+        return real(converter)
+
+    monkeypatch.setattr(litert, "_convert", untold)
+    with pytest.raises(JobError, match="a scale for each output"):
+        INT8.write(source(model, tmp_path))
+    assert not (tmp_path / INT8.file).exists()
+
+
+def test_a_model_that_does_not_normalise_is_found(tmp_path: Path) -> None:
+    image = keras.Input((8, 8, 3))
+    model = keras.Model(image, layers.Dense(2, activation="softmax")(layers.Flatten()(image)))
+    images = np.random.default_rng(0).integers(100, 120, (20, 8, 8, 3)).astype(np.uint8)
+    with pytest.raises(JobError, match="raw pixels"):
+        INT8.write(Source(model, lambda: iter(images), tmp_path))
+
+
+def test_floats_and_dynamic_shapes_are_found(model: keras.Model, tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    problems = int8_problems(FLOAT32.write(source(model, tmp_path)).path.read_bytes())
+    assert any("left in float" in p for p in problems)
+    assert any("not uint8" in p for p in problems)
+    signature = tf.TensorSpec([None, 8, 8, 3], tf.float32)
+    dynamic = tf.lite.TFLiteConverter.from_concrete_functions(
+        [tf.function(lambda x: tf.reshape(x, [-1, 192])).get_concrete_function(signature)], tf.Module()
+    )
+    assert any("no static shape" in p for p in int8_problems(dynamic.convert()))
+
+
+def test_what_the_converter_refuses_is_explained(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    class Refused(layers.Layer):  # type: ignore[misc]
+        def call(self, x: Any) -> Any:
+            return tf.raw_ops.Betainc(a=x, b=x, x=x)
+
+    image = keras.Input((4, 4, 3))
+    model = keras.Model(image, Refused()(image))
+    with pytest.raises(JobError, match="converter refused the model"):
+        FLOAT32.write(Source(model, lambda: iter(()), tmp_path))
+
+
+def test_the_converters_chatter_stays_out_of_the_terminal(
+    model: keras.Model, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    INT8.load(INT8.write(source(model, tmp_path)).path)
+    H5.load(H5.write(source(model, tmp_path)).path)
+    assert capfd.readouterr() == ("", "")

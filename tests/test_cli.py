@@ -1,0 +1,62 @@
+"""``kerakit new``."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import PROJECT
+from PIL import Image
+
+
+def new(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "kerakit.cli", "new", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+
+
+def test_it_copies_the_project_and_brings_real_digits(tmp_path: Path) -> None:
+    from sklearn.datasets import load_digits
+
+    done = new("flowers", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "python train.py" in done.stdout
+    made = {p.relative_to(tmp_path / "flowers").as_posix() for p in (tmp_path / "flowers").rglob("*.py")}
+    assert made == {p.relative_to(PROJECT).as_posix() for p in PROJECT.rglob("*.py")}
+    assert len(list((tmp_path / "flowers" / "data").glob("*/*.png"))) == 1797
+    pixels = np.asarray(Image.open(tmp_path / "flowers" / "data" / "0" / "0000.png"))
+    np.testing.assert_array_equal(np.round(pixels / 255 * 16), load_digits().images[0])
+
+
+def test_it_points_the_project_at_the_data(tmp_path: Path, photos: Path) -> None:
+    odd = photos.rename(tmp_path / 'it\'s "mine" \\ photos')
+    done = new("p", "--data", odd.name, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    config = (tmp_path / "p" / "config.py").read_text()
+    changed = set(config.splitlines()) - set((PROJECT / "config.py").read_text().splitlines())
+    assert changed == {f"DATA_DIR = Path({str(odd.resolve())!r})"}
+    assert not (tmp_path / "p" / "data").exists()
+
+
+def test_it_refuses_a_folder_that_is_not_empty(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    done = new(tmp_path)
+    assert done.returncode == 2
+    assert "not empty" in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("data", ["gone", "."])
+def test_it_refuses_data_that_cannot_be_read_and_makes_nothing(tmp_path: Path, data: str) -> None:
+    done = new("p", "--data", data, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert not (tmp_path / "p").exists()
+
+
+def test_an_unknown_command_is_named() -> None:
+    done = subprocess.run([sys.executable, "-m", "kerakit.cli", "nwe", "x"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "new" in done.stderr

@@ -1,0 +1,139 @@
+"""Flags, their checks, and config.json."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from conftest import PROJECT
+from hypothesis import given
+from hypothesis import strategies as st
+
+import kerakit
+
+
+@pytest.fixture(scope="module")
+def config() -> Iterator[ModuleType]:
+    """The config.py of the project, where it stands."""
+    sys.path.insert(0, str(PROJECT))
+    yield importlib.import_module("config")
+    sys.path.remove(str(PROJECT))
+    for name in [n for n in sys.modules if n == "config" or n.partition(".")[0] == "models"]:
+        del sys.modules[name]
+
+
+SEED_COMMAND = (
+    "--save_to progress/test --num_epochs 10 --batch_size 8 --model mobilenet_v2 --input_size 224,224 --jitter --overwrite"
+)
+
+
+def test_the_command_that_users_know(config: ModuleType) -> None:
+    args = config.TrainConfig.parse(SEED_COMMAND.split())
+    assert (args.save_to, args.num_epochs, args.batch_size) == (Path("progress/test"), 10, 8)
+    assert (args.model, args.input_size) == ("mobilenet_v2", (224, 224))
+    assert (args.jitter, args.overwrite) == (True, True)
+
+
+@pytest.mark.parametrize("off", ["--nojitter", "--no_jitter", "--no-jitter"])
+def test_every_spelling_turns_a_flag_off(config: ModuleType, off: str) -> None:
+    assert config.TrainConfig.parse(["--save_to", "x", "--jitter", off]).jitter is False
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--modle", "small_cnn"], "--model"),
+        (["--input_size", "224"], "WIDTH,HEIGHT"),
+        (["--input_size", "224,abc"], "WIDTH,HEIGHT"),
+        (["--input_size", "0,224"], "at least 1"),
+        (["--num_epochs", "0"], "num_epochs"),
+        (["--num_epochs", "ten"], "num"),
+        (["--learning_rate", "-1"], "learning_rate"),
+        (["--weights", "coco"], "imagenet"),
+        (["--model", "mobilenet_v22"], "did you mean 'mobilenet_v2'?"),
+        (["--from_ckpt", "a", "--weights", "imagenet"], "exclude each other"),
+        (["--class_names", "a"], "--class_names"),
+        (["stray"], "stray"),
+    ],
+)
+def test_a_wrong_flag_is_named(config: ModuleType, words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises((SystemExit, kerakit.UserError)) as stop:
+        config.TrainConfig.parse(["--save_to", "x", *words])
+    if isinstance(stop.value, SystemExit):
+        assert stop.value.code == 2
+    output = capsys.readouterr()
+    assert said in str(stop.value) + output.out + output.err
+    assert "pydantic" not in str(stop.value) + output.out + output.err
+
+
+def test_a_missing_flag_is_named(config: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        config.TrainConfig.parse([])
+    assert stop.value.code == 2
+    assert "--save_to" in capsys.readouterr().err
+
+
+@given(
+    epochs=st.integers(1, 10**6),
+    size=st.tuples(st.integers(1, 10**4), st.integers(1, 10**4)),
+    rate=st.floats(1e-12, 1e3),
+    names=st.lists(st.text(min_size=1), max_size=5),
+    weights=st.none() | st.lists(st.floats(-1e6, 1e6), max_size=3),
+)
+def test_what_is_saved_is_read_back(
+    config: ModuleType,
+    tmp_path_factory: pytest.TempPathFactory,
+    epochs: int,
+    size: tuple[int, int],
+    rate: float,
+    names: list[str],
+    weights: list[float] | None,
+) -> None:
+    saved = config.TrainConfig(
+        save_to=Path("x"),
+        num_epochs=epochs,
+        input_size=size,
+        learning_rate=rate,
+        class_names=names,
+        loss_weights=weights and tuple(weights),
+    )
+    path = tmp_path_factory.mktemp("config") / "config.json"
+    saved.save(path)
+    assert config.TrainConfig.read(path) == saved
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "damaged"),
+        (b'{"save_to": "x"', "damaged"),
+        (b"\xff\xfe\x00", "damaged"),
+        (b"[1, 2]", "expected an object"),
+        (b"{}", "save_to is missing"),
+        (b'{"save_to": "x", "colour": "red"}', "unknown key 'colour'"),
+        (b'{"save_to": "x", "num_epochs": -3}', "num_epochs"),
+        (b'{"save_to": "x", "model": "gone"}', "unknown model 'gone'"),
+    ],
+)
+def test_a_damaged_config_is_an_error(config: ModuleType, tmp_path: Path, content: bytes, said: str) -> None:
+    path = tmp_path / "config.json"
+    path.write_bytes(content)
+    with pytest.raises(kerakit.UserError, match="config.json") as error:
+        config.TrainConfig.read(path)
+    assert said in str(error.value)
+
+
+def test_a_config_is_frozen(config: ModuleType) -> None:
+    args = config.TrainConfig(save_to=Path("x"))
+    with pytest.raises(ValueError, match="frozen"):
+        args.num_epochs = 3
+
+
+def test_the_file_holds_every_field(config: ModuleType, tmp_path: Path) -> None:
+    config.TrainConfig(save_to=Path("x")).save(tmp_path / "config.json")
+    assert set(json.loads((tmp_path / "config.json").read_text())) == set(config.TrainConfig.model_fields)
