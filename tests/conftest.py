@@ -95,7 +95,7 @@ def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
             write_image(folder / "photos" / name / f"{i:02d}.png", seed=1000 * hue + i, hue=hue)
     command = [sys.executable, "-m", "kerakit.cli", "new", str(folder / "project"), "--data", str(folder / "photos")]
     subprocess.run(command, check=True, capture_output=True)
-    result = Project(folder / "project").train("--jitter", "--num_epochs", 4)
+    result = Project(folder / "project").train("--jitter", "--num_epochs", 4, "--batch_size", 4)
     assert result.code == 0, result.err
     return folder / "project"
 

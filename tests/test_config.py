@@ -123,7 +123,7 @@ def test_what_is_saved_is_read_back(
 def test_a_damaged_config_is_an_error(config: ModuleType, tmp_path: Path, content: bytes, said: str) -> None:
     path = tmp_path / "config.json"
     path.write_bytes(content)
-    with pytest.raises(kerakit.UserError, match="config.json") as error:
+    with pytest.raises(kerakit.UserError, match=r"config\.json") as error:
         config.TrainConfig.read(path)
     assert said in str(error.value)
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from kerakit.files import replacing, sha256, write_json, write_text
+from kerakit import JobError
+from kerakit.files import replacing, require_space, sha256, write_json, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_alone(tmp_path: Path) -> None:
@@ -34,6 +35,12 @@ def test_json_that_others_could_not_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "a.json", float("nan"))
     assert not any(tmp_path.iterdir())
+
+
+def test_what_does_not_fit_is_refused_before_it_is_begun(tmp_path: Path) -> None:
+    require_space(tmp_path, 1)
+    with pytest.raises(JobError, match="the disk is full"):
+        require_space(tmp_path, 10**18)
 
 
 def test_sha256(tmp_path: Path) -> None:

@@ -7,9 +7,12 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from kerakit.errors import JobError, UserError
 
 
 @contextlib.contextmanager
@@ -37,6 +40,26 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def make_folder(path: Path) -> None:
+    """Make ``path`` and the folders above it, if they are not there. Raises UserError where that is not possible."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the folder {path} cannot be made: {error.strerror}. Choose another one.") from None
+
+
+def require_space(folder: Path, size: int) -> None:
+    """Raise JobError unless ``size`` bytes fit where ``folder`` lies.
+
+    For writers that don't survive a full disk: h5py prints stack traces of its own, and may take the process down.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise JobError(
+            f"the disk is full: {folder} takes {free / 2**20:,.1f} MiB, {size / 2**20:,.1f} MiB are needed. Free some space."
+        )
 
 
 def write_text(path: Path, text: str) -> None:

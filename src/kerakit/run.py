@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from kerakit.errors import UserError
-from kerakit.files import replacing, sha256, write_json, write_text
+from kerakit.files import make_folder, replacing, require_space, sha256, write_json, write_text
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,8 @@ class Run:
             if folder.exists():
                 shutil.rmtree(folder)
         self.history.unlink(missing_ok=True)
-        self.checkpoints.mkdir(parents=True)
-        self.logs.mkdir()
+        make_folder(self.checkpoints)
+        make_folder(self.logs)
         return self
 
     @classmethod
@@ -118,6 +118,7 @@ class Run:
     def add_checkpoint(self, model: Any, epoch: int, value: float) -> Checkpoint:
         """Save the weights of ``model`` (a ``keras.Model``) as the checkpoint of ``epoch`` and list it."""
         path = self.checkpoints / f"epoch-{epoch:04d}.weights.h5"
+        require_space(self.checkpoints, bytes_of(model))
         with replacing(path) as temporary:
             model.save_weights(temporary)
         checkpoint = Checkpoint(path.name, epoch, value if math.isfinite(value) else None, sha256(path))
@@ -166,6 +167,11 @@ class Run:
         writer.writeheader()
         writer.writerows(rows)
         write_text(self.history, text.getvalue())
+
+
+def bytes_of(model: Any) -> int:
+    """Return about how large a file of the weights of ``model`` gets, in bytes: float32 and HDF5's own structures."""
+    return int(sum(math.prod(weight.shape) for weight in model.weights) * 4 * 1.05) + 2**20
 
 
 def load_weights(model: Any, path: Path) -> None:

@@ -48,7 +48,7 @@ class ending:  # noqa: N801 - used as `with ending():`
 def _words_for(error: OSError) -> tuple[str, int] | None:
     """Say in words what the file system refused; None for errors that are a defect of the program."""
     where = error.filename if isinstance(error.filename, str) else "a file"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "No space left on device" in str(error):
         return f"the disk is full: {where} could not be written. Free some space and start again.", 1
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"no permission for {where}. Choose another folder, or change its permissions.", 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from pathlib import Path
 from typing import Any
@@ -123,18 +124,16 @@ def test_a_cut_file_is_an_error_and_never_pixels(cut: float, kind: str) -> None:
 @settings(max_examples=200, deadline=None)
 @given(data=st.binary(max_size=300), start=st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"GIF89a"]))
 def test_noise_is_an_error_and_nothing_else(data: bytes, start: bytes) -> None:
-    try:
+    with contextlib.suppress(ValueError):
         assert decode(start + data, SIZE).shape == (SIZE[1], SIZE[0], 3)
-    except ValueError:
-        pass
 
 
 def test_the_error_names_the_file(tmp_path: Path) -> None:
     bad = tmp_path / "notes.jpg"
     bad.write_text("shopping list")
-    with pytest.raises(UserError, match="notes.jpg: not an image"):
+    with pytest.raises(UserError, match=r"notes\.jpg: not an image"):
         read_image(bad, SIZE)
-    with pytest.raises(UserError, match="gone.jpg: No such file"):
+    with pytest.raises(UserError, match=r"gone\.jpg: No such file"):
         read_image(tmp_path / "gone.jpg", SIZE)
     with pytest.raises(UserError, match="Is a directory"):
         read_image(tmp_path, SIZE)

@@ -53,7 +53,7 @@ def test_every_image_comes_once_an_epoch_with_its_target(photos: Path, mode: Any
 
 def test_epochs_differ_in_training_and_only_there(photos: Path) -> None:
     reader = FolderReader(photos)
-    train, val = (BatchGenerator(reader, mode, 8, (20, 16)) for mode in ("train", "val"))  # type: ignore[arg-type]
+    train, val = (BatchGenerator(reader, mode, 8, (20, 16)) for mode in ("train", "val"))
     assert not same(epoch_of(train, 0), epoch_of(train, 1))
     assert same(epoch_of(val, 0), epoch_of(val, 1))
 
@@ -115,7 +115,7 @@ def test_only_a_few_batches_are_held(photos: Path) -> None:
     generator.close()
 
 
-class Watching(keras.Model):  # type: ignore[misc]
+class Watching(keras.Model):
     """Notes the targets of each training step."""
 
     def train_step(self, data: Any) -> Any:
@@ -133,7 +133,7 @@ def test_fit_sees_each_epoch_as_the_generator_gives_it(tmp_path: Path) -> None:
             write_image(tmp_path / name / f"{i:02d}.png", seed=i)
     reader = FolderReader(tmp_path)
     generator = BatchGenerator(reader, "train", 8, (20, 16))
-    generator.data_reader.target = lambda i: np.int32(i)  # type: ignore[method-assign,assignment]
+    generator.data_reader.target = lambda i: np.int32(i)  # type: ignore[method-assign]
     val = BatchGenerator(reader, "val", 8, (20, 16))
     image = keras.Input((16, 20, 3))
     model = Watching(image, keras.layers.Dense(100)(keras.layers.GlobalAveragePooling2D()(image)))

@@ -145,8 +145,8 @@ FAILURES = {
         "TRANSPOSE_CONV",
     ),
     "dynamic sizes": (
-        f"{HEAD}ERROR: Attempting to use a delegate that only supports static-sized tensors with a graph that has dynamic-sized "
-        "tensors.\nCompilation failed: Model failed in Tflite interpreter. Please ensure model can be loaded/run in Tflite "
+        f"{HEAD}ERROR: Attempting to use a delegate that only supports static-sized tensors with a graph that has "
+        "dynamic-sized tensors.\nCompilation failed: Model failed in Tflite interpreter. Please ensure model can be loaded/run in Tflite "
         "interpreter.\nCompilation child process completed within timeout period.\nCompilation failed! \n",
         "dynamic-sized",
     ),
@@ -208,7 +208,12 @@ def test_a_compiler_that_hangs_is_ended_with_its_children(
 ) -> None:
     monkeypatch.setattr("kerakit.deploy.edgetpu.GRACE_S", 1)
     child = tmp_path / "child"
-    source = f"import pathlib, subprocess\np = subprocess.Popen(['sleep', '60'])\npathlib.Path({str(child)!r}).write_text(str(p.pid))\np.wait()"
+    source = f"""
+import pathlib, subprocess
+sleep = subprocess.Popen(["sleep", "60"])
+pathlib.Path({str(child)!r}).write_text(str(sleep.pid))
+sleep.wait()
+"""
     with pytest.raises(JobError, match="did not end within 2 s"):
         compile_for_edgetpu(executable(source), model, model.parent, timeout_s=1)
     state = Path(f"/proc/{child.read_text()}/stat")
@@ -226,7 +231,7 @@ def test_a_program_that_cannot_be_run_is_named(model: Path, tmp_path: Path) -> N
 def test_without_a_compiler_it_says_what_to_run_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     source = Source(None, lambda: iter(()), tmp_path)
-    with pytest.raises(Skipped, match="edgetpu_compiler --show_operations model.tflite"):
+    with pytest.raises(Skipped, match=r"edgetpu_compiler --show_operations model\.tflite"):
         EDGETPU.write(source)
     with pytest.raises(JobError, match="no program"):
         EDGETPU.write(Source(None, lambda: iter(()), tmp_path, tmp_path / "gone"))

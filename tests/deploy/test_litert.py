@@ -92,12 +92,23 @@ def test_a_scale_for_each_dense_output_is_found(model: keras.Model, tmp_path: Pa
     assert not (tmp_path / INT8.file).exists()
 
 
-def test_a_model_that_does_not_normalise_is_found(tmp_path: Path) -> None:
-    image = keras.Input((8, 8, 3))
-    model = keras.Model(image, layers.Dense(2, activation="softmax")(layers.Flatten()(image)))
-    images = np.random.default_rng(0).integers(100, 120, (20, 8, 8, 3)).astype(np.uint8)
-    with pytest.raises(JobError, match="raw pixels"):
-        INT8.write(Source(model, lambda: iter(images), tmp_path))
+def test_an_input_that_is_not_raw_pixels_is_found(model: keras.Model) -> None:
+    """As of a model that wants 0 to 1: the device would have to divide, and nobody would tell it."""
+    import tensorflow as tf
+
+    converter = litert._converter(model)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = lambda: ([image[None] / np.float32(255)] for image in digits()[0][:20])
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    converter.inference_input_type = converter.inference_output_type = tf.uint8
+    assert any("does not take raw pixels" in p for p in int8_problems(litert._convert(converter)))
+
+
+def test_dark_calibration_images_do_not_shift_the_input(model: keras.Model, tmp_path: Path) -> None:
+    dark = (digits()[0] // 4)[:50]
+    written = INT8.write(Source(model, lambda: iter(dark), tmp_path))
+    assert int8_problems(written.path.read_bytes()) == []
+    assert written.details == {"calibration_images": 50}
 
 
 def test_floats_and_dynamic_shapes_are_found(model: keras.Model, tmp_path: Path) -> None:
@@ -116,7 +127,7 @@ def test_floats_and_dynamic_shapes_are_found(model: keras.Model, tmp_path: Path)
 def test_what_the_converter_refuses_is_explained(tmp_path: Path) -> None:
     import tensorflow as tf
 
-    class Refused(layers.Layer):  # type: ignore[misc]
+    class Refused(layers.Layer):
         def call(self, x: Any) -> Any:
             return tf.raw_ops.Betainc(a=x, b=x, x=x)
 

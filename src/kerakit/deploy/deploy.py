@@ -17,7 +17,7 @@ from kerakit.deploy.keras import H5, KERAS
 from kerakit.deploy.litert import FLOAT32, INT8
 from kerakit.deploy.report import Row, write_report
 from kerakit.errors import JobError, UserError
-from kerakit.files import sha256, write_text
+from kerakit.files import make_folder, sha256, write_text
 
 FORMATS: dict[str, Format] = {f.name: f for f in (H5, KERAS, FLOAT32, INT8, EDGETPU)}
 """The formats by name, as in ``kerakit.deploy.FORMAT_NAMES``; the Edge TPU's is made from the int8 file, so after it."""
@@ -90,7 +90,7 @@ def deploy(
         UserError: the model does not fit: several outputs, or another number of classes.
     """
     _refuse_other_tasks(model, class_names)
-    deployment.path.mkdir(parents=True, exist_ok=True)
+    make_folder(deployment.path)
     with tempfile.TemporaryDirectory(prefix=".kerakit-", dir=deployment.path) as temporary:
         source = Source(model, calibration, Path(temporary), edgetpu_compiler)
         say("keras: scoring the held-out images")

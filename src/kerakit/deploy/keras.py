@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from kerakit.deploy.format import Predict, Source, Written
+from kerakit.files import require_space
 from kerakit.quiet import no_advice
+from kerakit.run import bytes_of
 
 
 class KerasFile:
@@ -24,6 +26,7 @@ class KerasFile:
     def write(self, source: Source) -> Written:
         """Save architecture and weights, without the optimizer's state."""
         path = source.folder / self.file
+        require_space(source.folder, bytes_of(source.model))
         with no_advice():
             source.model.save(path, include_optimizer=False)
         return Written(path)

@@ -45,6 +45,8 @@ class Int8:
         def representative() -> Iterator[list[NDArray[np.float32]]]:
             nonlocal count
             for image in source.calibration():
+                if count == 0:
+                    yield [_with_full_range(image)[None].astype(np.float32)]
                 count += 1
                 yield [image[None].astype(np.float32)]
 
@@ -66,6 +68,17 @@ class Int8:
 
 
 FLOAT32, INT8 = Float32(), Int8()
+
+
+def _with_full_range(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return a copy with one black and one white pixel.
+
+    The converter takes the input's range from what it is shown. Were no pixel 0 or 255 among the calibration images, a byte
+    from a camera would no longer stand for itself.
+    """
+    copy = image.copy()
+    copy[0, 0], copy[-1, -1] = 0, 255
+    return copy
 
 
 def load(path: Path) -> Predict:

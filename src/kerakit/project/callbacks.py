@@ -35,10 +35,11 @@ def get(
         overwrite: replace the run that ``directory`` holds already; False makes that an error.
     """
     run = kerakit.Run(directory).create(overwrite)
-    callbacks: list[keras.callbacks.Callback] = [StopOnNaN(), History(run)]
+    callbacks: list[keras.callbacks.Callback] = [StopOnNaN()]
     if checkpoint:
         limit = CHECKPOINTS_KEPT if limit_checkpoints else None
         callbacks.append(Checkpoints(run, MONITOR, HIGHER_IS_BETTER, limit))
+    callbacks.append(History(run))
     if tensorboard:
         callbacks.append(keras.callbacks.TensorBoard(run.logs, write_graph=False))
     if early_stopping:

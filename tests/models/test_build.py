@@ -1,0 +1,90 @@
+"""Which weights a model starts from, and that this is said and recorded."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT, Project, Result
+
+# What urllib's downloads go through: a port where nobody listens, so that no machine of the tests can fetch anything.
+NO_NETWORK = {"https_proxy": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9", "TF_CPP_MIN_LOG_LEVEL": "3"}
+
+FILES = {
+    "mobilenet_v1": ("MobileNet", "mobilenet_1_0_224_tf_no_top.h5"),
+    "mobilenet_v2": ("MobileNetV2", "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"),
+}
+
+
+def python(source: str, keras_home: Path) -> Result:
+    """Run ``source`` in the project's folder, with Keras's downloads in ``keras_home`` and no network."""
+    done = subprocess.run(
+        [sys.executable, "-c", source],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**NO_NETWORK, "KERAS_HOME": str(keras_home), "PYTHONPATH": str(PROJECT)},
+    )
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_imagenet_weights_that_are_there_are_used(name: str, tmp_path: Path) -> None:
+    """Random weights stand in ImageNet's file; what matters is that they arrive in the model."""
+    application, file = FILES[name]
+    (tmp_path / "models").mkdir()
+    result = python(
+        f"""
+import h5py, keras, numpy as np
+from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
+from kerakit.models import build
+from models import {name}
+source = keras.applications.{application}(input_shape=(64, 48, 3), include_top=False, weights=None)
+with h5py.File(r"{tmp_path}/models/{file}", "w") as stored:
+    save_weights_to_hdf5_group(stored, source)
+model, weights = build({name}.construct, (48, 64), 5, "auto")
+assert weights == "imagenet", weights
+for a in source.weights:
+    same = [b for b in model.weights if b.path == a.path]
+    np.testing.assert_array_equal(a.numpy(), same[0].numpy())
+print("all there")
+""",
+        tmp_path,
+    )
+    assert "all there" in result.out, result.err
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_weights_that_cannot_be_fetched_are_said_in_one_loud_line(name: str, tmp_path: Path) -> None:
+    result = python(
+        f"from kerakit.models import build; from models import {name}; "
+        f"print('started from', build({name}.construct, (32, 32), 2, 'auto')[1])",
+        tmp_path,
+    )
+    assert f"WARNING: the ImageNet weights of {name} cannot be fetched" in result.out
+    assert "TRAINING FROM SCRATCH" in result.out
+    assert "started from none" in result.out, result.err
+
+
+def test_weights_that_were_asked_for_and_cannot_be_fetched_are_an_error(
+    project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, value in {**NO_NETWORK, "KERAS_HOME": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    result = project.train("--model", "mobilenet_v2", "--input_size", "32,32", "--weights", "imagenet")
+    assert result.code == 2
+    assert "cannot be fetched" in result.err
+    assert "--weights none" in result.err
+    assert not (project.path / "progress").exists()
+
+
+def test_what_a_run_started_from_is_recorded(project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, value in {**NO_NETWORK, "KERAS_HOME": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    result = project.train("--model", "mobilenet_v1", "--input_size", "32,32", "--weights", "auto")
+    assert result.code == 0, result.err
+    assert json.loads((project.path / "progress" / "test" / "config.json").read_text())["weights"] == "none"

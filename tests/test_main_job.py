@@ -1,0 +1,290 @@
+"""The main job as a user runs it: train.py and deploy.py of a real project, by real processes."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Project, write_image
+
+
+def snapshot(folder: Path) -> dict[str, str]:
+    return {
+        p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()
+    }
+
+
+# ------------------------------------------------------------------------------------------------------------- what is there
+
+
+def test_a_run_holds_what_it_promises(trained: Project) -> None:
+    run = trained.path / "progress" / "test"
+    config = json.loads((run / "config.json").read_text())
+    assert (config["model"], config["input_size"], config["weights"]) == ("small_cnn", [16, 12], "none")
+    assert config["class_names"] == ["apple", "pear"]
+    with (run / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
+    kept = json.loads((run / "ckpt" / "index.json").read_text())
+    best_three = sorted(rows, key=lambda row: float(row["val_loss"]))[:3]
+    assert [c["epoch"] for c in kept] == [int(row["epoch"]) for row in best_three]
+    assert {c["file"] for c in kept} == {p.name for p in (run / "ckpt").glob("*.h5")}
+    assert list((run / "logs" / "train").iterdir())
+
+
+def test_what_is_delivered_is_proven(trained: Project) -> None:
+    result = trained.deploy()
+    assert result.code == 0, result.err
+    folder = trained.path / "deploy" / "test"
+    assert {p.name for p in folder.iterdir()} == {
+        "model.h5",
+        "model.keras",
+        "model_float32.tflite",
+        "model.tflite",
+        "labels.txt",
+        "report.json",
+    }
+    assert (folder / "labels.txt").read_text() == "apple\npear\n"
+    report = json.loads((folder / "report.json").read_text())
+    rows: dict[str, Any] = {row["format"]: row for row in report["formats"]}
+    for name in ("h5", "keras", "float32", "int8"):
+        assert rows[name]["status"] == "delivered"
+        content = (folder / rows[name]["file"]).read_bytes()
+        assert rows[name]["sha256"] == hashlib.sha256(content).hexdigest()
+        assert rows[name]["bytes"] == len(content)
+        assert rows[name]["latency_ms"] > 0
+        assert rows[name]["agreement"] == 1.0 or name == "int8"
+    assert rows["edgetpu"]["status"] == "skipped"
+    assert "edgetpu_compiler --show_operations model.tflite" in rows["edgetpu"]["reason"]
+    assert rows["keras"]["accuracy"] == report["keras_accuracy"] == 1.0
+    assert "delivered to deploy/test" in result.out
+
+
+def test_the_delivered_int8_file_tells_the_classes_apart(trained: Project, tmp_path: Path) -> None:
+    """The held-out shares of the report are not taken on trust: unseen images, raw bytes, LiteRT alone."""
+    from ai_edge_litert.interpreter import Interpreter
+    from PIL import Image
+
+    assert trained.deploy("--formats", "int8").code == 0
+    interpreter = Interpreter(str(trained.path / "deploy" / "test" / "model.tflite"))
+    interpreter.allocate_tensors()
+    right = 0
+    for i in range(40):
+        path = write_image(tmp_path / "unseen.png", seed=90_000 + i, size=(16, 12), hue=i % 2)
+        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], np.asarray(Image.open(path))[None])
+        interpreter.invoke()
+        right += interpreter.get_tensor(interpreter.get_output_details()[0]["index"])[0].argmax() == i % 2
+    assert right >= 38
+
+
+def test_a_run_repeated_is_the_same_run(trained: Project) -> None:
+    again = trained.train("--jitter", "--num_epochs", 4, "--batch_size", 4, save_to="progress/again")
+    assert again.code == 0, again.err
+    first, second = ((trained.path / "progress" / name / "history.csv").read_text() for name in ("test", "again"))
+    assert first == second
+
+
+def test_training_goes_on_from_a_checkpoint(trained: Project) -> None:
+    result = trained.train("--from_ckpt", "progress/test", save_to="progress/more")
+    assert result.code == 0, result.err
+    before, after = (
+        float(next(csv.DictReader((trained.path / "progress" / name / "history.csv").read_text().splitlines()))["loss"])
+        for name in ("test", "more")
+    )
+    assert after < before
+
+
+def test_the_edge_tpu_asked_for_by_name_must_be_had(trained: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = trained.deploy("--formats", "edgetpu")
+    assert result.code == 1
+    assert "edgetpu_compiler is not installed" in result.out
+    assert "not delivered: edgetpu" in result.err
+
+
+# ---------------------------------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--model", "smal_cnn"], "did you mean 'small_cnn'?"),
+        (["--jiter"], "--jitter"),
+        (["--data_dir", "gone"], "there is no folder gone"),
+        (["--data_dir", "empty"], "has no folders"),
+        (["--data_dir", "one"], "has one class"),
+        (["--data_dir", "hollow"], "'b'"),
+        (["--from_ckpt", "gone"], "gone"),
+        (["--loss", "sparse_categorical_crossentropi"], "did you mean 'sparse_categorical_crossentropy'?"),
+        (["--loss_weights", "1,2"], "--loss_weights has 2 values"),
+        (["--model", "mobilenet_v2"], "at least 32,32"),
+        (["--weights", "imagenet"], "no ImageNet weights"),
+    ],
+)
+def test_what_train_cannot_use_is_explained_and_leaves_nothing(project: Project, args: list[str], said: str) -> None:
+    (project.path / "empty").mkdir()
+    write_image(project.path / "one" / "a" / "1.png", 0)
+    write_image(project.path / "hollow" / "a" / "1.png", 0)
+    (project.path / "hollow" / "b").mkdir()
+    result = project.train(*args)
+    assert result.code == 2, result.out + result.err
+    assert said in result.err
+    assert "Traceback" not in result.err
+    assert not (project.path / "progress").exists()
+
+
+def test_an_unreadable_image_is_named(project: Project, photos: Path) -> None:
+    for path in photos.glob("pear/*.png"):
+        path.write_bytes(path.read_bytes()[:60])
+    result = project.train()
+    assert result.code == 2
+    assert "cannot read the image" in result.err
+    assert "pear/" in result.err
+    assert "Traceback" not in result.err
+
+
+def test_a_run_is_not_replaced_unasked(trained: Project) -> None:
+    before = snapshot(trained.path / "progress")
+    result = trained.train()
+    assert result.code == 2
+    assert "--overwrite" in result.err
+    assert snapshot(trained.path / "progress") == before
+
+
+def test_a_run_survives_a_new_one_that_cannot_start(trained: Project) -> None:
+    before = snapshot(trained.path / "progress")
+    assert trained.train("--overwrite", "--data_dir", "gone").code == 2
+    assert trained.train("--overwrite", "--from_ckpt", "gone").code == 2
+    assert snapshot(trained.path / "progress") == before
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "file", "said"),
+    [
+        (Path.unlink, "config.json", "no config.json"),
+        (cut, "config.json", "config.json is damaged"),
+        (Path.unlink, "ckpt/index.json", "no checkpoint"),
+        (cut, "ckpt/index.json", "index.json is damaged"),
+        (Path.unlink, "ckpt/best", "is missing"),
+        (cut, "ckpt/best", "is damaged"),
+        (flip, "ckpt/best", "is damaged"),
+    ],
+)
+def test_a_damaged_run_is_not_deployed(trained: Project, spoil: Any, file: str, said: str) -> None:
+    run = trained.path / "progress" / "test"
+    best = json.loads((run / "ckpt" / "index.json").read_text())[0]["file"]
+    spoil(run / file.replace("best", best))
+    result = trained.deploy()
+    assert result.code == 2
+    assert said in result.err
+    assert "Traceback" not in result.err
+    assert not (trained.path / "deploy" / "test").exists()
+
+
+def test_a_folder_that_is_no_run_is_not_deployed(trained: Project) -> None:
+    result = trained.run("deploy.py", "--read_from", "models", "--save_to", "deploy/test")
+    assert result.code == 2
+    assert "it is no run" in result.err
+
+
+def test_a_checkpoint_of_another_model_is_refused(trained: Project) -> None:
+    result = trained.train("--model", "mobilenet_v1", "--input_size", "32,32", "--from_ckpt", "progress/test", save_to="p")
+    assert result.code == 2
+    assert "does not fit this model (mobilenet_v1)" in result.err
+    assert "Traceback" not in result.err
+
+
+def test_other_data_than_the_models_are_refused(trained: Project) -> None:
+    for i in range(20):
+        write_image(trained.path / "other" / "cat" / f"{i}.png", i)
+        write_image(trained.path / "other" / "dog" / f"{i}.png", i)
+    result = trained.deploy("--data_dir", "other")
+    assert result.code == 2
+    assert "trained on apple, pear" in result.err
+
+
+def test_what_was_deployed_is_not_replaced_unasked(trained: Project) -> None:
+    assert trained.deploy("--formats", "h5").code == 0
+    (trained.path / "deploy" / "test" / "notes.txt").write_text("mine")
+    before = snapshot(trained.path / "deploy")
+    result = trained.deploy("--formats", "float32")
+    assert result.code == 2
+    assert "--overwrite" in result.err
+    assert snapshot(trained.path / "deploy") == before
+    assert trained.deploy("--formats", "float32", "--overwrite").code == 0
+    assert {p.name for p in (trained.path / "deploy" / "test").iterdir()} == {
+        "model_float32.tflite",
+        "labels.txt",
+        "report.json",
+        "notes.txt",
+    }
+
+
+@pytest.mark.parametrize("script", ["train", "deploy"])
+def test_a_place_that_cannot_be_written_is_named(trained: Project, script: str) -> None:
+    """/proc takes no folders, from root neither."""
+    result = trained.train(save_to="/proc/run") if script == "train" else trained.deploy(save_to="/proc/run")
+    assert result.code == 2
+    assert "/proc/run" in result.err
+    assert "Traceback" not in result.err
+
+
+def test_a_full_disk_is_named_and_leaves_nothing_half_written(trained: Project) -> None:
+    """A limit on the size of files (64 KiB) stands for a full disk. HDF5 files are checked for beforehand: test_files.py."""
+    limited = "import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); " + (
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536)); sys.argv = sys.argv[1:]; sys.path.insert(0, '.'); "
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    command = [sys.executable, "-c", limited, "deploy.py", "--read_from", "progress/test", "--save_to", "deploy/full"]
+    command += ["--formats", "float32,int8"]
+    done = subprocess.run(command, cwd=trained.path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "could not be written" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not any((trained.path / "deploy" / "full").iterdir())
+
+
+# -------------------------------------------------------------------------------------------------------------- interruption
+
+
+def test_ctrl_c_keeps_what_was_saved_and_says_how_to_go_on(project: Project) -> None:
+    command = [sys.executable, "train.py", "--save_to", "progress/test", "--model", "small_cnn", "--input_size", "16,12"]
+    process = subprocess.Popen(
+        [*command, "--num_epochs", "10000"],
+        cwd=project.path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A test runner in the background may have it ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    history = project.path / "progress" / "test" / "history.csv"
+    limit = time.monotonic() + 120
+    while not history.exists() and time.monotonic() < limit:
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "interrupted" in err
+    assert "--from_ckpt progress/test --save_to progress/test-2" in err
+    assert "Traceback" not in err
+    assert project.deploy("--formats", "keras").code == 0

@@ -1,0 +1,136 @@
+"""What an owner changes: a model in one file and one line, a loss, an augmentation, two outputs. The engine stays as it is."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from conftest import Project
+
+MODEL = '''
+"""A model of my own."""
+
+
+def construct(input_shape, num_classes):
+    import keras
+    from keras import layers
+
+    image = keras.Input(input_shape)
+    x = layers.Rescaling(1 / 127.5, offset=-1)(image)
+    x = layers.SeparableConv2D(24, 3, strides=2, activation="relu6")(x)
+    x = layers.GlobalMaxPooling2D()(x)
+    return keras.Model(image, layers.Dense(num_classes, activation="softmax")(x), name="mine")
+'''
+
+LOSS = '''
+
+def focal(targets, predictions):
+    """Cross-entropy that looks away from what is easy (Lin et al., 2017, arXiv:1708.02002)."""
+    of_class = keras.ops.take_along_axis(predictions, keras.ops.cast(targets, "int32")[:, None], axis=1)[:, 0]
+    return -((1 - of_class) ** 2) * keras.ops.log(of_class + 1e-7)
+
+
+LOSSES["focal"] = focal
+'''
+
+TWO_OUTPUTS = '''
+"""Two answers: the class, and how bright the image is."""
+
+
+def construct(input_shape, num_classes):
+    import keras
+    from keras import layers
+
+    image = keras.Input(input_shape)
+    x = layers.GlobalAveragePooling2D()(layers.Rescaling(1 / 255)(image))
+    return keras.Model(image, [layers.Dense(num_classes, activation="softmax")(x), layers.Dense(1)(x)], name="two")
+'''
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert text.count(old) == 1, f"{old!r} in {path}"
+    path.write_text(text.replace(old, new))
+
+
+def add_model(project: Project, name: str, source: str) -> None:
+    (project.path / "models" / f"{name}.py").write_text(source)
+    edit(
+        project.path / "config.py",
+        "import mobilenet_v1, mobilenet_v2, small_cnn",
+        f"import mobilenet_v1, mobilenet_v2, {name}, small_cnn",
+    )
+    edit(
+        project.path / "config.py",
+        '    "small_cnn": small_cnn.construct,\n',
+        f'    "small_cnn": small_cnn.construct,\n    "{name}": {name}.construct,\n',
+    )
+
+
+def test_a_model_a_loss_and_an_augmentation_of_ones_own(project: Project) -> None:
+    add_model(project, "mine", MODEL)
+    with (project.path / "loss.py").open("a") as file:
+        file.write(LOSS)
+    datagen = project.path / "datagen.py"
+    edit(datagen, "A.HorizontalFlip(p=0.5),", "A.Transpose(p=0.0), A.InvertImg(p=1.0),")
+    edit(datagen, "        return image, annot\n", "        assert image.dtype == np.uint8\n        return image, annot\n")
+
+    args = ("--model", "mine", "--loss", "focal", "--jitter", "--num_epochs", 12, "--learning_rate", 0.02)
+    trained = project.train(*args)
+    assert trained.code == 0, trained.err
+    assert "mine has no ImageNet weights" in trained.out
+    deployed = project.deploy()
+    assert deployed.code == 0, deployed.err
+    report = json.loads((project.path / "deploy" / "test" / "report.json").read_text())
+    assert report["model"] == "mine"
+    assert {row["status"] for row in report["formats"]} == {"delivered", "skipped"}
+
+    negative = "import sys; sys.path.insert(0, '.'); import datagen, reader; r = reader.DataReader(); " + (
+        "g = [datagen.BatchGenerator(r, 'train', 4, (16, 12), jitter=j)[0][0].mean() for j in (False, True)]; print(*g)"
+    )
+    done = subprocess.run([sys.executable, "-c", negative], cwd=project.path, capture_output=True, text=True, check=True)
+    plain, inverted = map(float, done.stdout.split())
+    assert abs(plain - inverted) > 20
+
+
+def test_several_outputs_with_weights(project: Project) -> None:
+    add_model(project, "two", TWO_OUTPUTS)
+    edit(
+        project.path / "loss.py",
+        'METRICS: list[list[str]] = [["accuracy"]]',
+        'METRICS: list[list[str]] = [["accuracy"], ["mae"]]',
+    )
+    edit(
+        project.path / "datagen.py",
+        "        return image, annot\n",
+        "        return image, (annot, np.float32(image.mean() / 255))\n",
+    )
+
+    args = ("--model", "two", "--loss", "sparse_categorical_crossentropy,mean_squared_error", "--jitter")
+    losses = []
+    for weights in ("1,0", "0,1"):
+        trained = project.train(*args, "--loss_weights", weights, "--overwrite")
+        assert trained.code == 0, trained.err
+        with (project.path / "progress" / "test" / "history.csv").open() as file:
+            losses.append({name: float(value) for name, value in next(csv.DictReader(file)).items()})
+    assert losses[0]["loss"] != losses[1]["loss"]
+    assert any("mae" in name for name in losses[0])
+
+    deployed = project.deploy()
+    assert deployed.code == 2
+    assert "what can be deployed so far is a classifier" in deployed.err
+
+
+def test_the_owners_own_test_passes(project: Project) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+        cwd=project.path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "6 passed" in done.stdout
