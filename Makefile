@@ -12,7 +12,7 @@ demo: $(VENV)/.ready
 	cd build/demo && $(abspath $(BIN))/python deploy.py --read_from progress/demo --save_to deploy/demo
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n auto -m "not slow"
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
