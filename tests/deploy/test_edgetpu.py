@@ -146,8 +146,9 @@ FAILURES = {
     ),
     "dynamic sizes": (
         f"{HEAD}ERROR: Attempting to use a delegate that only supports static-sized tensors with a graph that has "
-        "dynamic-sized tensors.\nCompilation failed: Model failed in Tflite interpreter. Please ensure "
-        "model can be loaded/run in Tflite interpreter.\nCompilation child process completed within timeout period.\nCompilation failed! \n",
+        "dynamic-sized tensors.\n"
+        "Compilation failed: Model failed in Tflite interpreter. Please ensure model can be loaded/run in Tflite interpreter.\n"
+        "Compilation child process completed within timeout period.\nCompilation failed! \n",
         "dynamic-sized",
     ),
     "large activations": (
