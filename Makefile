@@ -18,7 +18,7 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy src/kerakit tests --exclude src/kerakit/project
-	cd src/kerakit/project && MYPYPATH=. $(abspath $(BIN))/mypy --explicit-package-bases --config-file ../../../pyproject.toml .
+	cd src/kerakit/project && MYPYPATH=. $(abspath $(BIN))/mypy --cache-dir $(abspath .mypy_cache)/project --explicit-package-bases --config-file ../../../pyproject.toml .
 
 test-slow: $(VENV)/.ready
 	$(BIN)/python -m pytest -m slow

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from kerakit.data.augment import Augmenter
     from kerakit.data.decode import decode, read_image
     from kerakit.data.generator import BatchGenerator
-    from kerakit.data.reader import FolderReader
+    from kerakit.data.reader import DataReader, Listing
     from kerakit.run import Run
 
 __version__ = "0.1.0"
@@ -25,7 +25,8 @@ _HOMES = {
     "Augmenter": "kerakit.data.augment",
     "BatchGenerator": "kerakit.data.generator",
     "Config": "kerakit.config",
-    "FolderReader": "kerakit.data.reader",
+    "DataReader": "kerakit.data.reader",
+    "Listing": "kerakit.data.reader",
     "InputSize": "kerakit.config",
     "List": "kerakit.config",
     "Run": "kerakit.run",
@@ -37,7 +38,8 @@ __all__ = [  # noqa: RUF022 - by kind, errors last
     "Augmenter",
     "BatchGenerator",
     "Config",
-    "FolderReader",
+    "DataReader",
+    "Listing",
     "InputSize",
     "List",
     "Run",

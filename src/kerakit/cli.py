@@ -10,7 +10,7 @@ from pathlib import Path
 import tyro
 from tyro.extras import SubcommandApp
 
-from kerakit.data.reader import FolderReader
+from kerakit.data.reader import DataReader
 from kerakit.errors import UserError
 from kerakit.files import write_text
 from kerakit.script import ending
@@ -26,15 +26,16 @@ def new(directory: tyro.conf.Positional[Path], data: Path | None = None) -> None
 
     Args:
         directory: Where to; it must not exist, or be empty.
-        data: Folder of images: one folder a class, or train/, validation/, test/ with one folder a class inside. Without
+        data: Folder of images: one folder a class, or train/, validation/, test/ with one folder a class inside. Or a table
+            (.csv, .parquet) with the columns path and label. Without
             it the project brings 1,797 handwritten digits.
     """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UserError(f"{directory} exists and is not empty. Choose another folder: nothing in it was changed.")
     if data is not None:
-        FolderReader(data)
+        DataReader(data)
     directory.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(_PROJECT, directory, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+    shutil.copytree(_PROJECT, directory, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", ".*"))
     if data is None:
         from kerakit.data.digits import write_digits
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import write_image
 
-from kerakit import BatchGenerator, FolderReader, UserError, read_image
+from kerakit import BatchGenerator, DataReader, UserError, read_image
 from kerakit.data.augment import Augmenter, seed_of
 
 
@@ -36,7 +36,7 @@ def same(a: list[tuple[Any, Any]], b: list[tuple[Any, Any]]) -> bool:
 
 @pytest.mark.parametrize("mode", ["train", "val", "test"])
 def test_every_image_comes_once_an_epoch_with_its_target(photos: Path, mode: Any) -> None:
-    reader = FolderReader(photos)
+    reader = DataReader(photos)
     generator = BatchGenerator(reader, mode, batch_size=7, input_size=(20, 16))
     for epoch in range(3):
         batches = epoch_of(generator, epoch)
@@ -52,7 +52,7 @@ def test_every_image_comes_once_an_epoch_with_its_target(photos: Path, mode: Any
 
 
 def test_epochs_differ_in_training_and_only_there(photos: Path) -> None:
-    reader = FolderReader(photos)
+    reader = DataReader(photos)
     train, val = (BatchGenerator(reader, mode, 8, (20, 16)) for mode in ("train", "val"))
     assert not same(epoch_of(train, 0), epoch_of(train, 1))
     assert same(epoch_of(val, 0), epoch_of(val, 1))
@@ -60,14 +60,14 @@ def test_epochs_differ_in_training_and_only_there(photos: Path) -> None:
 
 @pytest.mark.parametrize("threads", [2, 4, 8])
 def test_the_bits_do_not_depend_on_the_threads(photos: Path, threads: int) -> None:
-    reader = FolderReader(photos)
+    reader = DataReader(photos)
     one, many = (Generator(reader, "train", 8, (20, 16), jitter=True, seed=3, threads=n) for n in (1, threads))
     for epoch in (0, 5):
         assert same(epoch_of(one, epoch), epoch_of(many, epoch))
 
 
 def test_the_bits_do_not_depend_on_the_order_of_asking(photos: Path) -> None:
-    generator = Generator(FolderReader(photos), "train", 8, (20, 16), jitter=True)
+    generator = Generator(DataReader(photos), "train", 8, (20, 16), jitter=True)
     in_order = epoch_of(generator, 2)
     generator.epoch = 2
     backwards = [generator[i] for i in reversed(range(len(generator)))][::-1]
@@ -76,7 +76,7 @@ def test_the_bits_do_not_depend_on_the_order_of_asking(photos: Path) -> None:
 
 
 def test_jitter_changes_images_and_the_seed_changes_the_jitter(photos: Path) -> None:
-    reader = FolderReader(photos)
+    reader = DataReader(photos)
 
     def images(**options: Any) -> Any:
         return np.concatenate([x for x, _ in epoch_of(Generator(reader, "train", 8, (20, 16), **options), 0)])
@@ -99,7 +99,7 @@ def test_augmentation_is_a_function_of_seed_epoch_and_key() -> None:
 
 
 def test_only_a_few_batches_are_held(photos: Path) -> None:
-    reader = FolderReader(photos)
+    reader = DataReader(photos)
     read: list[int] = []
 
     class Counting(BatchGenerator):
@@ -131,7 +131,7 @@ def test_fit_sees_each_epoch_as_the_generator_gives_it(tmp_path: Path) -> None:
     for i in range(40):
         for name in ("a", "b"):
             write_image(tmp_path / name / f"{i:02d}.png", seed=i)
-    reader = FolderReader(tmp_path)
+    reader = DataReader(tmp_path)
     generator = BatchGenerator(reader, "train", 8, (20, 16))
     generator.data_reader.target = lambda i: np.int32(i)  # type: ignore[method-assign]
     val = BatchGenerator(reader, "val", 8, (20, 16))
@@ -147,7 +147,7 @@ def test_fit_sees_each_epoch_as_the_generator_gives_it(tmp_path: Path) -> None:
 
 def test_an_unreadable_image_stops_with_its_name(photos: Path) -> None:
     (photos / "apple" / "03.png").write_bytes(b"no image")
-    generator = BatchGenerator(FolderReader(photos, train_ratio=0.99), "train", 8, (20, 16))
+    generator = BatchGenerator(DataReader(photos, train_ratio=0.99), "train", 8, (20, 16))
     with pytest.raises(UserError, match=r"03\.png"):
         epoch_of(generator, 0)
     assert isinstance(generator.error, UserError)
@@ -157,7 +157,7 @@ def test_an_unreadable_image_stops_with_its_name(photos: Path) -> None:
 def test_a_split_without_images_is_explained(tmp_path: Path) -> None:
     write_image(tmp_path / "a" / "1.png", 0)
     write_image(tmp_path / "b" / "1.png", 0)
-    reader = FolderReader(tmp_path, train_ratio=0.999999)
+    reader = DataReader(tmp_path, train_ratio=0.999999)
     with pytest.raises(UserError, match="no images for mode 'val'"):
         BatchGenerator(reader, "val")
 
@@ -167,11 +167,11 @@ def test_several_targets_keep_their_form(photos: Path) -> None:
         def preprocess(self, image: Any, annot: Any) -> tuple[Any, Any]:
             return image, {"kind": annot, "mean": np.float32(image.mean())}
 
-    _, targets = Two(FolderReader(photos), "val", 2, (20, 16))[0]
+    _, targets = Two(DataReader(photos), "val", 2, (20, 16))[0]
     assert targets["kind"].shape == targets["mean"].shape == (2,)
 
 
 def test_an_index_beyond_the_epoch_is_refused(photos: Path) -> None:
-    generator = BatchGenerator(FolderReader(photos), "val", 4, (20, 16))
+    generator = BatchGenerator(DataReader(photos), "val", 4, (20, 16))
     with pytest.raises(IndexError):
         generator[len(generator)]

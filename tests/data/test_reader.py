@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from conftest import write_image
 
-from kerakit import FolderReader, UserError
+from kerakit import DataReader, UserError
 
 
 def test_classes_paths_and_targets_belong_together(photos: Path) -> None:
-    reader = FolderReader(photos)
+    reader = DataReader(photos)
     assert reader.class_names == ("apple", "pear")
     assert len(reader) == len(reader.image_paths) == len(reader.targets) == 60
+    assert reader.image_paths[-1] == reader.image_path(59)
     for i, path in enumerate(reader.image_paths):
         assert path.is_file()
         assert path == reader.image_path(i) == photos / reader.key(i)
@@ -24,11 +25,11 @@ def test_classes_paths_and_targets_belong_together(photos: Path) -> None:
 
 
 def test_a_new_image_moves_no_old_one(photos: Path) -> None:
-    before = FolderReader(photos)
+    before = DataReader(photos)
     old = {mode: {before.key(i) for i in before.indices(mode)} for mode in ("train", "val", "test")}
     for i in range(40):
         write_image(photos / "apple" / f"new-{i}.png", seed=i)
-    after = FolderReader(photos)
+    after = DataReader(photos)
     for mode, keys in old.items():
         assert keys <= {after.key(i) for i in after.indices(mode)}  # type: ignore[arg-type]
 
@@ -38,7 +39,7 @@ def test_a_given_split_is_kept(tmp_path: Path) -> None:
         for hue, name in enumerate(("a", "b")):
             for i in range(count):
                 write_image(tmp_path / split / name / f"{i}.png", seed=i, hue=hue)
-    reader = FolderReader(tmp_path)
+    reader = DataReader(tmp_path)
     for mode, folder, count in (("train", "train", 10), ("val", "validation", 6), ("test", "test", 4)):
         indices = reader.indices(mode)  # type: ignore[arg-type]
         assert len(indices) == count
@@ -51,7 +52,7 @@ def test_validation_is_drawn_where_only_the_test_is_given(tmp_path: Path) -> Non
         for name in ("a", "b"):
             for i in range(50):
                 write_image(tmp_path / split / name / f"{i}.png", seed=i)
-    reader = FolderReader(tmp_path)
+    reader = DataReader(tmp_path)
     assert {reader.key(i).partition("/")[0] for i in reader.indices("test")} == {"test"}
     assert len(reader.indices("test")) == 100
     assert {reader.key(i).partition("/")[0] for i in reader.indices("val")} == {"train"}
@@ -63,19 +64,19 @@ def test_what_is_not_the_users_is_passed_over(photos: Path) -> None:
     write_image(photos / ".cache" / "a.png", 0)
     write_image(photos / "apple" / "._00.png", 0)
     (photos / "apple" / "Thumbs.db").write_bytes(b"?")
-    reader = FolderReader(photos)
+    reader = DataReader(photos)
     assert reader.class_names == ("apple", "pear")
     assert len(reader) == 60
 
 
 def test_links_in_a_circle_end(photos: Path) -> None:
     (photos / "apple" / "again").symlink_to(photos / "apple")
-    assert len(FolderReader(photos)) == 60
+    assert len(DataReader(photos)) == 60
 
 
 def test_images_below_a_class_belong_to_it(photos: Path) -> None:
     write_image(photos / "apple" / "red" / "sweet" / "1.JPG", 0)
-    reader = FolderReader(photos)
+    reader = DataReader(photos)
     assert reader.target([reader.key(i) for i in range(61)].index("apple/red/sweet/1.JPG")) == 0
 
 
@@ -112,7 +113,7 @@ def without_images(folder: Path) -> None:
 def test_a_folder_that_cannot_be_trained_on_is_explained(photos: Path, spoil: object, said: str) -> None:
     spoil(photos)  # type: ignore[operator]
     with pytest.raises(UserError) as error:
-        FolderReader(photos)
+        DataReader(photos)
     assert said in str(error.value)
     assert str(photos) in str(error.value)
 
@@ -122,22 +123,22 @@ def test_a_class_without_training_images_is_named(tmp_path: Path) -> None:
     write_image(tmp_path / "train" / "b" / "1.png", 0)
     write_image(tmp_path / "val" / "c" / "1.png", 0)
     with pytest.raises(UserError, match="the class 'c'"):
-        FolderReader(tmp_path)
+        DataReader(tmp_path)
 
 
 def test_other_classes_than_the_models_are_refused(photos: Path) -> None:
     with pytest.raises(UserError, match="trained on pear, apple"):
-        FolderReader(photos).expect_classes(("pear", "apple"))
+        DataReader(photos).expect_classes(("pear", "apple"))
 
 
 def test_an_unknown_mode_is_named(photos: Path) -> None:
     with pytest.raises(UserError, match="'training'"):
-        FolderReader(photos).indices("training")  # type: ignore[arg-type]
+        DataReader(photos).indices("training")  # type: ignore[arg-type]
 
 
 def test_names_that_are_no_unicode_are_read(photos: Path) -> None:
     odd = os.fsdecode(os.fsencode(photos) + b"/apple/caf\xe9.png")
     shutil.copy(photos / "apple" / "00.png", odd)
-    reader = FolderReader(photos)
+    reader = DataReader(photos)
     assert len(reader) == 61
     assert np.isin(np.arange(61), np.concatenate([reader.indices(m) for m in ("train", "val", "test")])).all()

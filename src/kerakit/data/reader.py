@@ -1,25 +1,23 @@
-"""What there is to read: a folder of images in one folder a class."""
+"""What there is to read: columns of image names, classes and splits, from a folder or a table. Nothing is decoded here."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from kerakit.data.decode import ENDINGS
 from kerakit.data.split import MODES, Mode, assign
 from kerakit.errors import UserError
 
-# Folders of a given split, by the names that data sets use.
-_SPLIT_FOLDERS: dict[str, Mode] = {"train": "train", "validation": "val", "val": "val", "valid": "val", "test": "test"}
-
 
 class Reader(Protocol):
-    """What a BatchGenerator asks of a reader. Nothing is decoded here."""
+    """What a BatchGenerator asks of a reader: inherit from ``DataReader``, or write these."""
 
     class_names: tuple[str, ...]
 
@@ -27,7 +25,7 @@ class Reader(Protocol):
         """Return the number of images."""
 
     def key(self, i: int) -> str:
-        """Return the name of image ``i``: it stays the same when images are added, and seeds all that is random of it."""
+        """Return the name of image ``i``: it stays when images are added, and seeds all that is random of it."""
 
     def image_path(self, i: int) -> Path:
         """Return where image ``i`` lies."""
@@ -39,17 +37,43 @@ class Reader(Protocol):
         """Return the indices of the images of one split, ascending, shape (n,)."""
 
 
-class FolderReader:
-    """The images of a folder with one folder a class, or with ``train/``, ``validation/`` (``val/``), ``test/`` of such.
+NOT_GIVEN = -1
+"""In ``Listing.splits``: where the hash is to decide."""
 
-    Classes are numbered in the order of their names. A given split is kept. What is not given is drawn from the training
-    images by a hash of each image's path, so that adding images moves none (see ``kerakit.data.split``).
+
+@dataclass(frozen=True)
+class Listing:
+    """What was found, in columns of n rows.
+
+    Attributes:
+        root: the folder that keys are relative to.
+        keys: binary (n,): the path of each image below ``root``, with ``/``, in the file system's encoding.
+        targets: int32 (n,), indices into ``class_names``.
+        class_names: in the order of the targets.
+        splits: int8 (n,), indices into ``MODES`` or NOT_GIVEN.
+        groups: binary (n,): images of one group stay on one side of the split; None where each stands for itself.
+    """
+
+    root: Path
+    keys: pa.Array
+    targets: NDArray[np.int32]
+    class_names: tuple[str, ...]
+    splits: NDArray[np.int8]
+    groups: pa.Array | None = None
+
+
+class DataReader:
+    """The images of a folder or of a table.
+
+    A folder holds one folder a class, or ``train/``, ``validation/`` (``val/``), ``test/`` of such. A table is a CSV or Parquet
+    file with the columns ``path`` and ``label``, and ``split`` and ``group`` if wanted; relative paths belong to its folder.
+    Classes are numbered in the order of their names. Where no split is given, it is drawn by a hash of each image's path (or
+    group), so that adding images moves none (``kerakit.data.split``). Millions of rows stay columns.
 
     Args:
-        data_dir: the folder.
-        train_ratio: share of the images to train on where no split is given, in (0, 1); the rest is halved into
-            validation and test. With ``train/`` alone both are drawn from it; with ``train/`` and ``test/`` the rest
-            is for validation.
+        data: the folder or the table.
+        train_ratio: share of the images to train on where no split is given, in (0, 1); the rest is halved into validation
+            and test. With a given training set alone both are drawn from it; with training and test, validation is.
         seed: of the drawn split.
 
     Attributes:
@@ -57,49 +81,35 @@ class FolderReader:
         targets: int32 (n,), the index of each image's class.
 
     Raises:
-        UserError: no such folder, no images, fewer than two classes, a class without images.
+        UserError: no such folder or table, no images, fewer than two classes, a class without training images.
     """
 
-    def __init__(self, data_dir: Path | str, train_ratio: float = 0.8, seed: int = 0) -> None:
-        self.data_dir = Path(data_dir)
-        if not self.data_dir.is_dir():
-            raise UserError(f"there is no folder {self.data_dir}. Expected a folder with one folder of images a class.")
-        split_folders = {name: mode for name, mode in _SPLIT_FOLDERS.items() if (self.data_dir / name).is_dir()}
-        if "train" not in split_folders.values():
-            split_folders = {}
-        roots = sorted(split_folders) or ["."]
-        self.class_names = self._find_classes(roots, trained_in="train" if split_folders else ".")
-        self._keys: list[str] = []
-        targets: list[int] = []
-        splits: list[int] = []
-        for root in roots:
-            for target, name in enumerate(self.class_names):
-                keys = [f"{root}/{name}/{file}".removeprefix("./") for file in _images_below(self.data_dir / root / name)]
-                self._keys += keys
-                targets += [target] * len(keys)
-                splits += [MODES.index(split_folders.get(root, "train"))] * len(keys)
-        self.targets = np.asarray(targets, np.int32)
-        self._splits = np.asarray(splits, np.int8)
+    def __init__(self, data: Path | str, train_ratio: float = 0.8, seed: int = 0) -> None:
+        listing = _list(Path(data))
+        self.data = Path(data)
+        self.root = listing.root
+        self.class_names = listing.class_names
+        self.targets = listing.targets
+        self._keys = listing.keys
+        self._splits = listing.splits
         self._refuse_empty_classes()
-        self._draw_what_is_not_given(train_ratio, seed)
-
-    # ------------------------------------------------------------------------------------------------------- for users
+        self._draw_what_is_not_given(listing, train_ratio, seed)
 
     def __len__(self) -> int:
         return len(self._keys)
 
     @property
-    def image_paths(self) -> list[Path]:
-        """The path of every image, in the order of ``targets``."""
-        return [self.data_dir / key for key in self._keys]
+    def image_paths(self) -> Sequence[Path]:
+        """The path of every image, in the order of ``targets``; each is made when it is asked for."""
+        return _Paths(self)
 
     def key(self, i: int) -> str:
-        """Return the path of image ``i`` below the data folder, with ``/``."""
-        return self._keys[i]
+        """Return the path of image ``i`` below the root, with ``/``."""
+        return os.fsdecode(self._keys[i].as_py())
 
     def image_path(self, i: int) -> Path:
         """Return the path of image ``i``."""
-        return self.data_dir / self._keys[i]
+        return self.root / self.key(i)
 
     def target(self, i: int) -> np.int32:
         """Return the index of the class of image ``i``."""
@@ -119,75 +129,72 @@ class FolderReader:
         """Raise UserError unless the classes are these: a model's outputs mean nothing for others."""
         if self.class_names != tuple(class_names):
             raise UserError(
-                f"{self.data_dir} has the classes {', '.join(self.class_names)}; the model was trained on "
-                f"{', '.join(class_names)}. Give the folder that it was trained on with --data_dir."
+                f"{self.data} has the classes {', '.join(self.class_names)}; the model was trained on "
+                f"{', '.join(class_names)}. Give the data that it was trained on with --data_dir."
             )
 
-    # ------------------------------------------------------------------------------------------------------- internals
-
-    def _find_classes(self, roots: list[str], trained_in: str) -> tuple[str, ...]:
-        classes = {root: _folders_in(self.data_dir / root) for root in roots}
-        names = tuple(classes[trained_in])
-        where = self.data_dir / trained_in
-        if not names:
-            hint = " It holds images: move them into one folder a class." if any(_images_in(where)) else ""
-            raise UserError(f"{where} has no folders. Expected one folder of images a class.{hint}")
-        if len(names) < 2:
-            raise UserError(f"{where} has one class ({names[0]}). Expected at least two folders, one a class.")
-        for root, found in classes.items():
-            if unknown := sorted(set(found) - set(names)):
-                raise UserError(
-                    f"{self.data_dir / root} has the class {unknown[0]!r}, which {where} lacks. "
-                    "Rename that folder, or add training images of the class."
-                )
-        if bad := next((name for name in names if not name.isprintable()), None):
-            raise UserError(f"{where} has the class {bad!r}: line breaks and control characters don't fit into labels.txt.")
-        return names
+    def not_covered(self) -> list[str]:
+        """Return one line for each class without a validation or test image, in a split that has images of others."""
+        lines = []
+        for mode in ("val", "test"):
+            counts = np.bincount(self.targets[self._splits == MODES.index(mode)], minlength=len(self.class_names))
+            if counts.any():
+                missing = [name for name, count in zip(self.class_names, counts, strict=True) if not count]
+                lines += [
+                    f"the class {name!r} has no {mode} images: nothing is known of how well it is told" for name in missing
+                ]
+        return lines
 
     def _refuse_empty_classes(self) -> None:
-        counts = np.bincount(self.targets[self._splits == MODES.index("train")], minlength=len(self.class_names))
+        can_train = (self._splits == MODES.index("train")) | (self._splits == NOT_GIVEN)
+        counts = np.bincount(self.targets[can_train], minlength=len(self.class_names))
         empty = [name for name, count in zip(self.class_names, counts, strict=True) if count == 0]
         if len(empty) == len(self.class_names):
-            raise UserError(f"{self.data_dir} has no images in its class folders. Expected files such as .jpg or .png.")
+            raise UserError(f"{self.data} has no images in its class folders. Expected files such as .jpg or .png.")
         if empty:
-            raise UserError(
-                f"the class {empty[0]!r} in {self.data_dir} has no training images. Add some, or remove its folder."
-            )
+            raise UserError(f"the class {empty[0]!r} in {self.data} has no training images. Add some, or remove the class.")
 
-    def _draw_what_is_not_given(self, train_ratio: float, seed: int) -> None:
-        """Move training images to the splits that the folder does not give."""
-        given = {MODES[i] for i in np.unique(self._splits)}
-        if "val" in given:
+    def _draw_what_is_not_given(self, listing: Listing, train_ratio: float, seed: int) -> None:
+        """Decide by the hash where no split was given; take validation from the training images if there is none."""
+        given = {MODES[i] for i in np.unique(self._splits) if i != NOT_GIVEN}
+        drawn_from = self._splits == NOT_GIVEN
+        if given and "val" not in given:
+            drawn_from |= self._splits == MODES.index("train")
+        if not drawn_from.any():
             return
-        for i in np.flatnonzero(self._splits == MODES.index("train")):
-            drawn = assign(self._keys[i], seed, train_ratio)
-            self._splits[i] = MODES.index("val" if drawn == "test" and "test" in given else drawn)
+        rows = np.flatnonzero(drawn_from)
+        names = (listing.keys if listing.groups is None else listing.groups).take(pa.array(rows))
+        # In pieces, so that a million names are never objects at the same time.
+        pieces = (names[start : start + 2**16].to_pylist() for start in range(0, len(names), 2**16))
+        drawn = np.concatenate([assign(piece, seed, train_ratio) for piece in pieces])
+        if "test" in given:
+            drawn[drawn == MODES.index("test")] = MODES.index("val")
+        splits = self._splits.copy()
+        splits[rows] = drawn
+        self._splits = splits
 
 
-def _folders_in(folder: Path) -> list[str]:
-    return sorted(name for name in os.listdir(folder) if (folder / name).is_dir() and not _is_hidden(name))
+class _Paths(Sequence[Path]):
+    """Paths that are made when they are asked for: a million of them as objects would be 300 MB."""
+
+    def __init__(self, reader: DataReader) -> None:
+        self._reader = reader
+
+    def __len__(self) -> int:
+        return len(self._reader)
+
+    def __getitem__(self, i: int) -> Path:  # type: ignore[override] # no slices
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"image {i} of {len(self)}")
+        return self._reader.image_path(i % len(self))
+
+    def __iter__(self) -> Iterator[Path]:
+        return map(self._reader.image_path, range(len(self)))
 
 
-def _images_in(folder: Path) -> Iterator[str]:
-    return (name for name in os.listdir(folder) if Path(name).suffix.lower() in ENDINGS)
+def _list(data: Path) -> Listing:
+    # Imported here: both make a Listing of this module.
+    from kerakit.data.folders import list_folder
+    from kerakit.data.tables import list_table
 
-
-def _images_below(folder: Path) -> list[str]:
-    """Return the paths of the images below ``folder``, relative to it, sorted; folders and links are followed once."""
-    found: list[str] = []
-    seen: set[str] = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not _is_hidden(name))
-        below = Path(parent).relative_to(folder)
-        found += [(below / name).as_posix() for name in files if Path(name).suffix.lower() in ENDINGS and not _is_hidden(name)]
-    return sorted(found)
-
-
-def _is_hidden(name: str) -> bool:
-    """Whether a file or folder is the file system's or an archiver's, not the user's."""
-    return name.startswith(".") or name == "__MACOSX"
+    return list_table(data) if data.is_file() else list_folder(data)

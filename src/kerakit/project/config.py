@@ -14,7 +14,8 @@ import kerakit
 from kerakit.deploy import FORMAT_NAMES
 from models import mobilenet_v1, mobilenet_v2, small_cnn
 
-# Where the images are: one folder a class, or train/, validation/, test/ with one folder a class inside.
+# Where the images are: one folder a class, or train/, validation/, test/ with one folder a class inside; or a table (.csv,
+# .parquet) with the columns path and label, and split and group if wanted.
 DATA_DIR = Path(__file__).parent / "data"
 
 # Where the data gives no split, this share is for training; the rest is halved into validation and test.
@@ -49,7 +50,7 @@ class TrainConfig(kerakit.Config):
         ("sparse_categorical_crossentropy",), description="A loss of loss.py or of Keras, by name; one for each output."
     )
     loss_weights: kerakit.List.Float | None = Field(None, description="Weight of each output's loss.")
-    data_dir: Path = Field(DATA_DIR, description="Folder of the images.")
+    data_dir: Path = Field(DATA_DIR, description="Folder or table of the images.")
     seed: int = Field(RANDOM_SEED_DEFAULT, ge=0, lt=2**32, description="Of the split, the order, and the augmentation.")
 
     # What train.py found out, for deploy.py: not flags.
@@ -84,7 +85,7 @@ class DeployConfig(kerakit.Config):
     )
     num_calibration: int = Field(200, ge=1, description="Training images that the int8 ranges are measured on.")
     edgetpu_compiler: Path | None = Field(None, description="Google's edgetpu_compiler; default: the one on the PATH.")
-    data_dir: Path | None = Field(None, description="Folder of the images; default: where the run found them.")
+    data_dir: Path | None = Field(None, description="Folder or table of the images; default: where the run found them.")
     overwrite: bool = Field(False, description="Replace what was deployed to --save_to before.")
 
     @field_validator("formats")

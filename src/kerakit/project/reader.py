@@ -8,7 +8,7 @@ import config
 import kerakit
 
 
-class DataReader(kerakit.FolderReader):
+class DataReader(kerakit.DataReader):
     """The images of DATA_DIR: ``image_paths``, ``targets``, ``class_names``; ``indices(mode)`` gives a split.
 
         for path in DataReader().image_paths:
@@ -20,8 +20,8 @@ class DataReader(kerakit.FolderReader):
 
     def __init__(
         self,
-        data_dir: Path | str = config.DATA_DIR,
+        data: Path | str = config.DATA_DIR,
         train_ratio: float = config.TRAIN_RATIO_DEFAULT,
         seed: int = config.RANDOM_SEED_DEFAULT,
     ) -> None:
-        super().__init__(data_dir, train_ratio, seed)
+        super().__init__(data, train_ratio, seed)
