@@ -21,6 +21,9 @@ from kerakit.errors import UserError
 ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 """Files that are taken for images, by their lower-case ending."""
 
+DECODING = "v1"
+"""Change it whenever the same file gives other pixels than before: caches on disk are known by it."""
+
 Pixels = NDArray[np.uint8]
 
 # The batches are decoded by several threads at once; OpenCV's own threads would only fight with them.
@@ -115,7 +118,7 @@ def _decode_other(data: bytes) -> Pixels:
                 # White under what is transparent: what a viewer of the image shows.
                 on_white = Image.new("RGBA", upright.size, "white")
                 upright = Image.alpha_composite(on_white, upright.convert("RGBA"))
-            return np.asarray(upright.convert("RGB"))
+            return np.array(upright.convert("RGB"))
     except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         # Pillow names the object in memory that it read from; the caller names the file.
         reason = "not an image of a known format" if "cannot identify" in str(error) else str(error)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,7 @@ class BatchGenerator(keras.utils.Sequence):
         jitter: augment the images (only in mode "train").
         seed: of the order and of the augmentation, in [0, 2**32).
         threads: how many batches are prepared at a time; default: one for each core.
+        read: how an image is read at the input size, as a cache does; default: from its file each time.
 
     Attributes:
         index: int64 (n,), the reader's indices of this mode.
@@ -59,6 +62,7 @@ class BatchGenerator(keras.utils.Sequence):
         jitter: bool = False,
         seed: int = 0,
         threads: int | None = None,
+        read: Callable[[Path], Pixels] | None = None,
     ) -> None:
         # Keras's own workers repeat and lose samples on JAX; the reading ahead is done here instead.
         super().__init__(workers=1)
@@ -74,6 +78,7 @@ class BatchGenerator(keras.utils.Sequence):
                 f"the data has no images for mode {mode!r}: {len(data_reader)} images in all. Add images, "
                 "change TRAIN_RATIO_DEFAULT, or give a folder of that name."
             )
+        self._read = read or partial(read_image, input_size=input_size)
         self.epoch = 0
         self.error: Exception | None = None
         self._order = grain.MapDataset.source(self.index)
@@ -129,7 +134,7 @@ class BatchGenerator(keras.utils.Sequence):
         """Return the image and the annotation at ``position``, counted over epochs from the first image of epoch 0."""
         row = int(self._order[position])
         key, path = self.data_reader.key(row), self.data_reader.image_path(row)
-        image, annot = read_image(path, self.input_size), self.data_reader.target(row)
+        image, annot = self._read(path), self.data_reader.target(row)
         if self._augmenter is not None:
             image = self._augmenter(position // len(self.index), key, image=image)["image"]
         return self.preprocess(image, annot)
@@ -150,11 +155,13 @@ class BatchGenerator(keras.utils.Sequence):
         return [self.data_reader.image_path(int(self._order[p])) for p in self._positions(self.epoch, i)]
 
     def close(self) -> None:
-        """Stop reading ahead. The generator can be used again afterwards."""
+        """Stop reading ahead, and make a cache write what it holds. The generator can be used again afterwards."""
         with self._lock:
             if self._reading is not None:
                 self._reading.close()
                 self._reading = None
+        if hasattr(self._read, "close"):
+            self._read.close()
 
     # --------------------------------------------------------------------------------------------------------- internals
 

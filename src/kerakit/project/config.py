@@ -23,6 +23,9 @@ TRAIN_RATIO_DEFAULT = 0.8
 
 RANDOM_SEED_DEFAULT = 0
 
+# Where --cache disk keeps decoded images. It may be deleted at any time, and shared with other projects.
+CACHE_DIR = Path(__file__).parent / ".cache"
+
 # A new model is one file in models/ and one line here; its key is what --model takes.
 MODELS: dict[str, Callable[..., Any]] = {
     "small_cnn": small_cnn.construct,
@@ -51,6 +54,14 @@ class TrainConfig(kerakit.Config):
     )
     loss_weights: kerakit.List.Float | None = Field(None, description="Weight of each output's loss.")
     data_dir: Path = Field(DATA_DIR, description="Folder or table of the images.")
+    cache: Literal["none", "ram", "disk"] = Field(
+        "none", description="Keep decoded images for later epochs; on disk for later runs too (CACHE_DIR in config.py)."
+    )
+    cache_limit: float | None = Field(
+        None,
+        gt=0,
+        description="Gigabytes that the cache may take; default: half of what is free. As many images as fit are kept.",
+    )
     seed: int = Field(RANDOM_SEED_DEFAULT, ge=0, lt=2**32, description="Of the split, the order, and the augmentation.")
 
     # What train.py found out, for deploy.py: not flags.

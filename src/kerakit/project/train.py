@@ -21,6 +21,7 @@ def main(args: config.TrainConfig) -> None:
     import callbacks
     import loss
     from datagen import BatchGenerator
+    from kerakit.data.cache import open_cache
     from kerakit.models import build
     from kerakit.run import find_weights, load_weights
     from kerakit.training.session import session
@@ -30,9 +31,12 @@ def main(args: config.TrainConfig) -> None:
 
     # ---------------------------------------------------------------------------------------------------------- Data
     reader = DataReader(args.data_dir, seed=args.seed)
-    train_data = BatchGenerator(reader, "train", args.batch_size, args.input_size, jitter=args.jitter, seed=args.seed)
-    val_data = BatchGenerator(reader, "val", args.batch_size, args.input_size)
+    cache = open_cache(args.cache, args.input_size, config.CACHE_DIR, args.cache_limit)
+    train_data = BatchGenerator(reader, "train", args.batch_size, args.input_size, args.jitter, args.seed, read=cache)
+    val_data = BatchGenerator(reader, "val", args.batch_size, args.input_size, read=cache)
     print(f"{len(train_data.index)} images to train on, {len(val_data.index)} to validate, {len(reader.class_names)} classes.")
+    for line in reader.not_covered():
+        print(f"WARNING: {line}.")
 
     # --------------------------------------------------------------------------------------------------------- Model
     wanted = "none" if args.from_ckpt else args.weights
