@@ -67,7 +67,7 @@ def test_what_is_delivered_is_proven(trained: Project) -> None:
     assert rows["edgetpu"]["status"] == "skipped"
     assert "edgetpu_compiler --show_operations model.tflite" in rows["edgetpu"]["reason"]
     assert rows["keras"]["accuracy"] == report["keras_accuracy"] == 1.0
-    assert "delivered to deploy/test" in result.out
+    assert "in deploy/test; all that was measured" in result.out
 
 
 def test_the_delivered_int8_file_tells_the_classes_apart(trained: Project, tmp_path: Path) -> None:
@@ -119,15 +119,20 @@ def test_the_edge_tpu_asked_for_by_name_must_be_had(trained: Project, monkeypatc
     [
         (["--model", "smal_cnn"], "did you mean 'small_cnn'?"),
         (["--jiter"], "--jitter"),
-        (["--data_dir", "gone"], "there is no folder gone"),
+        (["--data_dir", "gone"], "/gone. Expected a folder"),
         (["--data_dir", "empty"], "has no folders"),
         (["--data_dir", "one"], "has one class"),
         (["--data_dir", "hollow"], "'b'"),
         (["--from_ckpt", "gone"], "gone"),
         (["--loss", "sparse_categorical_crossentropi"], "did you mean 'sparse_categorical_crossentropy'?"),
-        (["--loss_weights", "1,2"], "--loss_weights has 2 values"),
+        (["--loss_weights", "1,2"], "--loss_weights has 2 value(s); the model has 1 output(s)"),
         (["--model", "mobilenet_v2"], "at least 32,32"),
         (["--weights", "imagenet"], "no ImageNet weights"),
+        (["--loss", "categorical_crossentropy"], "use sparse_categorical_crossentropy"),
+        (["--loss", "__name__"], "unknown loss '__name__'"),
+        (["--learning_rate", "inf"], "learning_rate"),
+        (["--save_to", ""], "a folder of its own"),
+        (["--save_to", "train.py/x"], "train.py/x"),
     ],
 )
 def test_what_train_cannot_use_is_explained_and_leaves_nothing(project: Project, args: list[str], said: str) -> None:
@@ -139,7 +144,7 @@ def test_what_train_cannot_use_is_explained_and_leaves_nothing(project: Project,
     assert result.code == 2, result.out + result.err
     assert said in result.err
     assert "Traceback" not in result.err
-    assert not (project.path / "progress").exists()
+    assert not (project.path / "progress" / "test").exists()
 
 
 def test_an_unreadable_image_is_named(project: Project, photos: Path) -> None:
@@ -148,6 +153,7 @@ def test_an_unreadable_image_is_named(project: Project, photos: Path) -> None:
     result = project.train()
     assert result.code == 2
     assert "cannot read the image" in result.err
+    assert not (project.path / "progress" / "test").exists()
     assert "pear/" in result.err
     assert "Traceback" not in result.err
 
@@ -211,6 +217,21 @@ def test_a_checkpoint_of_another_model_is_refused(trained: Project) -> None:
     assert result.code == 2
     assert "does not fit this model (mobilenet_v1)" in result.err
     assert "Traceback" not in result.err
+
+
+def test_a_compiler_that_is_not_there_is_refused_at_once(trained: Project) -> None:
+    result = trained.deploy("--edgetpu_compiler", "./gone")
+    assert result.code == 2
+    assert "no program that can be run" in result.err
+    assert not (trained.path / "deploy").exists()
+
+
+def test_the_data_is_found_again_from_another_folder(trained: Project, photos: Path) -> None:
+    photos.rename(trained.path / "moved")
+    assert trained.train("--data_dir", "moved", save_to="progress/relative").code == 0
+    command = [sys.executable, "../deploy.py", "--read_from", "../progress/relative", "--save_to", "here", "--formats", "keras"]
+    done = subprocess.run(command, cwd=trained.path / "models", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_other_data_than_the_models_are_refused(trained: Project) -> None:

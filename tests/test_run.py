@@ -44,11 +44,16 @@ def test_a_run_is_not_replaced_unasked(tmp_path: Path) -> None:
 def test_overwriting_takes_what_is_ours_and_leaves_the_rest(tmp_path: Path) -> None:
     run = finished(tmp_path / "run")
     run.add_checkpoint(OneByteModel(), 1, 0.5)
-    (run.path / "notes.txt").write_text("mine")
+    own = [run.path / "notes.txt", run.checkpoints / "notes.txt", run.logs / "notes.txt", run.logs / "train" / "notes.txt"]
+    (run.logs / "train").mkdir()
+    (run.logs / "train" / "events.out.tfevents.1").touch()
+    for path in own:
+        path.write_text("mine")
     Run(run.path).create(overwrite=True)
     assert run.kept() == []
-    assert list(run.checkpoints.iterdir()) == []
-    assert (run.path / "notes.txt").read_text() == "mine"
+    assert not list(run.checkpoints.glob("*.h5"))
+    assert not list(run.logs.rglob("events*"))
+    assert [path.read_text() for path in own] == ["mine"] * 4
 
 
 @pytest.mark.parametrize("content", ['{"name": "my-web-page"}', "not JSON", "[]"])
@@ -69,13 +74,28 @@ def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
 
 def test_a_linked_folder_is_not_emptied(tmp_path: Path) -> None:
     (tmp_path / "precious").mkdir()
-    (tmp_path / "precious" / "photo.jpg").touch()
+    (tmp_path / "precious" / "events.out.tfevents.1").touch()
     run = finished(tmp_path / "run")
     run.logs.rmdir()
     run.logs.symlink_to(tmp_path / "precious")
-    with pytest.raises(UserError, match="is a link"):
-        run.create(overwrite=True)
-    assert (tmp_path / "precious" / "photo.jpg").exists()
+    run.create(overwrite=True)
+    assert (tmp_path / "precious" / "events.out.tfevents.1").exists()
+
+
+def test_a_run_that_never_saved_anything_is_discarded(tmp_path: Path) -> None:
+    run = finished(tmp_path / "run")
+    run.write_history([{"epoch": 1}])
+    run.discard_if_empty()
+    assert not run.path.exists()
+    run = finished(tmp_path / "run")
+    run.add_checkpoint(OneByteModel(), 1, 0.5)
+    run.discard_if_empty()
+    assert run.best().exists()
+    run.best().unlink()
+    run.index.unlink()
+    (run.path / "mine.txt").touch()
+    run.discard_if_empty()
+    assert [p.name for p in run.path.iterdir()] == ["mine.txt"]
 
 
 @given(

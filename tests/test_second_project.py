@@ -96,6 +96,45 @@ def test_a_model_a_loss_and_an_augmentation_of_ones_own(project: Project) -> Non
     assert abs(plain - inverted) > 20
 
 
+READER = """
+from pathlib import Path
+
+import numpy as np
+
+
+class DataReader:
+    class_names = ("apple", "pear")
+
+    def __init__(self, data, train_ratio=0.8, seed=0):
+        self.files = sorted(Path(data).glob("*/*.png"))
+
+    def __len__(self):
+        return len(self.files)
+
+    def key(self, i):
+        return self.files[i].name
+
+    def image_path(self, i):
+        return self.files[i]
+
+    def target(self, i):
+        return np.int32(self.files[i].parent.name == "pear")
+
+    def indices(self, mode):
+        return np.arange(len(self))[{"train": slice(0, None, 2), "val": slice(1, None, 2), "test": slice(0, 0)}[mode]]
+"""
+
+
+def test_a_reader_of_ones_own(project: Project) -> None:
+    """Just what the docstring of reader.py asks for, trained on and deployed."""
+    (project.path / "reader.py").write_text(READER)
+    trained = project.train()
+    assert trained.code == 0, trained.err
+    assert "30 images to train on, 30 to validate, 2 classes" in trained.out
+    deployed = project.deploy("--formats", "keras,int8")
+    assert deployed.code == 0, deployed.err
+
+
 def test_several_outputs_with_weights(project: Project) -> None:
     add_model(project, "two", TWO_OUTPUTS)
     edit(

@@ -52,7 +52,7 @@ class List:
 class Config(BaseModel):
     """A flat, frozen record. Each field is a flag, its help, its check, and its key in ``config.json``."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
     kerakit: tyro.conf.Suppress[str] = __version__
 
@@ -105,10 +105,12 @@ def _in_words(error: ValidationError) -> str:
 
 
 def _one_in_words(location: tuple[int | str, ...], item: Any) -> str:
-    name = str(location[0]) if location else "the configuration"
+    name = str(location[0]) if location else ""
     if item["type"] == "extra_forbidden":
         return f"unknown key {name!r}. Was it written by another version? Remove it, or train again"
     if item["type"] == "missing":
         return f"{name} is missing"
     message = re.sub("^(Value error, |Input )", "", item["msg"])
-    return f"{name}: {message}, got {item['input']!r}" if item["type"] != "value_error" else f"{name}: {message}"
+    if item["type"] != "value_error":
+        message += f", got {item['input']!r}"
+    return f"{name}: {message}" if name else message

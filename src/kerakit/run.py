@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import math
-import shutil
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -75,15 +76,29 @@ class Run:
             UserError: the folder holds a run and ``overwrite`` is false, or it holds something else under a run's names.
         """
         self.refuse_existing(overwrite)
-        for folder in (self.checkpoints, self.logs):
-            if folder.is_symlink():
-                raise UserError(f"{folder} is a link; --overwrite would follow it. Remove it, or choose another folder.")
-            if folder.exists():
-                shutil.rmtree(folder)
-        self.history.unlink(missing_ok=True)
+        make_folder(self.path)
+        self._remove(keep=self.config)
         make_folder(self.checkpoints)
         make_folder(self.logs)
         return self
+
+    def discard_if_empty(self) -> None:
+        """Remove what a training left that ended before its first checkpoint, so that it can simply be started again."""
+        if not self.kept():
+            self._remove()
+            with contextlib.suppress(OSError):
+                self.path.rmdir()
+
+    def _remove(self, keep: Path | None = None) -> None:
+        """Remove our files, and folders of ours that are empty then; links are not followed."""
+        ours = [self.history, self.index, *self.checkpoints.glob("*epoch-*.weights.h5"), self.config]
+        ours += [path for path in self.logs.rglob("events.out.tfevents.*") if not self.logs.is_symlink()]
+        for path in ours:
+            if path != keep:
+                path.unlink(missing_ok=True)
+        for folder in (self.logs / "train", self.logs / "validation", self.logs, self.checkpoints):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
     @classmethod
     def open(cls, path: Path | str) -> Self:
@@ -185,11 +200,12 @@ def load_weights(model: Any, path: Path) -> None:
     if not path.name.endswith(".weights.h5"):
         raise UserError(f"{path} is no checkpoint: expected a name that ends in .weights.h5.")
     try:
-        model.load_weights(path)
-    except (ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Keras names each layer that does not fit; one line says it below
+            model.load_weights(path)
+    except (ValueError, KeyError):
         raise UserError(
-            f"{path} does not fit this model ({model.name}): {reason} "
+            f"{path} does not fit this model ({model.name}): its layers or their shapes differ. "
             "Was it trained with another --model, --input_size or number of classes?"
         ) from None
     except OSError as error:

@@ -11,6 +11,7 @@ import pytest
 from conftest import write_image
 
 from kerakit import DataReader, UserError
+from kerakit.data.reader import expect_classes, held_out
 
 
 def test_classes_paths_and_targets_belong_together(photos: Path) -> None:
@@ -44,7 +45,7 @@ def test_a_given_split_is_kept(tmp_path: Path) -> None:
         indices = reader.indices(mode)  # type: ignore[arg-type]
         assert len(indices) == count
         assert all(reader.key(i).startswith(f"{folder}/") for i in indices)
-    assert reader.held_out() == "test"
+    assert held_out(reader) == "test"
 
 
 def test_validation_is_drawn_where_only_the_test_is_given(tmp_path: Path) -> None:
@@ -128,7 +129,7 @@ def test_a_class_without_training_images_is_named(tmp_path: Path) -> None:
 
 def test_other_classes_than_the_models_are_refused(photos: Path) -> None:
     with pytest.raises(UserError, match="trained on pear, apple"):
-        DataReader(photos).expect_classes(("pear", "apple"))
+        expect_classes(DataReader(photos), ("pear", "apple"))
 
 
 def test_an_unknown_mode_is_named(photos: Path) -> None:

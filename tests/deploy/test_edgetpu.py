@@ -234,5 +234,5 @@ def test_without_a_compiler_it_says_what_to_run_elsewhere(tmp_path: Path, monkey
     source = Source(None, lambda: iter(()), tmp_path)
     with pytest.raises(Skipped, match=r"edgetpu_compiler --show_operations model\.tflite"):
         EDGETPU.write(source)
-    with pytest.raises(JobError, match="no program"):
+    with pytest.raises(JobError, match="cannot be run: No such file"):
         EDGETPU.write(Source(None, lambda: iter(()), tmp_path, tmp_path / "gone"))

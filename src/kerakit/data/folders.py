@@ -24,8 +24,13 @@ def list_folder(folder: Path) -> Listing:
         UserError: no such folder, fewer than two classes, classes that training lacks.
     """
     if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}. Expected a folder with one folder of images a class, or a table.")
+        raise UserError(
+            f"there is no folder {folder}. Expected a folder with one folder of images a class, or a table of them. Name it "
+            "with --data_dir, or in DATA_DIR of config.py."
+        )
     given = {name: mode for name, mode in _SPLIT_FOLDERS.items() if (folder / name).is_dir()}
+    if len(set(given.values())) < len(given):
+        raise UserError(f"{folder} gives a split twice: {', '.join(given)}. Keep one folder for each.")
     roots = sorted(given) if "train" in given else ["."]
     class_names = _find_classes(folder, roots, trained_in="train" if "train" in given else ".")
     keys: list[str] = []

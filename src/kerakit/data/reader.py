@@ -121,30 +121,6 @@ class DataReader:
             raise UserError(f"mode {mode!r} is unknown; expected one of {', '.join(MODES)}.")
         return np.flatnonzero(self._splits == MODES.index(mode))
 
-    def held_out(self) -> Mode:
-        """Return "test" where there are such images, else "val"."""
-        return "test" if len(self.indices("test")) else "val"
-
-    def expect_classes(self, class_names: tuple[str, ...]) -> None:
-        """Raise UserError unless the classes are these: a model's outputs mean nothing for others."""
-        if self.class_names != tuple(class_names):
-            raise UserError(
-                f"{self.data} has the classes {', '.join(self.class_names)}; the model was trained on "
-                f"{', '.join(class_names)}. Give the data that it was trained on with --data_dir."
-            )
-
-    def not_covered(self) -> list[str]:
-        """Return one line for each class without a validation or test image, in a split that has images of others."""
-        lines = []
-        for mode in ("val", "test"):
-            counts = np.bincount(self.targets[self._splits == MODES.index(mode)], minlength=len(self.class_names))
-            if counts.any():
-                missing = [name for name, count in zip(self.class_names, counts, strict=True) if not count]
-                lines += [
-                    f"the class {name!r} has no {mode} images: nothing is known of how well it is told" for name in missing
-                ]
-        return lines
-
     def _refuse_empty_classes(self) -> None:
         can_train = (self._splits == MODES.index("train")) | (self._splits == NOT_GIVEN)
         counts = np.bincount(self.targets[can_train], minlength=len(self.class_names))
@@ -172,6 +148,37 @@ class DataReader:
         splits = self._splits.copy()
         splits[rows] = drawn
         self._splits = splits
+
+
+def held_out(reader: Reader) -> Mode:
+    """Return "test" where there are such images, else "val"."""
+    return "test" if len(reader.indices("test")) else "val"
+
+
+def expect_classes(reader: Reader, class_names: tuple[str, ...]) -> None:
+    """Raise UserError unless the classes are these: a model's outputs mean nothing for others."""
+    if tuple(reader.class_names) != tuple(class_names):
+        raise UserError(
+            f"the data has the classes {', '.join(reader.class_names)}; the model was trained on {', '.join(class_names)}. "
+            "Give the data that it was trained on with --data_dir."
+        )
+
+
+def not_covered(reader: Reader) -> list[str]:
+    """Return one line for each class without a validation or test image, in a split that has images of others.
+
+    Nothing is said of readers that have no column ``targets``.
+    """
+    targets = getattr(reader, "targets", None)
+    lines: list[str] = []
+    if targets is None:
+        return lines
+    for mode in MODES[1:]:
+        counts = np.bincount(targets[reader.indices(mode)], minlength=len(reader.class_names))
+        missing = [name for name, count in zip(reader.class_names, counts, strict=True) if not count]
+        if counts.any():
+            lines += [f"the class {name!r} has no {mode} images: nothing is known of how well it is told" for name in missing]
+    return lines
 
 
 class _Paths(Sequence[Path]):

@@ -93,7 +93,7 @@ def deploy(
     make_folder(deployment.path)
     with tempfile.TemporaryDirectory(prefix=".kerakit-", dir=deployment.path) as temporary:
         source = Source(model, calibration, Path(temporary), edgetpu_compiler)
-        say("keras: scoring the held-out images")
+        say("the trained model: scoring the held-out images")
         reference, targets = evaluate.scores(lambda images: np.asarray(model.predict_on_batch(images)), held_out)
         wanted = [f for f in FORMATS.values() if formats is None or f.name in formats]
         rows = [_deliver(f, source, held_out, reference, asked=formats is not None, say=say) for f in wanted]
@@ -111,7 +111,7 @@ def deploy(
 def _refuse_other_tasks(model: Any, class_names: Sequence[str]) -> None:
     if len(model.outputs) != 1 or len(model.output_shape) != 2:
         raise UserError(
-            f"this model gives {len(model.outputs)} outputs of shape {model.output_shape}; what can be deployed so far is a "
+            f"this model gives {len(model.outputs)} output(s) of shape {model.output_shape}; what can be deployed so far is a "
             "classifier: one output of (batch, classes)."
         )
     if model.output_shape[1] != len(class_names):

@@ -47,11 +47,11 @@ EDGETPU = EdgeTpu()
 
 
 def _find_compiler(named: Path | None) -> Path:
-    found = shutil.which(named or "edgetpu_compiler")
+    if named is not None:
+        return named.resolve()
+    found = shutil.which("edgetpu_compiler")
     if found is not None:
         return Path(found).resolve()
-    if named is not None:
-        raise JobError(f"--edgetpu_compiler {named} is no program that can be run.")
     command = shlex.join(["edgetpu_compiler", "--show_operations", EDGETPU.made_from])
     raise Skipped(f"edgetpu_compiler is not installed here. Elsewhere, beside {EDGETPU.made_from}: {command}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +33,18 @@ MODELS: dict[str, Callable[..., Any]] = {
     "mobilenet_v1": mobilenet_v1.construct,
     "mobilenet_v2": mobilenet_v2.construct,
 }
+
+
+def folder_of_its_own(path: Path) -> Path:
+    """Refuse the current folder, which is also what an unset variable of the shell means."""
+    if path == Path():
+        raise ValueError("expected a folder of its own, such as progress/test, not the current one")
+    return path
+
+
+def absolute(path: Path | None) -> Path | None:
+    """Return where ``path`` lies whatever the current folder, so that deploy.py finds what train.py read."""
+    return path and path.expanduser().absolute()
 
 
 class TrainConfig(kerakit.Config):
@@ -67,6 +80,9 @@ class TrainConfig(kerakit.Config):
     # What train.py found out, for deploy.py: not flags.
     class_names: Suppress[tuple[str, ...]] = Field((), description="In the order of the model's outputs.")
 
+    _own_folder = field_validator("save_to")(folder_of_its_own)
+    _where_it_is = field_validator("data_dir")(absolute)
+
     @field_validator("model")
     @classmethod
     def _known_model(cls, value: str) -> str:
@@ -99,6 +115,17 @@ class DeployConfig(kerakit.Config):
     data_dir: Path | None = Field(None, description="Folder or table of the images; default: where the run found them.")
     overwrite: bool = Field(False, description="Replace what was deployed to --save_to before.")
 
+    _own_folder = field_validator("save_to")(folder_of_its_own)
+    _where_it_is = field_validator("data_dir")(absolute)
+
+    @field_validator("edgetpu_compiler")
+    @classmethod
+    def _a_program(cls, value: Path | None) -> Path | None:
+        found = value and (shutil.which(value.absolute()) or shutil.which(value))
+        if value and not found:
+            raise ValueError(f"{value} is no program that can be run")
+        return Path(found) if found else None
+
     @field_validator("formats")
     @classmethod
     def _known_formats(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
@@ -110,7 +137,7 @@ def known(what: str, value: str, names: Any) -> str:
     if value in names:
         return value
     near = difflib.get_close_matches(value, names, n=1)
-    raise ValueError(f"unknown {what} {value!r}{f', did you mean {near[0]!r}?' if near else ''} There is {', '.join(names)}")
+    raise ValueError(f"unknown {what} {value!r}{f', did you mean {near[0]!r}?' if near else '.'} There is {', '.join(names)}")
 
 
 def save(config: TrainConfig, run: kerakit.Run) -> None:

@@ -20,6 +20,8 @@ def main(args: config.DeployConfig) -> None:
     weights = run.best()
 
     from datagen import BatchGenerator, ImageGenerator
+    from kerakit.data.reader import expect_classes
+    from kerakit.data.reader import held_out as held_out_mode
     from kerakit.deploy import report
     from kerakit.deploy.calibration import calibration_images
     from kerakit.deploy.deploy import Deployment, deploy
@@ -32,8 +34,8 @@ def main(args: config.DeployConfig) -> None:
 
     # ---------------------------------------------------------------------------------------------------------- Data
     reader = DataReader(args.data_dir or trained.data_dir, seed=trained.seed)
-    reader.expect_classes(trained.class_names)
-    held_out = BatchGenerator(reader, reader.held_out(), input_size=trained.input_size)
+    expect_classes(reader, trained.class_names)
+    held_out = BatchGenerator(reader, held_out_mode(reader), input_size=trained.input_size)
     calibration = calibration_images(ImageGenerator(reader, trained.input_size, trained.seed), args.num_calibration)
 
     # --------------------------------------------------------------------------------------------------------- Model
@@ -52,7 +54,7 @@ def main(args: config.DeployConfig) -> None:
         about={"run": str(run.path), "checkpoint": weights.name, "model": trained.model, "held_out": held_out.mode},
     )
     report.show(rows, len(held_out.index))
-    print(f"delivered to {deployment.path}; all of it in {deployment.report}")
+    print(f"in {deployment.path}; all that was measured is in {deployment.report}")
     if failed := [row.format for row in rows if row.status == "failed"]:
         raise kerakit.JobError(f"not delivered: {', '.join(failed)}. The reasons are above and in the report.")
 

@@ -22,15 +22,11 @@ def get(name: str) -> Callable[[Any, Any], Any]:
     """Return the loss named ``name``: one of ``LOSSES``, or one of Keras's."""
     if name in LOSSES:
         return LOSSES[name]
+    of_keras = {n for n in dir(keras.losses) if n[0].islower()} - {"deserialize", "serialize", "get"}
     try:
-        loss: Callable[[Any, Any], Any] = keras.losses.get(name)
-    except ValueError:
-        of_keras = [n for n in dir(keras.losses) if n.islower() and n not in ("deserialize", "serialize", "get")]
-        try:
-            config.known("loss", name, [*LOSSES, *of_keras])
-        except ValueError as error:
-            raise kerakit.UserError(f"--loss: {error}.") from None
-        raise
+        loss: Callable[[Any, Any], Any] = keras.losses.get(config.known("loss", name, [*LOSSES, *sorted(of_keras)]))
+    except ValueError as error:
+        raise kerakit.UserError(f"--loss: {error}.") from None
     return loss
 
 
@@ -49,7 +45,7 @@ def compile_options(model: keras.Model, names: Sequence[str], weights: Sequence[
     names = list(names) * count if len(names) == 1 else list(names)
     for flag, given in (("--loss", names), ("--loss_weights", weights)):
         if given is not None and len(given) != count:
-            raise kerakit.UserError(f"{flag} has {len(given)} values; the model has {count} outputs. Give one for each.")
+            raise kerakit.UserError(f"{flag} has {len(given)} value(s); the model has {count} output(s). Give one for each.")
     losses = [get(name) for name in names]
     metrics = [METRICS[min(i, len(METRICS) - 1)] for i in range(count)]
     if count == 1:

@@ -22,9 +22,10 @@ def main(args: config.TrainConfig) -> None:
     import loss
     from datagen import BatchGenerator
     from kerakit.data.cache import open_cache
+    from kerakit.data.reader import not_covered
     from kerakit.models import build
     from kerakit.run import find_weights, load_weights
-    from kerakit.training.session import session
+    from kerakit.training.session import deploy_command, session
     from reader import DataReader
 
     keras.utils.set_random_seed(args.seed)
@@ -35,7 +36,7 @@ def main(args: config.TrainConfig) -> None:
     train_data = BatchGenerator(reader, "train", args.batch_size, args.input_size, args.jitter, args.seed, read=cache)
     val_data = BatchGenerator(reader, "val", args.batch_size, args.input_size, read=cache)
     print(f"{len(train_data.index)} images to train on, {len(val_data.index)} to validate, {len(reader.class_names)} classes.")
-    for line in reader.not_covered():
+    for line in not_covered(reader):
         print(f"WARNING: {line}.")
 
     # --------------------------------------------------------------------------------------------------------- Model
@@ -62,7 +63,7 @@ def main(args: config.TrainConfig) -> None:
         )
 
     print(f"trained: the best checkpoint is {run.best()}")
-    print(f"next: python deploy.py --read_from {run.path} --save_to deploy/{run.path.name}")
+    print(f"next: {deploy_command(run)}")
 
 
 if __name__ == "__main__":

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import re
+import shlex
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from kerakit.data.generator import BatchGenerator
-from kerakit.errors import KerakitError
+from kerakit.errors import KerakitError, UserError
 from kerakit.run import Run
 from kerakit.script import INTERRUPTED
 
@@ -24,23 +27,37 @@ def session(run: Run, *generators: BatchGenerator) -> Iterator[None]:
     except KeyboardInterrupt:
         print(_how_to_go_on(run), file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
-    except Exception:
+    except Exception as error:
+        run.discard_if_empty()
         for generator in generators:
             if isinstance(generator.error, (KerakitError, OSError)):
                 raise generator.error from None
+        if isinstance(error, ValueError) and re.search(r"target.*output.*(rank|shape)|[Ss]hapes? .* incompatible", str(error)):
+            raise UserError(
+                f"the loss does not fit the targets and outputs: {str(error).splitlines()[0]} For targets that are class "
+                "indices use sparse_categorical_crossentropy."
+            ) from None
         raise
     finally:
         for generator in generators:
             generator.close()
 
 
+def deploy_command(run: Run) -> str:
+    """Return the command that deploys ``run``, to be pasted into a shell."""
+    script = Path(sys.argv[0]).with_name("deploy.py")
+    return shlex.join(["python", str(script), "--read_from", str(run.path), "--save_to", f"deploy/{run.path.name}"])
+
+
 def _how_to_go_on(run: Run) -> str:
     kept = run.kept()
     if not kept:
+        run.discard_if_empty()
         return "\ninterrupted: no epoch was finished, so nothing was saved yet."
+    path = shlex.quote(str(run.path))
     return (
         f"\ninterrupted: {run.path} keeps {len(kept)} checkpoint{'s' * (len(kept) > 1)}, "
         f"the best from epoch {kept[0].epoch}. To go on from it, repeat your command with\n"
-        f"  --from_ckpt {run.path} --save_to {run.path}-2\n"
-        f"To deploy it as it is:\n  python deploy.py --read_from {run.path} --save_to deploy/{run.path.name}"
+        f"  --from_ckpt {path} --save_to {shlex.quote(f'{run.path}-2')}\n"
+        f"To deploy it as it is:\n  {deploy_command(run)}"
     )

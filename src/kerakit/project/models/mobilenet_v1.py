@@ -20,7 +20,7 @@ def construct(input_shape: tuple[int, int, int], num_classes: int, weights: str 
         raise kerakit.UserError(f"mobilenet_v1 takes an input_size of at least 32,32, got {input_shape[1]},{input_shape[0]}.")
     image = keras.Input(input_shape, name="image")
     x = layers.Rescaling(1 / 127.5, offset=-1, name="normalise")(image)
-    backbone = keras.applications.MobileNet(input_tensor=x, include_top=False, weights=weights)
+    backbone = keras.applications.MobileNet(input_shape, input_tensor=x, include_top=False, weights=weights)
     if weights is None:
         # Keras averages over thousands of steps (0.99, 0.999), for ImageNet: a short training would be validated with
         # the statistics of its first steps.
