@@ -60,7 +60,6 @@ def test_a_later_run_decodes_nothing(images: list[Path], tmp_path: Path, monkeyp
     first = DiskCache(tmp_path / "cache", SIZE)
     for path in images:
         first(path)
-    first.close()
     seen = decoded(monkeypatch)
     later = DiskCache(tmp_path / "cache", SIZE)
     for path in images:
@@ -83,12 +82,11 @@ def test_sizes_do_not_mix(images: list[Path], tmp_path: Path) -> None:
     for size in (SIZE, (16, 20), (8, 8)):
         cache = DiskCache(tmp_path / "cache", size)
         np.testing.assert_array_equal(cache(images[0]), read_image(images[0], size))
-        cache.close()
 
 
 @pytest.mark.parametrize("kind", ["ram", "disk"])
 def test_as_many_images_as_fit_are_kept(kind: Any, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    limit = 30 * IMAGE_BYTES + 10
+    limit = 30 * IMAGE_BYTES + 900  # for 30 entries of the index
     cache = RamCache(SIZE, limit) if kind == "ram" else DiskCache(tmp_path / "cache", SIZE, limit)
     for path in images:
         cache(path)
@@ -97,7 +95,6 @@ def test_as_many_images_as_fit_are_kept(kind: Any, images: list[Path], tmp_path:
         np.testing.assert_array_equal(cache(path), read_image(path, SIZE))
     assert len(seen) == 70
     if kind == "disk":
-        cache.close()
         assert sum(p.stat().st_size for p in (tmp_path / "cache").rglob("*.pixels")) <= limit
 
 
@@ -110,9 +107,10 @@ def test_whatever_is_cut_off_no_wrong_pixels_come_back(tmp_path_factory: pytest.
     cache = DiskCache(folder / "cache", SIZE)
     for path in paths:
         cache(path)
-    cache.close()
     for file in sorted((folder / "cache").rglob("*.*")):
         os.truncate(file, data.draw(st.integers(0, file.stat().st_size)))
+        if data.draw(st.booleans()) and file.suffix == ".pixels":
+            os.truncate(file, 5 * IMAGE_BYTES)  # blocks that were never written read as zeros
     damaged = DiskCache(folder / "cache", SIZE)
     for path in paths:
         np.testing.assert_array_equal(damaged(path), read_image(path, SIZE))
@@ -128,7 +126,6 @@ for path in images:
     cache(path)
     print(path.name, flush=True)
     time.sleep(float(sys.argv[3]))
-cache.close()
 """
 
 
@@ -141,7 +138,7 @@ def test_a_kill_loses_little_and_breaks_nothing(images: list[Path], tmp_path: Pa
     process.send_signal(signal.SIGKILL)
     process.communicate()
     cache = DiskCache(tmp_path / "cache", SIZE)
-    assert 64 <= len(cache) <= 100
+    assert 90 <= len(cache) <= 100
     for path in images:
         np.testing.assert_array_equal(cache(path), read_image(path, SIZE))
 
@@ -192,7 +189,9 @@ def test_threads_share_a_cache(images: list[Path], tmp_path: Path) -> None:
 def test_a_cache_changes_no_batch(kind: Any, photos: Path, tmp_path: Path) -> None:
     reader = DataReader(photos)
     plain = BatchGenerator(reader, "train", 8, SIZE)
-    cached = BatchGenerator(reader, "train", 8, SIZE, read=open_cache(kind, SIZE, tmp_path / "cache"))
+    cache = open_cache(kind, SIZE, tmp_path / "cache")
+    assert cache is not None
+    cached = BatchGenerator(reader, "train", 8, SIZE, read=cache)
     for epoch in range(2):
         plain.epoch = cached.epoch = epoch
         for i in range(len(plain)):
@@ -200,3 +199,4 @@ def test_a_cache_changes_no_batch(kind: Any, photos: Path, tmp_path: Path) -> No
                 np.testing.assert_array_equal(a, b)
     plain.close()
     cached.close()
+    assert len(cache) == len(cached.index)

@@ -2,8 +2,9 @@
 
 What is kept is the uint8 array before augmentation, so a cache changes no batch. On disk a store is a folder for one input size
 and one way of decoding, with pairs of files: ``*.pixels``, arrays of one length end to end, and ``*.index``, which says whose
-they are. A process writes to its own pair and reads all of them, so any number of runs share a store. An entry of the index is
-written only after its pixels are on the disk: whatever is killed, no entry leads to pixels that are not there.
+they are. A process writes to its own pair and reads all of them, so any number of runs share a store. Nothing waits for the
+disk: every entry holds a CRC-32 of its pixels, and pixels of an earlier run are checked when they are first read, so that
+whatever a kill or a power cut left, no wrong pixels come back.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ from kerakit.files import make_folder
 
 CacheKind = Literal["none", "ram", "disk"]
 
-IMAGES_A_SYNC = 64
-"""After how many new images the disk is made to hold them; a kill loses at most these."""
+IMAGES_A_COUNT = 64
+"""After how many new images the folder is measured again, since other runs may fill it too."""
 
-_ENTRY = struct.Struct("<16sQI")  # digest of the image's key; its place in .pixels; CRC-32 of the two
+_ENTRY = struct.Struct("<16sQII")  # digest of the image's key; its place in .pixels; CRC-32 of its pixels; CRC-32 of these
 
 
 class RamCache:
@@ -44,6 +45,10 @@ class RamCache:
         self._room = (_available_memory() // 2 if limit is None else limit) // _bytes_of(input_size)
         self._images: dict[Path, Pixels] = {}
 
+    def __len__(self) -> int:
+        """Return how many images are kept."""
+        return len(self._images)
+
     def __call__(self, path: Path) -> Pixels:
         """Return the image, uint8 (height, width, 3), for the caller to change."""
         image = self._images.get(path)
@@ -52,9 +57,6 @@ class RamCache:
             if len(self._images) < self._room:
                 self._images[path] = image
         return image.copy()
-
-    def close(self) -> None:
-        """Nothing to write."""
 
 
 class DiskCache:
@@ -78,10 +80,10 @@ class DiskCache:
         self._limit = _bytes_below(folder) + free // 2 if limit is None else limit
         self._lock = threading.Lock()
         self._files: list[int] = []
-        self._where: dict[bytes, tuple[int, int]] = {}
+        # By digest: the file, the place in it, and the CRC-32 that is still to be checked (None once it was).
+        self._where: dict[bytes, tuple[int, int, int | None]] = {}
         self._own: tuple[int, int] | None = None
         self._written = 0
-        self._pending: list[tuple[bytes, int]] = []
         self._room = self._count_room()
         for index in sorted(self._store.glob("*.index")):
             self._open(index)
@@ -97,16 +99,11 @@ class DiskCache:
         except OSError:
             return read_image(path, self._input_size)  # raises what a user can read
         where = self._where.get(digest)
-        if where is not None and (image := self._load(*where)) is not None:
+        if where is not None and (image := self._load(digest, *where)) is not None:
             return image
         image = read_image(path, self._input_size)
         self._keep(digest, image)
         return image
-
-    def close(self) -> None:
-        """Make the disk hold what was kept. The cache can be used again afterwards."""
-        with self._lock:
-            self._sync()
 
     # ------------------------------------------------------------------------------------------------------------- reading
 
@@ -125,15 +122,19 @@ class DiskCache:
         images = os.fstat(pixels).st_size // self._length
         content = index.read_bytes()
         for entry in _ENTRY.iter_unpack(content[: len(content) // _ENTRY.size * _ENTRY.size]):
-            digest, place, check = entry
-            if check == _check(digest, place) and place < images:
-                self._where[digest] = (pixels, place)
+            digest, place, crc, check = entry
+            if check == _check(digest, place, crc) and place < images:
+                self._where[digest] = (pixels, place, crc)
 
-    def _load(self, file: int, place: int) -> Pixels | None:
+    def _load(self, digest: bytes, file: int, place: int, crc: int | None) -> Pixels | None:
         # Read, not memory-mapped: one copy into an array of the caller's own, without holding Python's lock.
         image = np.empty((self._input_size[1], self._input_size[0], 3), np.uint8)
         read = os.preadv(file, [image.data.cast("B")], place * self._length)
-        return image if read == self._length else None
+        if read != self._length or (crc is not None and zlib.crc32(image.data) != crc):
+            return None
+        if crc is not None:
+            self._where[digest] = (file, place, None)
+        return image
 
     # ------------------------------------------------------------------------------------------------------------- keeping
 
@@ -143,22 +144,23 @@ class DiskCache:
                 return
             self._room -= 1
             try:
-                pixels, _ = self._own or self._create()
+                pixels, index = self._own or self._create()
             except OSError as error:
                 self._give_up(error)
                 return
             place, self._written = self._written, self._written + 1
         try:
-            if os.pwrite(pixels, np.ascontiguousarray(image).data.cast("B"), place * self._length) != self._length:
+            whole = np.ascontiguousarray(image)
+            if os.pwrite(pixels, whole.data.cast("B"), place * self._length) != self._length:
                 raise OSError("no space left")
+            crc = zlib.crc32(whole.data)
+            os.write(index, _ENTRY.pack(digest, place, crc, _check(digest, place, crc)))
         except OSError as error:
             self._give_up(error)
             return
-        with self._lock:
-            self._where[digest] = (pixels, place)
-            self._pending.append((digest, place))
-            if len(self._pending) >= IMAGES_A_SYNC:
-                self._sync()
+        self._where[digest] = (pixels, place, None)
+        if place % IMAGES_A_COUNT == 0:
+            with self._lock:
                 self._room = min(self._room, self._count_room())
 
     def _create(self) -> tuple[int, int]:
@@ -167,17 +169,6 @@ class DiskCache:
         self._own = os.open(f"{name}.pixels", flags, 0o644), os.open(f"{name}.index", flags | os.O_APPEND, 0o644)
         self._files += self._own
         return self._own
-
-    def _sync(self) -> None:
-        if self._own is None or not self._pending:
-            return
-        pixels, index = self._own
-        try:
-            os.fdatasync(pixels)
-            os.write(index, b"".join(_ENTRY.pack(d, place, _check(d, place)) for d, place in self._pending))
-        except OSError as error:
-            self._give_up(error)
-        self._pending.clear()
 
     def _give_up(self, error: OSError) -> None:
         if self._room > 0:
@@ -189,7 +180,6 @@ class DiskCache:
 
     def __del__(self) -> None:
         with contextlib.suppress(Exception):
-            self.close()
             for file in self._files:
                 os.close(file)
 
@@ -204,8 +194,8 @@ def open_cache(
     return DiskCache(folder, input_size, limit) if kind == "disk" else None
 
 
-def _check(digest: bytes, place: int) -> int:
-    return zlib.crc32(digest + place.to_bytes(8, "little"))
+def _check(digest: bytes, place: int, crc: int) -> int:
+    return zlib.crc32(digest + place.to_bytes(8, "little") + crc.to_bytes(4, "little"))
 
 
 def _bytes_of(input_size: tuple[int, int]) -> int:

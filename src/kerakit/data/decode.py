@@ -145,11 +145,14 @@ def _grey(pixels: NDArray[Any]) -> Pixels:
 
 
 def _resize(pixels: Pixels, input_size: tuple[int, int]) -> Pixels:
-    """Scale to (width, height): bilinear, and by areas where a side shrinks to less than half, so that little aliases."""
+    """Scale to (width, height): bilinear, and by areas where a side shrinks to a third or less, so that little aliases.
+
+    Averaging over areas costs 2 ms an image where bilinear costs 0.1 ms (400 by 533 to 224 by 224).
+    """
     height, width = pixels.shape[:2]
     if (width, height) == input_size:
         return pixels
-    shrinks = width > 2 * input_size[0] or height > 2 * input_size[1]
+    shrinks = width >= 3 * input_size[0] or height >= 3 * input_size[1]
     resized: Pixels = cv2.resize(pixels, input_size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     return resized
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from kerakit.data import memory
 from kerakit.data.augment import Augmenter
 from kerakit.data.decode import Pixels, available_cores, read_image
+from kerakit.data.order import order
 from kerakit.data.reader import Reader
 from kerakit.data.split import Mode
 from kerakit.errors import UserError
@@ -78,12 +79,9 @@ class BatchGenerator(keras.utils.Sequence):
                 f"the data has no images for mode {mode!r}: {len(data_reader)} images in all. Add images, "
                 "change TRAIN_RATIO_DEFAULT, or give a folder of that name."
             )
-        self._read = read or partial(read_image, input_size=input_size)
+        self._read = partial(read_image, input_size=input_size) if read is None else read
         self.epoch = 0
         self.error: Exception | None = None
-        self._order = grain.MapDataset.source(self.index)
-        if mode == "train":
-            self._order = self._order.seed(seed).shuffle()
         self._augmenter = Augmenter(self.get_aug_pipeline, seed) if jitter and mode == "train" else None
         self._reading: Any = None  # grain's iterator over the batches from position `_next` on
         self._next = 0
@@ -132,7 +130,7 @@ class BatchGenerator(keras.utils.Sequence):
 
     def sample(self, position: int) -> tuple[Pixels, Any]:
         """Return the image and the annotation at ``position``, counted over epochs from the first image of epoch 0."""
-        row = int(self._order[position])
+        row = self._row(position)
         key, path = self.data_reader.key(row), self.data_reader.image_path(row)
         image, annot = self._read(path), self.data_reader.target(row)
         if self._augmenter is not None:
@@ -148,26 +146,29 @@ class BatchGenerator(keras.utils.Sequence):
 
     def keys(self, i: int) -> list[str]:
         """Return the keys of the images in batch ``i`` of the current epoch."""
-        return [self.data_reader.key(int(self._order[p])) for p in self._positions(self.epoch, i)]
+        return [self.data_reader.key(self._row(p)) for p in self._positions(self.epoch, i)]
 
     def paths(self, i: int) -> list[Path]:
         """Return the paths of the images in batch ``i`` of the current epoch."""
-        return [self.data_reader.image_path(int(self._order[p])) for p in self._positions(self.epoch, i)]
+        return [self.data_reader.image_path(self._row(p)) for p in self._positions(self.epoch, i)]
 
     def close(self) -> None:
-        """Stop reading ahead, and make a cache write what it holds. The generator can be used again afterwards."""
+        """Stop reading ahead. The generator can be used again afterwards."""
         with self._lock:
             if self._reading is not None:
                 self._reading.close()
                 self._reading = None
-        if hasattr(self._read, "close"):
-            self._read.close()
 
     # --------------------------------------------------------------------------------------------------------- internals
 
     def _continues_with(self, i: int) -> bool:
         """Whether batch ``i`` is what is read next; in validation every epoch is the same, so it goes on from the last."""
         return self.mode != "train" and self._reading is not None and self._next % len(self) == i
+
+    def _row(self, position: int) -> int:
+        """Return the reader's index of the image at ``position``, counted over epochs."""
+        epoch, place = divmod(position, len(self.index))
+        return int(self.index[order(len(self.index), self.seed, epoch)[place] if self.mode == "train" else place])
 
     def _positions(self, epoch: int, i: int) -> range:
         start = epoch * len(self.index)

@@ -1,0 +1,111 @@
+"""Loading, measured against peers side by side: ``python benchmarks/input_pipeline.py PHOTOS [--json FILE]``.
+
+PHOTOS holds one folder of JPEG files a class. Each measurement is a fresh process; the peers of a comparison take turns; one
+round is not counted, five are. Printed are medians with minimum and maximum, and the ratio of medians. Needs torch for the
+comparison with it; without, the row says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+ROUNDS = 5
+PEERS = Path(__file__).with_name("peers.py")
+
+# What is compared: name, Kerakit's words for peers.py, the peer's, and the ratio that was set as a goal.
+COMPARISONS = [
+    ("first epoch, no augmentation, against image_dataset_from_directory", "kerakit", "tfdata", 1.3),
+    ("the same, against a bare loop of threads", "kerakit", "loop", 0.95),
+    ("flip, affine, brightness, contrast, against Keras layers in tf.data", "kerakit jitter=1", "tfdata jitter=1", 4.0),
+    ("12-megapixel photos, against image_dataset_from_directory", "kerakit LARGE", "tfdata LARGE", 3.0),
+    (
+        "later epochs from the disk cache, against tf.data .cache(file)",
+        "kerakit cache=disk warm=1",
+        "tfdata cache=disk warm=1",
+        1.2,
+    ),
+    (
+        "later epochs, cached and augmented, against uncached",
+        "kerakit cache=disk jitter=1 warm=1",
+        "kerakit jitter=1 warm=1",
+        1.5,
+    ),
+    ("against torch's DataLoader, 2 workers, augmented", "kerakit jitter=1", "torch jitter=1 workers=2", 1.2),
+    ("against torch's DataLoader, 1 worker, augmented", "kerakit jitter=1", "torch jitter=1 workers=1", 1.2),
+]
+
+
+def measure(words: str, folder: Path, large: Path) -> float:
+    """Return images a second of one fresh process."""
+    peer, *options = words.split()
+    data = large if "LARGE" in options else folder
+    command = [sys.executable, str(PEERS), peer, str(data), *(word for word in options if word != "LARGE")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{words} failed:\n{done.stderr}")
+    return float(json.loads(done.stdout.splitlines()[-1])["images_per_s"])
+
+
+def compare(ours: str, theirs: str, folder: Path, large: Path) -> tuple[list[float], list[float]]:
+    """Measure two in turn; the first round is not counted."""
+    rounds = [(measure(ours, folder, large), measure(theirs, folder, large)) for _ in range(ROUNDS + 1)][1:]
+    return [a for a, _ in rounds], [b for _, b in rounds]
+
+
+def make_large(folder: Path, target: Path, count: int = 40) -> Path:
+    """Enlarge photos to 12 megapixels (4000 by 3000)."""
+    from PIL import Image
+
+    for n, path in enumerate(sorted(folder.glob("*/*.jpg"))[:: max(1, len(list(folder.glob("*/*.jpg"))) // count)]):
+        where = target / f"class{n % 2}"
+        where.mkdir(parents=True, exist_ok=True)
+        with Image.open(path) as image:
+            image.convert("RGB").resize((4000, 3000), Image.Resampling.BICUBIC).save(where / f"{n}.jpg", quality=90)
+    return target
+
+
+def say(values: list[float]) -> str:
+    """Return "median (min to max)"."""
+    return f"{statistics.median(values):,.0f} ({min(values):,.0f} to {max(values):,.0f})"
+
+
+def main() -> None:
+    """Run every comparison and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--only", default="", help="only the comparisons whose name holds this")
+    args = parser.parse_args()
+    results = []
+    print("| images a second, median of 5 (min to max) | Kerakit | peer | ratio | goal |\n|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as temporary:
+        photos = Path(shutil.copytree(args.photos, Path(temporary) / "photos"))
+        large = make_large(photos, Path(temporary) / "large")
+        for name, ours, theirs, goal in COMPARISONS:
+            if args.only not in name:
+                continue
+            if theirs.startswith("torch") and importlib.util.find_spec("torch") is None:
+                print(f"| {name} | skipped: torch is not installed | | | |")
+                continue
+            a, b = compare(ours, theirs, photos, large)
+            ratio = statistics.median(a) / statistics.median(b)
+            results.append({"name": name, "kerakit": a, "peer": b, "ratio": ratio, "goal": goal})
+            print(f"| {name} | {say(a)} | {say(b)} | {ratio:.2f} | {goal} |", flush=True)
+    if args.json:
+        machine = f"{platform.machine()}, {len(results)} comparisons"
+        report = {"created": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine, "results": results}
+        args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""One measurement in a fresh process: ``python benchmarks/peers.py PEER FOLDER ...`` prints one JSON line.
+
+Every peer reads the same files in a shuffled order into batches of 32 images of 224 by 224 pixels, by bilinear interpolation.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+
+SIZE, BATCH = (224, 224), 32
+CORES = len(os.sched_getaffinity(0))
+Epoch = Callable[[], Iterator[Any]]
+
+
+def kerakit(folder: str, cache: str = "none", jitter: bool = False) -> Epoch:
+    """Kerakit's generator; with a cache on disk in a folder of its own."""
+    import albumentations as A  # noqa: N812
+
+    from kerakit import BatchGenerator, DataReader
+    from kerakit.data.cache import open_cache
+
+    class Generator(BatchGenerator):
+        def get_aug_pipeline(self) -> Any:
+            return _same_augmentation(A)
+
+    store = Path(folder).parent / f".bench-cache-{Path(folder).name}"
+    read = open_cache(cache, SIZE, store, 100)  # type: ignore[arg-type]
+    reader = DataReader(folder, train_ratio=0.999999)
+    generator = Generator(reader, "train", BATCH, SIZE, jitter, read=read)
+
+    def epoch() -> Iterator[Any]:
+        for i in range(len(generator)):
+            yield generator[i]
+        generator.epoch += 1
+
+    return epoch
+
+
+def loop(folder: str) -> Epoch:
+    """Decode and resize as Kerakit does, in a bare loop of threads, into a batch that is there already."""
+    from kerakit.data.decode import read_image
+
+    paths = sorted(Path(folder).glob("*/*.jpg"))
+    images = np.empty((CORES * 2, BATCH, *SIZE[::-1], 3), np.uint8)
+
+    def fill(slot: int, start: int) -> int:
+        for n, path in enumerate(paths[start : start + BATCH]):
+            images[slot, n] = read_image(path, SIZE)
+        return slot
+
+    def epoch() -> Iterator[Any]:
+        with ThreadPoolExecutor(CORES) as pool:
+            starts = range(0, len(paths), BATCH)
+            futures = [pool.submit(fill, n % len(images), start) for n, start in enumerate(starts)]
+            for future in futures:
+                yield images[future.result()]
+
+    return epoch
+
+
+def tfdata(folder: str, cache: str = "none", jitter: bool = False) -> Epoch:
+    """``keras.utils.image_dataset_from_directory``, read ahead; cached after resizing; Keras's layers as augmentation."""
+    import keras
+    import tensorflow as tf
+
+    data = keras.utils.image_dataset_from_directory(
+        folder, image_size=SIZE[::-1], batch_size=BATCH, shuffle=True, seed=0, verbose=False
+    )
+    if cache == "disk":
+        store = Path(folder).parent / f".bench-tf-cache-{Path(folder).name}"
+        store.mkdir(exist_ok=True)
+        # As bytes, as Kerakit keeps them: floats would be four times as much to read.
+        data = data.map(lambda x, y: (tf.cast(x, tf.uint8), y), num_parallel_calls=tf.data.AUTOTUNE).cache(str(store / "c"))
+    if jitter:
+        layers = keras.Sequential(
+            [
+                keras.layers.RandomFlip("horizontal"),
+                keras.layers.RandomRotation(15 / 360),
+                keras.layers.RandomBrightness(0.2),
+                keras.layers.RandomContrast(0.2),
+            ]
+        )
+        data = data.map(lambda x, y: (layers(tf.cast(x, tf.float32), training=True), y), num_parallel_calls=tf.data.AUTOTUNE)
+    data = data.prefetch(tf.data.AUTOTUNE)
+    return lambda: iter(data)
+
+
+def torch(folder: str, workers: str = "2", jitter: bool = False) -> Epoch:
+    """Torch's DataLoader with Kerakit's decoding and the same augmentation, persistent workers."""
+    import albumentations as A  # noqa: N812
+    from torch.utils.data import DataLoader, Dataset
+
+    from kerakit.data.decode import read_image
+
+    class Images(Dataset):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.paths = sorted(Path(folder).glob("*/*.jpg"))
+            self.augment = _same_augmentation(A) if jitter else None
+
+        def __len__(self) -> int:
+            return len(self.paths)
+
+        def __getitem__(self, i: int) -> Any:
+            image = read_image(self.paths[i], SIZE)
+            return self.augment(image=image)["image"] if self.augment else image
+
+    loader = DataLoader(Images(), BATCH, shuffle=True, num_workers=int(workers), persistent_workers=int(workers) > 0)
+    return lambda: iter(loader)
+
+
+def _same_augmentation(A: Any) -> Any:  # noqa: N803
+    return A.Compose(
+        [
+            A.HorizontalFlip(),
+            A.Affine(rotate=(-15, 15), p=1),
+            A.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0.2, p=1),
+        ]
+    )
+
+
+def main() -> None:
+    """Time ``warm`` epochs that don't count and one that does."""
+    peer, folder, options = sys.argv[1], sys.argv[2], dict(word.split("=") for word in sys.argv[3:])
+    warm = int(options.pop("warm", 0))
+    if "jitter" in options:
+        options["jitter"] = options["jitter"] == "1"  # type: ignore[assignment]
+    epoch = globals()[peer](folder, **options)
+    for _ in range(warm):
+        for _ in epoch():
+            pass
+    images = len(list(Path(folder).glob("*/*.jpg")))
+    start = time.perf_counter()
+    for _ in epoch():
+        pass
+    print(json.dumps({"images_per_s": images / (time.perf_counter() - start)}))
+
+
+if __name__ == "__main__":
+    main()
