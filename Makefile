@@ -17,7 +17,7 @@ test: lint
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy src/kerakit tests --exclude src/kerakit/project
+	$(BIN)/mypy src/kerakit tests benchmarks --exclude src/kerakit/project
 	cd src/kerakit/project && MYPYPATH=. $(abspath $(BIN))/mypy --cache-dir $(abspath .mypy_cache)/project --explicit-package-bases --config-file ../../../pyproject.toml .
 
 test-slow: $(VENV)/.ready

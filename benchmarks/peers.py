@@ -103,7 +103,7 @@ def torch(folder: str, workers: str = "2", jitter: bool = False) -> Epoch:
 
     from kerakit.data.decode import read_image
 
-    class Images(Dataset):  # type: ignore[misc]
+    class Images(Dataset):
         def __init__(self) -> None:
             self.paths = sorted(Path(folder).glob("*/*.jpg"))
             self.augment = _same_augmentation(A) if jitter else None

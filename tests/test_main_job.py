@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Project, write_image
+from PIL import Image
 
 
 def snapshot(folder: Path) -> dict[str, str]:
@@ -40,6 +41,9 @@ def test_a_run_holds_what_it_promises(trained: Project) -> None:
     assert [c["epoch"] for c in kept] == [int(row["epoch"]) for row in best_three]
     assert {c["file"] for c in kept} == {p.name for p in (run / "ckpt").glob("*.h5")}
     assert list((run / "logs" / "train").iterdir())
+    for mode in ("train", "val"):
+        with Image.open(run / "plots" / f"{mode}_batch.png") as picture:
+            assert picture.width >= 160
 
 
 def test_what_is_delivered_is_proven(trained: Project) -> None:
@@ -156,6 +160,30 @@ def test_an_unreadable_image_is_named(project: Project, photos: Path) -> None:
     assert not (project.path / "progress" / "test").exists()
     assert "pear/" in result.err
     assert "Traceback" not in result.err
+
+
+def test_a_bad_image_can_be_left_out(project: Project, photos: Path) -> None:
+    for i in range(150):
+        write_image(photos / "apple" / f"more-{i}.png", seed=i)
+    (photos / "apple" / "more-7.png").write_bytes(b"no image")
+    result = project.train("--skip_bad")
+    assert result.code == 0, result.err
+    assert result.err.count("more-7.png") == 1
+
+
+def test_a_cache_changes_nothing_but_the_time(project: Project) -> None:
+    histories = []
+    for name, args in (
+        ("plain", []),
+        ("first", ["--cache", "disk"]),
+        ("second", ["--cache", "disk"]),
+        ("ram", ["--cache", "ram"]),
+    ):
+        result = project.train("--jitter", "--num_epochs", 2, *args, save_to=f"progress/{name}")
+        assert result.code == 0, result.err
+        histories.append((project.path / "progress" / name / "history.csv").read_text())
+    assert len(set(histories)) == 1
+    assert sum(p.stat().st_size for p in (project.path / ".cache").rglob("*.pixels")) >= 40 * 16 * 12 * 3
 
 
 def test_a_run_is_not_replaced_unasked(trained: Project) -> None:

@@ -19,7 +19,7 @@ def test_every_public_name_is_there(name: str) -> None:
 
 
 def test_every_name_with_a_home_is_public() -> None:
-    assert set(kerakit._HOMES) | {"JobError", "KerakitError", "UserError"} == set(kerakit.__all__)
+    assert set(kerakit._HOMES) | {"ImageError", "JobError", "KerakitError", "UserError"} == set(kerakit.__all__)
 
 
 def test_the_names_of_the_formats_are_complete() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from kerakit.errors import JobError, KerakitError, UserError
+from kerakit.errors import ImageError, JobError, KerakitError, UserError
 
 if TYPE_CHECKING:
     from kerakit.config import Config, InputSize, List
@@ -45,6 +45,7 @@ __all__ = [  # noqa: RUF022 - by kind, errors last
     "Run",
     "decode",
     "read_image",
+    "ImageError",
     "JobError",
     "KerakitError",
     "UserError",

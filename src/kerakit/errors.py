@@ -13,5 +13,9 @@ class UserError(KerakitError):
     exit_code = 2
 
 
+class ImageError(UserError):
+    """An image cannot be read."""
+
+
 class JobError(KerakitError):
     """The job ran and failed. Scripts end with exit code 1."""

@@ -47,6 +47,7 @@ class Run:
         self.index = self.checkpoints / "index.json"
         self.logs = self.path / "logs"
         self.history = self.path / "history.csv"
+        self.plots = self.path / "plots"
 
     # ------------------------------------------------------------------------------------------------ create and open
 
@@ -56,7 +57,7 @@ class Run:
             raise UserError(f"{self.path} is a file; --save_to expects a folder.")
         if not self.path.is_dir() or not any(self.path.iterdir()):
             return
-        in_the_way = [p for p in (self.config, self.checkpoints, self.logs, self.history) if p.exists()]
+        in_the_way = [p for p in (self.config, self.checkpoints, self.logs, self.history, self.plots) if p.exists()]
         if in_the_way and not self._is_run():
             raise UserError(f"{in_the_way[0]} was not written by Kerakit, so it stays. Choose another --save_to.")
         if in_the_way and not overwrite:
@@ -80,6 +81,7 @@ class Run:
         self._remove(keep=self.config)
         make_folder(self.checkpoints)
         make_folder(self.logs)
+        make_folder(self.plots)
         return self
 
     def discard_if_empty(self) -> None:
@@ -92,11 +94,12 @@ class Run:
     def _remove(self, keep: Path | None = None) -> None:
         """Remove our files, and folders of ours that are empty then; links are not followed."""
         ours = [self.history, self.index, *self.checkpoints.glob("*epoch-*.weights.h5"), self.config]
+        ours += self.plots.glob("*_batch.png")
         ours += [path for path in self.logs.rglob("events.out.tfevents.*") if not self.logs.is_symlink()]
         for path in ours:
             if path != keep:
                 path.unlink(missing_ok=True)
-        for folder in (self.logs / "train", self.logs / "validation", self.logs, self.checkpoints):
+        for folder in (self.logs / "train", self.logs / "validation", self.logs, self.checkpoints, self.plots):
             with contextlib.suppress(OSError):
                 folder.rmdir()
 

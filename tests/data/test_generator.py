@@ -154,6 +154,34 @@ def test_an_unreadable_image_stops_with_its_name(photos: Path) -> None:
     generator.close()
 
 
+def test_a_bad_image_has_always_the_same_stand_in(tmp_path: Path) -> None:
+    for i in range(150):
+        for hue, name in enumerate(("a", "b")):
+            write_image(tmp_path / name / f"{i:03d}.png", seed=i, hue=hue)
+    (tmp_path / "a" / "003.png").write_bytes(b"no image")
+    (tmp_path / "b" / "004.png").unlink()
+    reader = DataReader(tmp_path, train_ratio=0.999999)
+    (tmp_path / "b" / "005.png").unlink()
+
+    def epoch(threads: int) -> list[tuple[Any, Any]]:
+        generator = BatchGenerator(reader, "train", 8, (20, 16), skip_bad=True, threads=threads)
+        batches = epoch_of(generator, 1)
+        assert set(generator.bad) == {"a/003.png", "b/005.png"}
+        assert sum(len(targets) for _, targets in batches) == len(generator.index)
+        return batches
+
+    assert same(epoch(1), epoch(4))
+
+
+def test_too_many_bad_images_stop_all_the_same(photos: Path) -> None:
+    for path in (photos / "pear").iterdir():
+        path.write_bytes(b"no image")
+    generator = BatchGenerator(DataReader(photos), "train", 8, (20, 16), skip_bad=True)
+    with pytest.raises(UserError, match="more than 1%"):
+        epoch_of(generator, 0)
+    generator.close()
+
+
 def test_a_split_without_images_is_explained(tmp_path: Path) -> None:
     write_image(tmp_path / "a" / "1.png", 0)
     write_image(tmp_path / "b" / "1.png", 0)

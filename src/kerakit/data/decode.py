@@ -16,7 +16,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from kerakit.errors import UserError
+from kerakit.errors import ImageError
 
 ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 """Files that are taken for images, by their lower-case ending."""
@@ -41,14 +41,14 @@ def read_image(path: Path | str, input_size: tuple[int, int]) -> Pixels:
         uint8 (height, width, 3), RGB, 0 to 255.
 
     Raises:
-        UserError: the file cannot be read, or is no image.
+        ImageError: the file cannot be read, or is no image.
     """
     try:
         return decode(Path(path).read_bytes(), input_size)
     except OSError as error:
-        raise UserError(f"cannot read the image {path}: {error.strerror or error}.") from None
+        raise ImageError(f"cannot read the image {path}: {error.strerror or error}.") from None
     except ValueError as error:
-        raise UserError(f"cannot read the image {path}: {error}. Mend it or remove it.") from None
+        raise ImageError(f"cannot read the image {path}: {error}. Mend it or remove it.") from None
 
 
 def decode(data: bytes, input_size: tuple[int, int]) -> Pixels:

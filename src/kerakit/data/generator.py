@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import threading
 from collections.abc import Callable
@@ -14,17 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kerakit.data import memory
-from kerakit.data.augment import Augmenter
+from kerakit.data.augment import Augmenter, seed_of
 from kerakit.data.decode import Pixels, available_cores, read_image
 from kerakit.data.order import order
 from kerakit.data.reader import Reader
 from kerakit.data.split import Mode
-from kerakit.errors import UserError
+from kerakit.errors import ImageError, UserError
 from kerakit.quiet import no_advice
 
 with no_advice():
     # It looks for JAX's profiler when it is imported, and says so when there is none.
     import grain
+
+MOST_BAD = 0.01
+"""The share of unreadable images at which ``skip_bad`` stops all the same."""
 
 BATCHES_AHEAD = 4
 """How many batches are read ahead beyond one a thread. Memory: this plus the threads, times a batch."""
@@ -44,14 +48,17 @@ class BatchGenerator(keras.utils.Sequence):
         seed: of the order and of the augmentation, in [0, 2**32).
         threads: how many batches are prepared at a time; default: one for each core.
         read: how an image is read at the input size, as a cache does; default: from its file each time.
+        skip_bad: put another image, always the same one, in the place of one that cannot be read, and note it in ``bad``.
 
     Attributes:
         index: int64 (n,), the reader's indices of this mode.
         epoch: counted from 0; set it with ``follow_epochs()``.
         error: what stopped the reading, if something did.
+        bad: the messages of the images that could not be read, by key.
 
     Raises:
-        UserError: the mode has no images.
+        UserError: the mode has no images. While reading: more than 1 % of them, and more than one, cannot be read.
+        ImageError: while reading: an image cannot be read.
     """
 
     def __init__(
@@ -64,6 +71,7 @@ class BatchGenerator(keras.utils.Sequence):
         seed: int = 0,
         threads: int | None = None,
         read: Callable[[Path], Pixels] | None = None,
+        skip_bad: bool = False,
     ) -> None:
         # Keras's own workers repeat and lose samples on JAX; the reading ahead is done here instead.
         super().__init__(workers=1)
@@ -80,6 +88,8 @@ class BatchGenerator(keras.utils.Sequence):
                 "change TRAIN_RATIO_DEFAULT, or give a folder of that name."
             )
         self._read = partial(read_image, input_size=input_size) if read is None else read
+        self.skip_bad = skip_bad
+        self.bad: dict[str, str] = {}
         self.epoch = 0
         self.error: Exception | None = None
         self._augmenter = Augmenter(self.get_aug_pipeline, seed) if jitter and mode == "train" else None
@@ -130,9 +140,8 @@ class BatchGenerator(keras.utils.Sequence):
 
     def sample(self, position: int) -> tuple[Pixels, Any]:
         """Return the image and the annotation at ``position``, counted over epochs from the first image of epoch 0."""
-        row = self._row(position)
-        key, path = self.data_reader.key(row), self.data_reader.image_path(row)
-        image, annot = self._read(path), self.data_reader.target(row)
+        row, image = self._readable(self._row(position))
+        key, annot = self.data_reader.key(row), self.data_reader.target(row)
         if self._augmenter is not None:
             image = self._augmenter(position // len(self.index), key, image=image)["image"]
         return self.preprocess(image, annot)
@@ -164,6 +173,24 @@ class BatchGenerator(keras.utils.Sequence):
     def _continues_with(self, i: int) -> bool:
         """Whether batch ``i`` is what is read next; in validation every epoch is the same, so it goes on from the last."""
         return self.mode != "train" and self._reading is not None and self._next % len(self) == i
+
+    def _readable(self, row: int) -> tuple[int, Pixels]:
+        """Return ``row`` and its image; with ``skip_bad``, those of a stand-in that depends on seed and key alone."""
+        key = self.data_reader.key(row)
+        for attempt in itertools.count():
+            try:
+                return row, self._read(self.data_reader.image_path(row))
+            except ImageError as error:
+                if not self.skip_bad:
+                    raise
+                self.bad[self.data_reader.key(row)] = str(error)
+                if len(self.bad) > max(1, MOST_BAD * len(self.index)):
+                    raise UserError(
+                        f"{len(self.bad)} of {len(self.index)} images cannot be read, more than {MOST_BAD:.0%}: too many to "
+                        f"leave out. The last one: {error}"
+                    ) from None
+            row = int(self.index[seed_of(self.seed, attempt, key) % len(self.index)])
+        raise AssertionError("unreachable")
 
     def _row(self, position: int) -> int:
         """Return the reader's index of the image at ``position``, counted over epochs."""

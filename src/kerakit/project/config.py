@@ -75,6 +75,10 @@ class TrainConfig(kerakit.Config):
         gt=0,
         description="Gigabytes that the cache may take; default: half of what is free. As many images as fit are kept.",
     )
+    skip_bad: bool = Field(
+        False,
+        description="Put another image in the place of one that cannot be read, up to 1 % of them, and name it at the end.",
+    )
     seed: int = Field(RANDOM_SEED_DEFAULT, ge=0, lt=2**32, description="Of the split, the order, and the augmentation.")
 
     # What train.py found out, for deploy.py: not flags.

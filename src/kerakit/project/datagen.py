@@ -35,9 +35,11 @@ class BatchGenerator(kerakit.BatchGenerator):
         return image, annot
 
     def visualize(self, i: int, path: Path | str | None = None) -> Any:
-        """Draw batch ``i`` with its classes as a ``PIL.Image.Image``; save it to ``path`` if given."""
+        """Draw batch ``i`` as a ``PIL.Image.Image``; save it to ``path`` if given. CHANGE: to titles that tell your targets."""
         images, targets = self[i]
-        picture = image_grid(images, [self.data_reader.class_names[int(target)] for target in targets])
+        are_classes = isinstance(targets, np.ndarray) and targets.ndim == 1 and targets.dtype.kind == "i"
+        titles = [self.data_reader.class_names[target] for target in targets] if are_classes else [""] * len(images)
+        picture = image_grid(images, titles)
         if path is not None:
             picture.save(path)
         return picture

@@ -4,6 +4,7 @@ python train.py --save_to progress/test --num_epochs 10 --batch_size 8 --model m
 """
 
 import sys
+from functools import partial
 
 import config
 import kerakit
@@ -33,8 +34,9 @@ def main(args: config.TrainConfig) -> None:
     # ---------------------------------------------------------------------------------------------------------- Data
     reader = DataReader(args.data_dir, seed=args.seed)
     cache = open_cache(args.cache, args.input_size, config.CACHE_DIR, args.cache_limit)
-    train_data = BatchGenerator(reader, "train", args.batch_size, args.input_size, args.jitter, args.seed, read=cache)
-    val_data = BatchGenerator(reader, "val", args.batch_size, args.input_size, read=cache)
+    make = partial(BatchGenerator, reader, batch_size=args.batch_size, input_size=args.input_size, seed=args.seed)
+    train_data = make(mode="train", jitter=args.jitter, read=cache, skip_bad=args.skip_bad)
+    val_data = make(mode="val", read=cache, skip_bad=args.skip_bad)
     print(f"{len(train_data.index)} images to train on, {len(val_data.index)} to validate, {len(reader.class_names)} classes.")
     for line in not_covered(reader):
         print(f"WARNING: {line}.")
@@ -53,6 +55,8 @@ def main(args: config.TrainConfig) -> None:
     cb = callbacks.get(run.path, overwrite=args.overwrite)
     config.save(args.model_copy(update={"weights": weights, "class_names": reader.class_names}), run)
     with session(run, train_data, val_data):
+        train_data.visualize(0, run.plots / "train_batch.png")
+        val_data.visualize(0, run.plots / "val_batch.png")
         model.fit(
             train_data,
             validation_data=val_data,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from PIL import Image, ImageDraw
 
 _CELL = 160
@@ -15,7 +16,7 @@ def image_grid(images: Sequence[Any], titles: Sequence[str], columns: int = 8) -
     """Draw ``images`` in a grid, each with its title below.
 
     Args:
-        images: each uint8 (height, width, 3).
+        images: each (height, width, 3), values from 0 to 255.
         titles: one for each image.
         columns: images a row.
     """
@@ -25,7 +26,7 @@ def image_grid(images: Sequence[Any], titles: Sequence[str], columns: int = 8) -
     draw = ImageDraw.Draw(picture)
     for n, (pixels, title) in enumerate(zip(images, titles, strict=True)):
         left, top = n % columns * _CELL, n // columns * (_CELL + _CAPTION)
-        image = Image.fromarray(pixels)
+        image = Image.fromarray(np.asarray(pixels).astype(np.uint8))
         scale = (_CELL - 4) / max(image.size)
         image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
         picture.paste(image, (left + (_CELL - image.width) // 2, top + (_CELL - image.height) // 2))

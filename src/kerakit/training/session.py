@@ -41,6 +41,8 @@ def session(run: Run, *generators: BatchGenerator) -> Iterator[None]:
     finally:
         for generator in generators:
             generator.close()
+            for message in generator.bad.values():
+                print(f"WARNING: left out of {generator.mode}: {message}", file=sys.stderr)
 
 
 def deploy_command(run: Run) -> str:

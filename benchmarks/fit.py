@@ -1,0 +1,81 @@
+"""``fit`` from Kerakit's generator, against arrays in memory and a plain Sequence: ``python benchmarks/fit.py PHOTOS``.
+
+MobileNetV2 without weights, 96 by 96 pixels, 32 images a step. Each measurement is a fresh process; the three take turns;
+printed is the median time of a step in milliseconds, over five rounds with minimum and maximum.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+ROUNDS, SIZE, BATCH, STEPS = 5, 96, 32, 15
+KINDS = ("kerakit", "arrays", "sequence")
+
+
+def one(kind: str, folder: str) -> float:
+    """Return the median time of a step of the second epoch, in milliseconds."""
+    import keras
+    import numpy as np
+
+    from kerakit import BatchGenerator, DataReader
+    from kerakit.data import memory
+
+    if kind == "sequence":
+        memory.keep_freed = lambda: None
+
+    class Short(BatchGenerator):
+        def __len__(self) -> int:
+            return min(STEPS, super().__len__())
+
+    generator = Short(DataReader(folder, train_ratio=0.999999), "train", BATCH, (SIZE, SIZE))
+    image = keras.Input((SIZE, SIZE, 3))
+    x = keras.layers.Rescaling(1 / 127.5, offset=-1)(image)
+    backbone = keras.applications.MobileNetV2((SIZE, SIZE, 3), input_tensor=x, include_top=False, weights=None)
+    scores = keras.layers.Dense(10, activation="softmax")(keras.layers.GlobalAveragePooling2D()(backbone.output))
+    model = keras.Model(image, scores)
+    model.compile("adam", "sparse_categorical_crossentropy")
+    times: list[float] = []
+
+    class Clock(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002 - Keras's signature
+            times.append(time.perf_counter())
+
+    if kind == "arrays":
+        batches = [generator[i] for i in range(len(generator))]
+        generator.close()
+        images, targets = (np.concatenate(part) for part in zip(*batches, strict=True))
+        model.fit(images, targets, batch_size=BATCH, epochs=2, verbose=0, callbacks=[Clock()])
+    else:
+        model.fit(generator, epochs=2, verbose=0, shuffle=False, callbacks=[generator.follow_epochs(), Clock()])
+        generator.close()
+    return statistics.median(np.diff(times[STEPS:])) * 1e3
+
+
+def main() -> None:
+    """Take turns, and print the medians."""
+    if len(sys.argv) == 3:
+        print(one(sys.argv[1], sys.argv[2]))
+        return
+    folder = Path(sys.argv[1])
+    found: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    for _ in range(ROUNDS):
+        for kind in KINDS:
+            command = [sys.executable, __file__, kind, str(folder)]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            found[kind].append(float(done.stdout.splitlines()[-1]))
+    arrays = statistics.median(found["arrays"])
+    print("| ms a step, median of 5 (min to max) | | share of arrays' speed |\n|---|---|---|")
+    for kind, values in found.items():
+        middle = statistics.median(values)
+        print(f"| {kind} | {middle:.0f} ({min(values):.0f} to {max(values):.0f}) | {arrays / middle:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
