@@ -11,7 +11,7 @@ import pytest
 from conftest import write_image
 
 from kerakit import DataReader, UserError
-from kerakit.data.reader import expect_classes, held_out
+from kerakit.data.reader import expect_classes, held_out_mode
 
 
 def test_classes_paths_and_targets_belong_together(photos: Path) -> None:
@@ -45,7 +45,7 @@ def test_a_given_split_is_kept(tmp_path: Path) -> None:
         indices = reader.indices(mode)  # type: ignore[arg-type]
         assert len(indices) == count
         assert all(reader.key(i).startswith(f"{folder}/") for i in indices)
-    assert held_out(reader) == "test"
+    assert held_out_mode(reader) == "test"
 
 
 def test_validation_is_drawn_where_only_the_test_is_given(tmp_path: Path) -> None:

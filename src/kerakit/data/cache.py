@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import os
 import secrets
+import shutil
 import struct
 import threading
 import zlib
@@ -76,8 +77,7 @@ class DiskCache:
         self._root = folder
         self._store = folder / f"{input_size[0]}x{input_size[1]}-{DECODING}"
         make_folder(self._store)
-        free = os.statvfs(self._store).f_bavail * os.statvfs(self._store).f_frsize
-        self._limit = _bytes_below(folder) + free // 2 if limit is None else limit
+        self._limit = _bytes_below(folder) + shutil.disk_usage(self._store).free // 2 if limit is None else limit
         self._lock = threading.Lock()
         self._files: list[int] = []
         # By digest: the file, the place in it, and the CRC-32 that is still to be checked (None once it was).

@@ -6,7 +6,6 @@ Pixels are uint8, 0 to 255, RGB, shape (height, width, 3), upright.
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 from typing import Any
 
@@ -155,8 +154,3 @@ def _resize(pixels: Pixels, input_size: tuple[int, int]) -> Pixels:
     shrinks = width >= 3 * input_size[0] or height >= 3 * input_size[1]
     resized: Pixels = cv2.resize(pixels, input_size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     return resized
-
-
-def available_cores() -> int:
-    """Return the number of processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

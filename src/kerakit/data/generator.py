@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 import threading
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from kerakit.data import memory
 from kerakit.data.augment import Augmenter, seed_of
-from kerakit.data.decode import Pixels, available_cores, read_image
+from kerakit.data.decode import Pixels, read_image
 from kerakit.data.order import order
 from kerakit.data.reader import Reader
 from kerakit.data.split import Mode
@@ -80,7 +81,7 @@ class BatchGenerator(keras.utils.Sequence):
         self.batch_size = batch_size
         self.input_size = input_size
         self.seed = seed
-        self.threads = threads or available_cores()
+        self.threads = threads or _available_cores()
         self.index = data_reader.indices(mode)
         if not len(self.index):
             raise UserError(
@@ -138,6 +139,10 @@ class BatchGenerator(keras.utils.Sequence):
         images, targets = batch
         return images, targets
 
+    def peek(self, i: int) -> tuple[Any, Any]:
+        """Return batch ``i`` of the current epoch, as ``self[i]`` does, without reading ahead."""
+        return self._load(self.epoch * len(self) + i)
+
     def sample(self, position: int) -> tuple[Pixels, Any]:
         """Return the image and the annotation at ``position``, counted over epochs from the first image of epoch 0."""
         row, image = self._readable(self._row(position))
@@ -156,10 +161,6 @@ class BatchGenerator(keras.utils.Sequence):
     def keys(self, i: int) -> list[str]:
         """Return the keys of the images in batch ``i`` of the current epoch."""
         return [self.data_reader.key(self._row(p)) for p in self._positions(self.epoch, i)]
-
-    def paths(self, i: int) -> list[Path]:
-        """Return the paths of the images in batch ``i`` of the current epoch."""
-        return [self.data_reader.image_path(self._row(p)) for p in self._positions(self.epoch, i)]
 
     def close(self) -> None:
         """Stop reading ahead. The generator can be used again afterwards."""
@@ -212,22 +213,9 @@ class BatchGenerator(keras.utils.Sequence):
             self._reading.close()
         memory.keep_freed()
         options = grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=self.threads + BATCHES_AHEAD)
-        reading = iter(grain.MapDataset.source(_Batches(self)).to_iter_dataset(options))
+        reading = iter(grain.MapDataset.range(sys.maxsize).map(self._load).to_iter_dataset(options))
         reading.set_state({"next_index": position})
         return reading
-
-
-class _Batches:
-    """The batches of all epochs as a source for grain."""
-
-    def __init__(self, generator: BatchGenerator) -> None:
-        self._load = generator._load
-
-    def __len__(self) -> int:
-        return sys.maxsize
-
-    def __getitem__(self, position: int) -> tuple[Any, Any]:
-        return self._load(position)
 
 
 class _FollowEpochs(keras.callbacks.Callback):
@@ -247,3 +235,8 @@ def _stack(values: tuple[Any, ...]) -> NDArray[Any] | tuple[Any, ...] | dict[str
     if isinstance(first, dict):
         return {name: _stack(tuple(value[name] for value in values)) for name in first}
     return np.stack(values)
+
+
+def _available_cores() -> int:
+    """Return the number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -150,7 +150,7 @@ class DataReader:
         self._splits = splits
 
 
-def held_out(reader: Reader) -> Mode:
+def held_out_mode(reader: Reader) -> Mode:
     """Return "test" where there are such images, else "val"."""
     return "test" if len(reader.indices("test")) else "val"
 

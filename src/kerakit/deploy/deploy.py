@@ -96,7 +96,8 @@ def deploy(
         say("the trained model: scoring the held-out images")
         reference, targets = evaluate.scores(lambda images: np.asarray(model.predict_on_batch(images)), held_out)
         wanted = [f for f in FORMATS.values() if formats is None or f.name in formats]
-        rows = [_deliver(f, source, held_out, reference, asked=formats is not None, say=say) for f in wanted]
+        image = next(iter(held_out))[0][0]
+        rows = [_deliver(f, source, held_out, image, reference, asked=formats is not None, say=say) for f in wanted]
         write_text(source.folder / LABELS, "".join(f"{name}\n" for name in class_names))
         kept = {row.file for row in rows if row.status == "delivered"} | {LABELS, "model_edgetpu.log"}
         for path in source.folder.iterdir():
@@ -122,11 +123,12 @@ def _deliver(
     one: Format,
     source: Source,
     held_out: Iterable[Any],
+    image: NDArray[np.uint8],
     reference: NDArray[np.float32],
     asked: bool,
     say: Callable[[str], None],
 ) -> Row:
-    """Write, load and measure one format."""
+    """Write, load and measure one format; the latency is measured on ``image``."""
     try:
         say(f"{one.name}: writing {one.file}")
         written = _written(one, source)
@@ -143,10 +145,9 @@ def _deliver(
         return row
     say(f"{one.name}: scoring the held-out images")
     predicted, targets = evaluate.scores(predict, held_out)
-    first_image = next(iter(held_out))[0][0]
     row.accuracy = evaluate.share_right(predicted, targets)
     row.agreement = evaluate.share_equal(predicted, reference)
-    row.latency_ms = evaluate.latency_ms(predict, first_image)
+    row.latency_ms = evaluate.latency_ms(predict, image)
     return row
 
 

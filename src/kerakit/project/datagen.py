@@ -36,7 +36,7 @@ class BatchGenerator(kerakit.BatchGenerator):
 
     def visualize(self, i: int, path: Path | str | None = None) -> Any:
         """Draw batch ``i`` as a ``PIL.Image.Image``; save it to ``path`` if given. CHANGE: to titles that tell your targets."""
-        images, targets = self[i]
+        images, targets = self.peek(i)
         are_classes = isinstance(targets, np.ndarray) and targets.ndim == 1 and targets.dtype.kind == "i"
         titles = [self.data_reader.class_names[target] for target in targets] if are_classes else [""] * len(images)
         picture = image_grid(images, titles)

@@ -20,8 +20,7 @@ def main(args: config.DeployConfig) -> None:
     weights = run.best()
 
     from datagen import BatchGenerator, ImageGenerator
-    from kerakit.data.reader import expect_classes
-    from kerakit.data.reader import held_out as held_out_mode
+    from kerakit.data.reader import expect_classes, held_out_mode
     from kerakit.deploy import report
     from kerakit.deploy.calibration import calibration_images
     from kerakit.deploy.deploy import Deployment, deploy

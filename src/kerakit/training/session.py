@@ -26,6 +26,7 @@ def session(run: Run, *generators: BatchGenerator) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         print(_how_to_go_on(run), file=sys.stderr)
+        run.discard_if_empty()
         raise SystemExit(INTERRUPTED) from None
     except Exception as error:
         run.discard_if_empty()
@@ -54,7 +55,6 @@ def deploy_command(run: Run) -> str:
 def _how_to_go_on(run: Run) -> str:
     kept = run.kept()
     if not kept:
-        run.discard_if_empty()
         return "\ninterrupted: no epoch was finished, so nothing was saved yet."
     path = shlex.quote(str(run.path))
     return (
