@@ -25,14 +25,12 @@ Epoch = Callable[[], Iterator[Any]]
 
 def kerakit(folder: str, cache: str = "none", jitter: bool = False) -> Epoch:
     """Kerakit's generator; with a cache on disk in a folder of its own."""
-    import albumentations as A  # noqa: N812
-
     from kerakit import BatchGenerator, DataReader
     from kerakit.data.cache import open_cache
 
     class Generator(BatchGenerator):
         def get_aug_pipeline(self) -> Any:
-            return _same_augmentation(A)
+            return same_augmentation()
 
     store = Path(folder).parent / f".bench-cache-{Path(folder).name}"
     read = open_cache(cache, SIZE, store, 100)  # type: ignore[arg-type]
@@ -98,7 +96,6 @@ def tfdata(folder: str, cache: str = "none", jitter: bool = False) -> Epoch:
 
 def torch(folder: str, workers: str = "2", jitter: bool = False) -> Epoch:
     """Torch's DataLoader with Kerakit's decoding and the same augmentation, persistent workers."""
-    import albumentations as A  # noqa: N812
     from torch.utils.data import DataLoader, Dataset
 
     from kerakit.data.decode import read_image
@@ -106,7 +103,7 @@ def torch(folder: str, workers: str = "2", jitter: bool = False) -> Epoch:
     class Images(Dataset):
         def __init__(self) -> None:
             self.paths = sorted(Path(folder).glob("*/*.jpg"))
-            self.augment = _same_augmentation(A) if jitter else None
+            self.augment = same_augmentation() if jitter else None
 
         def __len__(self) -> int:
             return len(self.paths)
@@ -119,14 +116,13 @@ def torch(folder: str, workers: str = "2", jitter: bool = False) -> Epoch:
     return lambda: iter(loader)
 
 
-def _same_augmentation(A: Any) -> Any:  # noqa: N803
-    return A.Compose(
-        [
-            A.HorizontalFlip(),
-            A.Affine(rotate=(-15, 15), p=1),
-            A.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0.2, p=1),
-        ]
-    )
+def same_augmentation() -> Any:
+    """Flip, rotation, brightness and contrast, as the Keras layers in ``tfdata``."""
+    import albumentations as A  # noqa: N812
+
+    from kerakit.data.transforms import Recolor, Warp
+
+    return A.Compose([Warp(flip=0.5, rotate=15), Recolor(brightness=0.2, contrast=0.2)])
 
 
 def main() -> None:

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from kerakit.data.augment import Augmenter
     from kerakit.data.decode import decode, read_image
     from kerakit.data.generator import BatchGenerator
+    from kerakit.data.mix import Mix
     from kerakit.data.reader import DataReader, Listing
+    from kerakit.data.transforms import Recolor, Warp
     from kerakit.run import Run
 
 __version__ = "0.1.0"
@@ -29,7 +31,10 @@ _HOMES = {
     "Listing": "kerakit.data.reader",
     "InputSize": "kerakit.config",
     "List": "kerakit.config",
+    "Mix": "kerakit.data.mix",
+    "Recolor": "kerakit.data.transforms",
     "Run": "kerakit.run",
+    "Warp": "kerakit.data.transforms",
     "decode": "kerakit.data.decode",
     "read_image": "kerakit.data.decode",
 }
@@ -42,7 +47,10 @@ __all__ = [  # noqa: RUF022 - by kind, errors last
     "Listing",
     "InputSize",
     "List",
+    "Mix",
+    "Recolor",
     "Run",
+    "Warp",
     "decode",
     "read_image",
     "ImageError",

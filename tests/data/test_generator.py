@@ -203,3 +203,39 @@ def test_an_index_beyond_the_epoch_is_refused(photos: Path) -> None:
     generator = BatchGenerator(DataReader(photos), "val", 4, (20, 16))
     with pytest.raises(IndexError):
         generator[len(generator)]
+
+
+def test_a_smaller_last_batch_is_dropped_on_request_in_training_only(photos: Path) -> None:
+    reader = DataReader(photos)
+    kept, dropped = (BatchGenerator(reader, "train", 7, (20, 16), drop_last=drop) for drop in (False, True))
+    assert len(kept.index) % 7
+    assert len(dropped) == len(kept) - 1
+    for epoch in (0, 2):
+        assert same(epoch_of(kept, epoch)[:-1], epoch_of(dropped, epoch))
+    val = BatchGenerator(reader, "val", 7, (20, 16), drop_last=True)
+    assert sum(len(targets) for _, targets in epoch_of(val, 0)) == len(val.index)
+    with pytest.raises(UserError, match="smaller --batch_size"):
+        BatchGenerator(reader, "train", 1000, (20, 16), drop_last=True)
+
+
+def test_masks_boxes_and_keypoints_follow_the_image(photos: Path) -> None:
+    reader = DataReader(photos)
+
+    class Labelled(DataReader):
+        def target(self, i: int) -> Any:
+            grey = read_image(self.image_path(i), (20, 16))[..., 0]
+            return {"mask": grey, "bboxes": np.array([[0.1, 0.2, 0.5, 0.6]]), "keypoints": np.array([[4.0, 5.0]]), "name": "x"}
+
+    class Mirrored(BatchGenerator):
+        def get_aug_pipeline(self) -> Any:
+            boxes, keypoints = A.BboxParams("albumentations", label_fields=[]), A.KeypointParams("xy")
+            return A.Compose([A.HorizontalFlip(p=1)], bbox_params=boxes, keypoint_params=keypoints)
+
+    labelled = Labelled(photos)
+    images, targets = Mirrored(labelled, "train", 4, (20, 16), jitter=True)[0]
+    plain, _ = BatchGenerator(reader, "train", 4, (20, 16))[0]
+    np.testing.assert_array_equal(images, plain[:, :, ::-1])
+    np.testing.assert_array_equal(targets["mask"], images[..., 0])
+    np.testing.assert_allclose(targets["bboxes"], [[[0.5, 0.2, 0.9, 0.6]]] * 4, atol=1e-6)
+    np.testing.assert_allclose(targets["keypoints"], [[[15.0, 5.0]]] * 4)
+    assert list(targets["name"]) == ["x"] * 4

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from kerakit.data import memory
 from kerakit.data.augment import Augmenter, seed_of
 from kerakit.data.decode import Pixels, read_image
+from kerakit.data.mix import Mix
 from kerakit.data.order import order
 from kerakit.data.reader import Reader
 from kerakit.data.split import Mode
@@ -43,13 +44,15 @@ class BatchGenerator(keras.utils.Sequence):
     Args:
         data_reader: what there is to read.
         mode: "train" (shuffled anew each epoch), "val" or "test" (in the reader's order).
-        batch_size: images a batch; the last one of an epoch may be smaller.
+        batch_size: images a batch; the last one of an epoch may be smaller (see ``drop_last``).
         input_size: (width, height) in pixels.
         jitter: augment the images (only in mode "train").
         seed: of the order and of the augmentation, in [0, 2**32).
         threads: how many batches are prepared at a time; default: one for each core.
         read: how an image is read at the input size, as a cache does; default: from its file each time.
         skip_bad: put another image, always the same one, in the place of one that cannot be read, and note it in ``bad``.
+        mix: MixUp and CutMix, in mode "train"; in all modes the targets become shares, float32 (batch, classes).
+        drop_last: leave a last batch that is smaller than the others away (only in mode "train").
 
     Attributes:
         index: int64 (n,), the reader's indices of this mode.
@@ -73,6 +76,8 @@ class BatchGenerator(keras.utils.Sequence):
         threads: int | None = None,
         read: Callable[[Path], Pixels] | None = None,
         skip_bad: bool = False,
+        mix: Mix | None = None,
+        drop_last: bool = False,
     ) -> None:
         # Keras's own workers repeat and lose samples on JAX; the reading ahead is done here instead.
         super().__init__(workers=1)
@@ -91,6 +96,13 @@ class BatchGenerator(keras.utils.Sequence):
         self._read = partial(read_image, input_size=input_size) if read is None else read
         self.skip_bad = skip_bad
         self.bad: dict[str, str] = {}
+        self.mix = mix
+        self.drop_last = drop_last and mode == "train"
+        if self.drop_last and len(self.index) < batch_size:
+            raise UserError(
+                f"a batch of {batch_size} images is more than the {len(self.index)} of mode {mode!r}, so that drop_last leaves "
+                "nothing. Take a smaller --batch_size, or leave --drop_last away."
+            )
         self.epoch = 0
         self.error: Exception | None = None
         self._augmenter = Augmenter(self.get_aug_pipeline, seed) if jitter and mode == "train" else None
@@ -112,7 +124,7 @@ class BatchGenerator(keras.utils.Sequence):
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
-        return -(-len(self.index) // self.batch_size)
+        return len(self.index) // self.batch_size if self.drop_last else -(-len(self.index) // self.batch_size)
 
     def __getitem__(self, i: int) -> tuple[Any, Any]:
         """Return batch ``i`` of the current epoch.
@@ -144,11 +156,18 @@ class BatchGenerator(keras.utils.Sequence):
         return self._load(self.epoch * len(self) + i)
 
     def sample(self, position: int) -> tuple[Pixels, Any]:
-        """Return the image and the annotation at ``position``, counted over epochs from the first image of epoch 0."""
+        """Return the image and the annotation at ``position``, counted over epochs from the first image of epoch 0.
+
+        Where the reader's target is a dictionary, its entries follow the image through the augmentation under the names of
+        albumentations: ``mask``, ``masks``, ``bboxes``, ``keypoints`` and label fields; others pass unchanged.
+        """
         row, image = self._readable(self._row(position))
         key, annot = self.data_reader.key(row), self.data_reader.target(row)
         if self._augmenter is not None:
-            image = self._augmenter(position // len(self.index), key, image=image)["image"]
+            followers = annot if isinstance(annot, dict) else {}
+            augmented = self._augmenter(position // len(self.index), key, image=image, **followers)
+            image = augmented.pop("image")
+            annot = augmented if followers else annot
         return self.preprocess(image, annot)
 
     def follow_epochs(self) -> keras.callbacks.Callback:
@@ -204,8 +223,13 @@ class BatchGenerator(keras.utils.Sequence):
 
     def _load(self, position: int) -> tuple[Any, Any]:
         """Return the batch at ``position``, counted over epochs."""
-        images, annots = zip(*map(self.sample, self._positions(*divmod(position, len(self)))), strict=True)
-        return _stack(images), _stack(annots)
+        epoch, i = divmod(position, len(self))
+        images, annots = (_stack(part) for part in zip(*map(self.sample, self._positions(epoch, i)), strict=True))
+        if self.mix is None:
+            return images, annots
+        if self.mode != "train":
+            return images, self.mix.shares(annots)
+        return self.mix(images, annots, seed_of(self.seed, epoch, f"batch {i}"))
 
     def _start_reading(self, position: int) -> Any:
         """Read ahead from ``position`` on, over the ends of epochs: while one is validated, the next is prepared."""

@@ -56,6 +56,9 @@ class TrainConfig(kerakit.Config):
     model: str = Field("mobilenet_v2", description=f"One of {', '.join(MODELS)}.")
     input_size: kerakit.InputSize = Field((224, 224), description="Size that the images are scaled to, in pixels.")
     jitter: bool = Field(False, description="Augment the training images (get_aug_pipeline in datagen.py).")
+    mixup: float = Field(0, ge=0, description="Blend pairs of images; 0.2 is usual, larger blends more evenly, 0 not at all.")
+    cutmix: float = Field(0, ge=0, description="Paste a part of another image; 1 is usual, 0 not at all.")
+    drop_last: bool = Field(False, description="Leave a last training batch that is smaller than --batch_size away.")
     overwrite: bool = Field(False, description="Replace the run that --save_to holds already.")
     weights: Literal["auto", "imagenet", "none"] = Field(
         "auto", description="What to start from: ImageNet where it can be had; ImageNet or stop; nothing."

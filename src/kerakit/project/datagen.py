@@ -19,14 +19,18 @@ class BatchGenerator(kerakit.BatchGenerator):
     """A ``keras.utils.Sequence``: ``generator[i]`` is (images, targets), uint8 (batch, height, width, 3) and int32 (batch,)."""
 
     def get_aug_pipeline(self) -> A.Compose:
-        """Return what --jitter does to a training image. CHANGE: to what may happen to your images and keeps their class."""
+        """Return what --jitter does to a training image. CHANGE: to what may happen to your images and keeps their class.
+
+        Masks, boxes and keypoints follow if the reader gives a dictionary of them as the target, as albumentations names them.
+        """
         return A.Compose(
             [
-                A.HorizontalFlip(p=0.5),
-                A.Affine(scale=(0.85, 1.15), translate_percent=(-0.1, 0.1), rotate=(-15, 15), border_mode=4),
-                A.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0.2, p=0.7),
-                A.HueSaturationValue(hue_shift_limit=6, sat_shift_limit=20, val_shift_limit=0, p=0.3),
-                A.OneOf([A.GaussianBlur(blur_limit=(3, 5)), A.GaussNoise(std_range=(0.02, 0.06))], p=0.2),
+                kerakit.Warp(flip=0.5, scale=(0.85, 1.25), translate=0.1, rotate=15),
+                kerakit.Recolor(brightness=0.15, contrast=0.2, saturation=0.2, hue=6),
+                A.OneOf(
+                    [A.GaussianBlur(blur_limit=(3, 5)), A.GaussNoise(std_range=(0.02, 0.06), noise_scale_factor=0.5)], p=0.2
+                ),
+                A.Erasing(scale=(0.02, 0.1), p=0.2),
             ]
         )
 
@@ -37,12 +41,17 @@ class BatchGenerator(kerakit.BatchGenerator):
     def visualize(self, i: int, path: Path | str | None = None) -> Any:
         """Draw batch ``i`` as a ``PIL.Image.Image``; save it to ``path`` if given. CHANGE: to titles that tell your targets."""
         images, targets = self.peek(i)
-        are_classes = isinstance(targets, np.ndarray) and targets.ndim == 1 and targets.dtype.kind == "i"
-        titles = [self.data_reader.class_names[target] for target in targets] if are_classes else [""] * len(images)
-        picture = image_grid(images, titles)
+        are_arrays = isinstance(targets, np.ndarray)
+        picture = image_grid(images, [self._title(target) for target in targets] if are_arrays else [""] * len(images))
         if path is not None:
             picture.save(path)
         return picture
+
+    def _title(self, target: Any) -> str:
+        names = self.data_reader.class_names
+        if target.ndim == 1 and target.dtype.kind == "f" and len(target) == len(names):
+            return " ".join(f"{names[i]} {target[i]:.0%}" for i in np.flatnonzero(target))
+        return names[target] if target.ndim == 0 and target.dtype.kind == "i" else ""
 
 
 class ImageGenerator:

@@ -30,13 +30,17 @@ def get(name: str) -> Callable[[Any, Any], Any]:
     return loss
 
 
-def compile_options(model: keras.Model, names: Sequence[str], weights: Sequence[float] | None) -> dict[str, Any]:
+def compile_options(
+    model: keras.Model, names: Sequence[str], weights: Sequence[float] | None, shares: bool = False
+) -> dict[str, Any]:
     """Return ``loss``, ``loss_weights`` and ``metrics`` for ``model.compile``, one for each output of ``model``.
 
     Args:
         model: with one output or several.
         names: one loss for all outputs, or one for each.
         weights: one for each output, or None for 1 each.
+        shares: targets are shares of the classes (MixUp, CutMix), not class numbers: for ``sparse_categorical_crossentropy``
+            comes ``categorical_crossentropy``.
 
     Raises:
         UserError: the numbers don't fit the outputs, or a loss is unknown.
@@ -46,7 +50,7 @@ def compile_options(model: keras.Model, names: Sequence[str], weights: Sequence[
     for flag, given in (("--loss", names), ("--loss_weights", weights)):
         if given is not None and len(given) != count:
             raise kerakit.UserError(f"{flag} has {len(given)} value(s); the model has {count} output(s). Give one for each.")
-    losses = [get(name) for name in names]
+    losses = [get(name.removeprefix("sparse_") if shares else name) for name in names]
     metrics = [METRICS[min(i, len(METRICS) - 1)] for i in range(count)]
     if count == 1:
         return {"loss": losses[0], "loss_weights": list(weights) if weights else None, "metrics": metrics[0]}

@@ -34,9 +34,11 @@ def main(args: config.TrainConfig) -> None:
     # ---------------------------------------------------------------------------------------------------------- Data
     reader = DataReader(args.data_dir, seed=args.seed)
     cache = open_cache(args.cache, args.input_size, config.CACHE_DIR, args.cache_limit)
+    mix = kerakit.Mix(len(reader.class_names), args.mixup, args.cutmix) if args.mixup or args.cutmix else None
     make = partial(BatchGenerator, reader, batch_size=args.batch_size, input_size=args.input_size, seed=args.seed)
-    train_data = make(mode="train", jitter=args.jitter, read=cache, skip_bad=args.skip_bad)
-    val_data = make(mode="val", read=cache, skip_bad=args.skip_bad)
+    make = partial(make, read=cache, skip_bad=args.skip_bad, mix=mix)
+    train_data = make(mode="train", jitter=args.jitter, drop_last=args.drop_last)
+    val_data = make(mode="val")
     print(f"{len(train_data.index)} images to train on, {len(val_data.index)} to validate, {len(reader.class_names)} classes.")
     for line in not_covered(reader):
         print(f"WARNING: {line}.")
@@ -49,7 +51,7 @@ def main(args: config.TrainConfig) -> None:
 
     # ---------------------------------------------------------------------------------------------------------- Loss
     optimizer = keras.optimizers.Adam(args.learning_rate)
-    model.compile(optimizer=optimizer, **loss.compile_options(model, args.loss, args.loss_weights))
+    model.compile(optimizer=optimizer, **loss.compile_options(model, args.loss, args.loss_weights, shares=mix is not None))
 
     # --------------------------------------------------------------------------------------------------------- Train
     cb = callbacks.get(run.path, overwrite=args.overwrite)
