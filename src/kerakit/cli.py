@@ -1,4 +1,4 @@
-"""The command ``kerakit``: makes new projects."""
+"""The command ``kerakit``: makes new projects, and checks data."""
 
 from __future__ import annotations
 
@@ -43,6 +43,35 @@ def new(directory: tyro.conf.Positional[Path], data: Path | None = None) -> None
     else:
         _set_data_dir(directory / "config.py", data.resolve())
     print(_next_steps(directory, digits=data is None))
+
+
+@app.command
+def check(data: tyro.conf.Positional[Path], save_to: Path = Path("check.csv"), train_ratio: float = 0.8, seed: int = 0) -> None:
+    """Read every image once, and list what may spoil a training: in a project's folder, its reader respects the list.
+
+    Looks for images that cannot be read, the same or nearly the same picture twice, above all on both sides of the split,
+    wrong endings, tiny and huge images, and rare classes. No image is changed.
+
+    Args:
+        data: Folder or table of the images, as for kerakit new.
+        save_to: The list, a CSV file: what is wrong with which image, and whether to leave it out (yes or no; you may edit it).
+        train_ratio: As TRAIN_RATIO_DEFAULT of the project: share of the images to train on where the data give no split.
+        seed: As the --seed of train.py: of that split.
+    """
+    from kerakit.data import check as checking
+    from kerakit.data.decode import available_cores
+
+    if save_to.is_dir() or not save_to.parent.is_dir():
+        raise UserError(
+            f"{save_to} cannot be written: expected the name of a file in a folder that is there, such as check.csv."
+        )
+    reader = DataReader(data, train_ratio, seed)
+    with checking.progress(len(reader)) as say:
+        findings = checking.check(reader, available_cores(), say)
+    checking.show(reader, findings)
+    checking.write_findings(save_to, findings)
+    left_out = len({finding.key for finding in findings if finding.leave_out})
+    print(f"{save_to}: {len(findings):,} findings; the project in whose folder it lies leaves {left_out:,} images out.")
 
 
 def _set_data_dir(config: Path, data_dir: Path) -> None:

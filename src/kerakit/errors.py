@@ -14,7 +14,15 @@ class UserError(KerakitError):
 
 
 class ImageError(UserError):
-    """An image cannot be read."""
+    """An image cannot be read.
+
+    Attributes:
+        reason: why, without its path.
+    """
+
+    def __init__(self, path: object, reason: str) -> None:
+        super().__init__(f"cannot read the image {path}: {reason}. Mend it, remove it, or leave it out (kerakit check).")
+        self.reason = reason
 
 
 class JobError(KerakitError):

@@ -6,6 +6,10 @@ Pixels are uint8, 0 to 255, RGB, shape (height, width, 3), upright.
 from __future__ import annotations
 
 import io
+import os
+import stat
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +27,24 @@ ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", "
 DECODING = "v1"
 """Change it whenever the same file gives other pixels than before: caches on disk are known by it."""
 
+MOST_PIXELS = 250_000_000
+"""Larger images are refused: a file of a few kilobytes may else take all memory. Phones give up to 200 million."""
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_STARTS = {
+    b"\xff\xd8": ".jpg",
+    _PNG: ".png",
+    b"GIF8": ".gif",
+    b"BM": ".bmp",
+    b"II*\0": ".tiff",
+    b"MM\0*": ".tiff",
+}
+"""What files begin with, and the ending that belongs to it."""
+
 Pixels = NDArray[np.uint8]
+
+# Pillow refuses above twice this.
+Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2
 
 # The batches are decoded by several threads at once; OpenCV's own threads would only fight with them.
 cv2.setNumThreads(0)
@@ -43,11 +64,22 @@ def read_image(path: Path | str, input_size: tuple[int, int]) -> Pixels:
         ImageError: the file cannot be read, or is no image.
     """
     try:
-        return decode(Path(path).read_bytes(), input_size)
-    except OSError as error:
-        raise ImageError(f"cannot read the image {path}: {error.strerror or error}.") from None
+        return decode(read_bytes(path), input_size)
     except ValueError as error:
-        raise ImageError(f"cannot read the image {path}: {error}. Mend it or remove it.") from None
+        raise ImageError(path, str(error)) from None
+
+
+def read_bytes(path: Path | str) -> bytes:
+    """Return the content of an image file. Raises ImageError if it is not there, no permission is given, or it is no file."""
+    try:
+        # Opening a named pipe would else wait for a writer, for ever.
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        with open(handle, "rb", buffering=0) as file:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise ImageError(path, "it is not a regular file")
+            return file.readall() or b""
+    except OSError as error:
+        raise ImageError(path, error.strerror or str(error)) from None
 
 
 def decode(data: bytes, input_size: tuple[int, int]) -> Pixels:
@@ -69,12 +101,27 @@ def decode(data: bytes, input_size: tuple[int, int]) -> Pixels:
     return _resize(_decode_other(data) if pixels is None else pixels, input_size)
 
 
+def kind_of(data: bytes) -> str:
+    """Return the ending of ``ENDINGS`` that the first bytes of a file call for; "" for other formats."""
+    if data[:4] == b"RIFF":
+        return ".webp" if data[8:12] == b"WEBP" else ""
+    return next((ending for start, ending in _STARTS.items() if data.startswith(start)), "")
+
+
+def size_of(data: bytes) -> tuple[int, int]:
+    """Return (width, height) in pixels as the header of an image file gives them, before it is turned upright."""
+    if data[:2] == b"\xff\xd8":
+        return _jpeg_size(data)
+    with Image.open(io.BytesIO(data)) as image:
+        return image.size
+
+
 def _decode_jpeg(data: bytes, input_size: tuple[int, int]) -> Pixels | None:
     """Decode a JPEG, scaled down while decoding to no less than ``input_size``; None if only Pillow can read it."""
     orientation = _exif_orientation(data)
     wanted = input_size if orientation < 5 else input_size[::-1]
+    width, height = _jpeg_size(data)
     try:
-        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
         by = _power_of_two(width, height, wanted)
         pixels = simplejpeg.decode_jpeg(data, "RGB", min_width=-(-width // by), min_height=-(-height // by))
     except ValueError as error:
@@ -82,6 +129,16 @@ def _decode_jpeg(data: bytes, input_size: tuple[int, int]) -> Pixels | None:
             return None
         raise ValueError(f"damaged JPEG ({error})") from None
     return _upright(pixels, orientation)
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int]:
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError as error:
+        raise ValueError(f"damaged JPEG ({error})") from None
+    if width * height > MOST_PIXELS:
+        raise ValueError(f"{width} by {height} pixels are more than {MOST_PIXELS // 10**6} million")
+    return width, height
 
 
 def _power_of_two(width: int, height: int, wanted: tuple[int, int]) -> int:
@@ -121,6 +178,8 @@ def _upright(pixels: Pixels, orientation: int) -> Pixels:
 
 def _decode_other(data: bytes) -> Pixels:
     """Decode what is no JPEG, and the JPEGs that simplejpeg refuses, with Pillow."""
+    if data.startswith(_PNG):
+        _refuse_damaged_png(data)
     try:
         with Image.open(io.BytesIO(data)) as image:
             upright: Image.Image = ImageOps.exif_transpose(image)
@@ -139,6 +198,22 @@ def _decode_other(data: bytes) -> Pixels:
         raise ValueError(reason) from None
 
 
+def _refuse_damaged_png(data: bytes) -> None:
+    """Compare the checksum of every chunk: Pillow passes over those of the pixels."""
+    at = len(_PNG)
+    while at + 8 <= len(data):
+        length, name = struct.unpack_from(">I4s", data, at)
+        end = at + 8 + length
+        if end + 4 > len(data):
+            raise ValueError("damaged PNG (truncated)")
+        if struct.unpack_from(">I", data, end)[0] != zlib.crc32(memoryview(data)[at + 4 : end]):
+            raise ValueError(f"damaged PNG (checksum of {name.decode('ascii', 'replace')})")
+        if name == b"IEND":
+            return
+        at = end + 4
+    raise ValueError("damaged PNG (truncated)")
+
+
 def _grey(pixels: NDArray[Any]) -> Pixels:
     return np.repeat(pixels.astype(np.uint8)[..., None], 3, axis=-1)
 
@@ -154,3 +229,8 @@ def _resize(pixels: Pixels, input_size: tuple[int, int]) -> Pixels:
     shrinks = width >= 3 * input_size[0] or height >= 3 * input_size[1]
     resized: Pixels = cv2.resize(pixels, input_size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     return resized
+
+
+def available_cores() -> int:
+    """Return the number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

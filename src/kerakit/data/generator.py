@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import sys
 import threading
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from kerakit.data import memory
 from kerakit.data.augment import Augmenter, seed_of
-from kerakit.data.decode import Pixels, read_image
+from kerakit.data.decode import Pixels, available_cores, read_image
 from kerakit.data.mix import Mix
 from kerakit.data.order import order
 from kerakit.data.reader import Reader
@@ -86,7 +85,7 @@ class BatchGenerator(keras.utils.Sequence):
         self.batch_size = batch_size
         self.input_size = input_size
         self.seed = seed
-        self.threads = threads or _available_cores()
+        self.threads = threads or available_cores()
         self.index = data_reader.indices(mode)
         if not len(self.index):
             raise UserError(
@@ -259,8 +258,3 @@ def _stack(values: tuple[Any, ...]) -> NDArray[Any] | tuple[Any, ...] | dict[str
     if isinstance(first, dict):
         return {name: _stack(tuple(value[name] for value in values)) for name in first}
     return np.stack(values)
-
-
-def _available_cores() -> int:
-    """Return the number of processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from kerakit.data.split import MODES, Mode, assign
@@ -75,8 +76,10 @@ class DataReader:
         train_ratio: share of the images to train on where no split is given, in (0, 1); the rest is halved into validation
             and test. With a given training set alone both are drawn from it; with training and test, validation is.
         seed: of the drawn split.
+        leave_out: a list that ``kerakit check`` wrote; images for which it says yes are not there. No list, no such images.
 
     Attributes:
+        left_out: how many images the list left out.
         class_names: in the order of the targets.
         targets: int32 (n,), the index of each image's class.
 
@@ -84,8 +87,12 @@ class DataReader:
         UserError: no such folder or table, no images, fewer than two classes, a class without training images.
     """
 
-    def __init__(self, data: Path | str, train_ratio: float = 0.8, seed: int = 0) -> None:
+    def __init__(self, data: Path | str, train_ratio: float = 0.8, seed: int = 0, leave_out: Path | None = None) -> None:
         listing = _list(Path(data))
+        count = len(listing.keys)
+        if leave_out is not None and leave_out.exists():
+            listing = _without(listing, leave_out)
+        self.left_out = count - len(listing.keys)
         self.data = Path(data)
         self.root = listing.root
         self.class_names = listing.class_names
@@ -125,10 +132,13 @@ class DataReader:
         can_train = (self._splits == MODES.index("train")) | (self._splits == NOT_GIVEN)
         counts = np.bincount(self.targets[can_train], minlength=len(self.class_names))
         empty = [name for name, count in zip(self.class_names, counts, strict=True) if count == 0]
+        also = f" {self.left_out} images are left out by the list of kerakit check." if self.left_out else ""
         if len(empty) == len(self.class_names):
-            raise UserError(f"{self.data} has no images in its class folders. Expected files such as .jpg or .png.")
+            raise UserError(f"{self.data} has no images in its class folders.{also} Expected files such as .jpg or .png.")
         if empty:
-            raise UserError(f"the class {empty[0]!r} in {self.data} has no training images. Add some, or remove the class.")
+            raise UserError(
+                f"the class {empty[0]!r} in {self.data} has no training images.{also} Add some, or remove the class."
+            )
 
     def _draw_what_is_not_given(self, listing: Listing, train_ratio: float, seed: int) -> None:
         """Decide by the hash where no split was given; take validation from the training images if there is none."""
@@ -164,15 +174,21 @@ def expect_classes(reader: Reader, class_names: tuple[str, ...]) -> None:
         )
 
 
-def not_covered(reader: Reader) -> list[str]:
-    """Return one line for each class without a validation or test image, in a split that has images of others.
+def remarks(reader: Reader) -> list[str]:
+    """Return what a user should know before training, one line each: nothing of readers that are no ``DataReader``.
 
-    Nothing is said of readers that have no column ``targets``.
+    How many images are left out; how many GIFs there are, of which the first frame is read; each class without a validation or
+    test image, in a split that has images of others.
     """
     targets = getattr(reader, "targets", None)
     lines: list[str] = []
     if targets is None:
         return lines
+    if left_out := getattr(reader, "left_out", 0):
+        lines.append(f"{left_out} images are left out, as the list of kerakit check says")
+    keys = getattr(reader, "_keys", None)
+    if keys is not None and (gifs := pc.sum(pc.ends_with(keys, ".gif", ignore_case=True)).as_py()):
+        lines.append(f"{gifs} images are GIFs: the first frame of each is read")
     for mode in MODES[1:]:
         counts = np.bincount(targets[reader.indices(mode)], minlength=len(reader.class_names))
         missing = [name for name, count in zip(reader.class_names, counts, strict=True) if not count]
@@ -197,6 +213,20 @@ class _Paths(Sequence[Path]):
 
     def __iter__(self) -> Iterator[Path]:
         return map(self._reader.image_path, range(len(self)))
+
+
+def _without(listing: Listing, leave_out: Path) -> Listing:
+    from kerakit.data.tables import list_left_out
+
+    keep = pc.invert(pc.is_in(listing.keys, value_set=list_left_out(leave_out)))
+    rows = keep.to_numpy(zero_copy_only=False)
+    return replace(
+        listing,
+        keys=listing.keys.filter(keep),
+        targets=listing.targets[rows],
+        splits=listing.splits[rows],
+        groups=None if listing.groups is None else listing.groups.filter(keep),
+    )
 
 
 def _list(data: Path) -> Listing:

@@ -50,6 +50,26 @@ def list_table(path: Path) -> Listing:
     return Listing(path.parent, keys.cast(pa.binary()), targets, class_names, _splits(path, table), groups)
 
 
+def list_left_out(path: Path) -> pa.Array:
+    """Return the paths that a list of ``kerakit check`` leaves out, binary (n,).
+
+    Raises:
+        UserError: it cannot be read, lacks the column path or leave_out, or says neither yes nor no.
+    """
+    as_text = csv.ConvertOptions(column_types={"path": pa.binary(), "leave_out": pa.string()})
+    try:
+        table = csv.read_csv(path, convert_options=as_text)
+        wanted = pc.utf8_lower(pc.utf8_trim_whitespace(table["leave_out"]))
+        keys = table["path"]
+    except (pa.ArrowException, OSError, UnicodeDecodeError, KeyError) as error:
+        raise UserError(
+            f"the list {path} cannot be read: {str(error).splitlines()[0]}. Write it anew with kerakit check."
+        ) from None
+    if other := [value for value in pc.unique(wanted).to_pylist() if value not in ("yes", "no")]:
+        raise UserError(f"{path}: the column leave_out says {other[0]!r}. Expected yes or no.")
+    return keys.filter(pc.equal(wanted, "yes")).combine_chunks()
+
+
 def _read(path: Path) -> pa.Table:
     try:
         if path.suffix.lower() == ".parquet":

@@ -24,6 +24,9 @@ TRAIN_RATIO_DEFAULT = 0.8
 
 RANDOM_SEED_DEFAULT = 0
 
+# What `kerakit check` found, if it was run here: images for which this list says yes are left out. It may be edited.
+LEAVE_OUT = Path(__file__).parent / "check.csv"
+
 # Where --cache disk keeps decoded images. It may be deleted at any time, and shared with other projects.
 CACHE_DIR = Path(__file__).parent / ".cache"
 

@@ -23,7 +23,7 @@ def main(args: config.TrainConfig) -> None:
     import loss
     from datagen import BatchGenerator
     from kerakit.data.cache import open_cache
-    from kerakit.data.reader import not_covered
+    from kerakit.data.reader import remarks
     from kerakit.models import build
     from kerakit.run import find_weights, load_weights
     from kerakit.training.session import deploy_command, session
@@ -40,7 +40,7 @@ def main(args: config.TrainConfig) -> None:
     train_data = make(mode="train", jitter=args.jitter, drop_last=args.drop_last)
     val_data = make(mode="val")
     print(f"{len(train_data.index)} images to train on, {len(val_data.index)} to validate, {len(reader.class_names)} classes.")
-    for line in not_covered(reader):
+    for line in remarks(reader):
         print(f"WARNING: {line}.")
 
     # --------------------------------------------------------------------------------------------------------- Model

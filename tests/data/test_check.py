@@ -1,0 +1,210 @@
+"""``kerakit check``: what spoils a training is found, listed, and left out; nothing of the user's is changed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Project, write_image
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageEnhance
+from sklearn.datasets import load_sample_image
+
+from kerakit import DataReader, UserError
+from kerakit.data.check import check, write_findings
+from kerakit.data.decode import decode
+from kerakit.data.similar import MOST_BITS_D, MOST_BITS_P, fingerprint, near_duplicates
+from kerakit.files import sha256
+
+
+def kerakit(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "kerakit.cli", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+
+
+def photo(left: int, top: int) -> Image.Image:
+    return Image.fromarray(load_sample_image("flower.jpg")).crop((left, top, left + 200, top + 150))
+
+
+@pytest.fixture
+def split(tmp_path: Path) -> Path:
+    """A given split with some of everything that is wrong."""
+    folder = tmp_path / "data"
+    for mode, base in (("train", 0), ("val", 100), ("test", 200)):
+        for hue, name in enumerate(("apple", "pear")):
+            for i in range(4):
+                write_image(folder / mode / name / f"{i}.png", base + 10 * hue + i, (64, 48))
+    photo(0, 0).save(folder / "test/apple/photo.jpg", quality=92)
+    ImageEnhance.Brightness(photo(0, 0)).enhance(1.1).resize((150, 112)).save(folder / "train/apple/again.jpg", quality=70)
+    photo(300, 200).save(folder / "train/pear/burst1.jpg", quality=92)
+    photo(301, 200).save(folder / "train/pear/burst2.jpg", quality=85)
+    shutil.copy(folder / "train/apple/0.png", folder / "train/apple/copy.png")
+    shutil.copy(folder / "val/apple/1.png", folder / "train/apple/leaked.png")
+    shutil.copy(folder / "train/apple/3.png", folder / "train/pear/other.png")
+    (folder / "train/pear/broken.jpg").write_bytes(b"\xff\xd8 no")
+    (folder / "train/pear/phone.heic").write_bytes(b"")
+    return folder
+
+
+EXPECTED = {
+    ("train/pear/broken.jpg", "unreadable", True),
+    ("train/apple/3.png", "two classes", True),
+    ("train/pear/other.png", "two classes", True),
+    ("train/apple/leaked.png", "leak", True),
+    ("train/apple/again.jpg", "leak", True),
+    ("train/apple/copy.png", "duplicate", True),
+    ("train/pear/burst2.jpg", "near duplicate", False),
+    ("train/pear/phone.heic", "not read", False),
+}
+
+
+def test_it_finds_what_is_wrong_and_nothing_else(split: Path) -> None:
+    for threads in (1, 4):
+        findings = check(DataReader(split), threads)
+        assert {(finding.key, finding.kind, finding.leave_out) for finding in findings} == EXPECTED
+    details = {finding.key: finding.detail for finding in findings}
+    assert details["train/apple/again.jpg"] == "test/apple/photo.jpg, test"
+    assert details["train/apple/leaked.png"] == "val/apple/1.png, val"
+
+
+def test_the_command_writes_the_list_and_changes_no_image(split: Path, tmp_path: Path) -> None:
+    before = {path: (sha256(path), path.stat().st_mtime_ns) for path in split.rglob("*") if path.is_file()}
+    done = kerakit("check", split, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert {path: (sha256(path), path.stat().st_mtime_ns) for path in split.rglob("*") if path.is_file()} == before
+    for _, kind, _ in EXPECTED:
+        assert kind in done.stdout
+    assert "8 findings" in done.stdout
+    reader = DataReader(split, leave_out=tmp_path / "check.csv")
+    whole = DataReader(split)
+    left_out = {key for key, _, leave_out in EXPECTED if leave_out}
+    assert reader.left_out == len(left_out) == 6
+    assert {whole.key(i) for i in range(len(whole))} - {reader.key(i) for i in range(len(reader))} == left_out
+    targets = {whole.key(i): (whole.target(i), mode) for mode in ("train", "val", "test") for i in whole.indices(mode)}  # type: ignore[arg-type]
+    assert all(targets[reader.key(i)] == (reader.target(i), "test") for i in reader.indices("test"))
+
+
+def test_the_list_may_be_edited(split: Path, tmp_path: Path) -> None:
+    path = tmp_path / "check.csv"
+    write_findings(path, check(DataReader(split), 2))
+    path.write_text(
+        path.read_text().replace('train/apple/copy.png,duplicate,"train/apple/0.png, train",yes', "gone.png,x,,YES")
+    )
+    assert DataReader(split, leave_out=path).left_out == 5
+    path.write_text("path,leave_out\na.png,maybe\n")
+    with pytest.raises(UserError, match="maybe"):
+        DataReader(split, leave_out=path)
+    path.write_text("something else")
+    with pytest.raises(UserError, match="kerakit check"):
+        DataReader(split, leave_out=path)
+
+
+def test_odd_names_survive_the_list(tmp_path: Path) -> None:
+    names = ['it\'s "a", b.png', "line\nbreak.png", "größe.png", os.fsdecode(b"not_\xff_utf8.png")]
+    for seed, name in enumerate([*names, "good.png"]):
+        write_image(tmp_path / "photos" / "a" / name, seed, (64, 48))
+        write_image(tmp_path / "photos" / "b" / name, 50 + seed, (64, 48))
+    for name in names:
+        (tmp_path / "photos" / "a" / name).write_bytes(b"broken")
+    done = kerakit("check", "photos", "--save_to", "list.csv", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    reader = DataReader(tmp_path / "photos", leave_out=tmp_path / "list.csv")
+    assert {reader.key(i) for i in range(len(reader))} == {"a/good.png", *(f"b/{name}" for name in [*names, "good.png"])}
+
+
+def test_a_project_leaves_out_what_its_list_says(project: Project, photos: Path) -> None:
+    (photos / "apple" / "03.png").write_bytes(b"no image")
+    done = kerakit("check", photos, cwd=project.path)
+    assert done.returncode == 0, done.stderr
+    result = project.train()
+    assert result.code == 0, result.err
+    assert "1 images are left out" in result.out
+
+
+def test_when_all_images_of_a_class_are_left_out_it_says_so(photos: Path, tmp_path: Path) -> None:
+    for path in (photos / "pear").iterdir():
+        path.write_bytes(b"no image")
+    assert kerakit("check", photos, cwd=tmp_path).returncode == 0
+    with pytest.raises(UserError, match=r"'pear'.*30 images are left out"):
+        DataReader(photos, leave_out=tmp_path / "check.csv")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["check", "gone"], "no folder gone"),
+        (["check", "photos", "--save_to", "no/such/x.csv"], "cannot be written"),
+        (["check", "photos", "--save_to", "photos"], "cannot be written"),
+    ],
+)
+def test_bad_input_is_refused_and_writes_nothing(tmp_path: Path, photos: Path, words: list[str], said: str) -> None:
+    done = kerakit(*words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+def test_an_interrupt_writes_nothing(tmp_path: Path) -> None:
+    big = Image.fromarray(np.random.default_rng(0).integers(0, 256, (1500, 1500, 3)).astype(np.uint8))
+    for name in ("a", "b"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        big.save(tmp_path / "photos" / name / "0.png", compress_level=1)
+        for i in range(1, 400):
+            os.link(tmp_path / "photos" / name / "0.png", tmp_path / "photos" / name / f"{i}.png")
+    command = [sys.executable, "-m", "kerakit.cli", "check", "photos"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert "checked" in process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err == "error: interrupted.\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+def thumbnail(image: Image.Image) -> Any:
+    import io
+
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return decode(file.getvalue(), (32, 32))
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=30, deadline=None)
+def test_near_duplicates_are_those_within_the_bits_and_the_first_is_named(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    prints = rng.integers(0, 2**64, (60, 5), dtype=np.uint64)
+    for copy in range(20, 60):
+        prints[copy] = prints[copy % 20]
+        for bit in rng.choice(64, rng.integers(0, 9), replace=False):
+            prints[copy, 0] ^= np.uint64(1 << int(bit))
+        for bit in rng.choice(256, rng.integers(0, 60), replace=False):
+            prints[copy, 1 + bit // 64] ^= np.uint64(1 << int(bit % 64))
+    bits = np.bitwise_count(prints[:, None] ^ prints[None])
+    near = (bits[..., 0] <= MOST_BITS_P) & (bits[..., 1:].sum(-1) <= MOST_BITS_D)
+    np.testing.assert_array_equal(near_duplicates(prints), near.argmax(axis=1))
+
+
+def test_a_picture_is_known_again_after_saving_and_scaling_and_others_are_not() -> None:
+    pictures = [photo(left, top) for left in (0, 200, 400) for top in (0, 150, 270)]
+    changed = [
+        [fingerprint(thumbnail(change(picture))) for picture in pictures]
+        for change in (
+            lambda p: p,
+            lambda p: p.resize((100, 75)),
+            lambda p: ImageEnhance.Brightness(p).enhance(1.1),
+            lambda p: ImageEnhance.Contrast(p).enhance(0.9),
+        )
+    ]
+    prints = np.concatenate([np.stack(part) for part in changed])
+    np.testing.assert_array_equal(near_duplicates(prints), np.tile(np.arange(9), 4))
