@@ -89,7 +89,7 @@ def test_the_command_writes_the_list_and_changes_no_image(split: Path, tmp_path:
     left_out = {key for key, _, leave_out in EXPECTED if leave_out}
     assert reader.left_out == len(left_out) == 6
     assert {whole.key(i) for i in range(len(whole))} - {reader.key(i) for i in range(len(reader))} == left_out
-    targets = {whole.key(i): (whole.target(i), mode) for mode in ("train", "val", "test") for i in whole.indices(mode)}  # type: ignore[arg-type]
+    targets = {whole.key(i): (whole.target(i), mode) for mode in ("train", "val", "test") for i in whole.indices(mode)}
     assert all(targets[reader.key(i)] == (reader.target(i), "test") for i in reader.indices("test"))
 
 
