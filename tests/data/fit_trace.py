@@ -1,0 +1,49 @@
+"""Run by test_backends in a process of its own, with KERAS_BACKEND set: what a real ``fit`` consumed, as JSON.
+
+The model is one weight a colour, w; with the loss mean(target * w . mean colour) a step of gradient descent moves w by the mean
+of (target * mean colour) over the batch: each step tells which images it was given, with which targets.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import keras
+import numpy as np
+
+from kerakit import BatchGenerator, DataReader
+
+EPOCHS = 3
+
+
+def main(folder: str) -> None:
+    """Print the change of the weights in each step."""
+    reader = DataReader(folder)
+    reader.target = lambda i: np.float32(i + 1)  # type: ignore[method-assign,assignment,return-value]
+    train, val = BatchGenerator(reader, "train", 8, (20, 16), seed=7), BatchGenerator(reader, "val", 8, (20, 16))
+    image = keras.Input((16, 20, 3))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(image))
+    model = keras.Model(image, keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")(x))
+
+    def loss(targets: Any, outputs: Any) -> Any:
+        # Keras gives targets a last axis of one.
+        return keras.ops.mean(keras.ops.ravel(targets) * keras.ops.ravel(outputs))
+
+    model.compile(keras.optimizers.SGD(1.0), loss)
+    seen = [np.zeros((3, 1), np.float32)]
+
+    class Trace(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002 - Keras's signature
+            if hasattr(model, "jax_state_sync"):
+                model.jax_state_sync()
+            seen.append(np.array(model.get_weights()[0]))
+
+    callbacks = [train.follow_epochs(), Trace()]
+    model.fit(train, validation_data=val, epochs=EPOCHS, shuffle=False, verbose=0, callbacks=callbacks)
+    print(json.dumps({"backend": keras.backend.backend(), "steps": np.diff(seen, axis=0)[..., 0].tolist()}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
