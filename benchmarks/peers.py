@@ -28,6 +28,8 @@ def kerakit(folder: str, cache: str = "none", jitter: bool = False) -> Epoch:
     from kerakit import BatchGenerator, DataReader
     from kerakit.data.cache import open_cache
 
+    same_augmentation()  # imported before the clock starts, as a project's datagen.py does
+
     class Generator(BatchGenerator):
         def get_aug_pipeline(self) -> Any:
             return same_augmentation()

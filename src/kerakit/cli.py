@@ -1,10 +1,12 @@
-"""The command ``kerakit``: makes new projects, and checks data."""
+"""The command ``kerakit``: makes new projects, checks data, and says what photos show."""
 
 from __future__ import annotations
 
 import ast
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import tyro
@@ -74,6 +76,42 @@ def check(data: tyro.conf.Positional[Path], save_to: Path = Path("check.csv"), t
     print(f"{save_to}: {len(findings):,} findings; the project in whose folder it lies leaves {left_out:,} images out.")
 
 
+@app.command
+def predict(
+    model: tyro.conf.Positional[Path], images: tyro.conf.Positional[tuple[Path, ...]], top: int = 1, as_json: bool = False
+) -> None:
+    """Say what photos show: a line "path,label,confidence" for each.
+
+    Args:
+        model: A run, in its project; or a folder that deploy.py wrote (its int8 model), or a .tflite file beside a labels.txt.
+        images: Images, and folders of them.
+        top: How many labels to give for each image.
+        as_json: JSON instead of CSV.
+    """
+    if top < 1:
+        raise UserError(f"--top is {top}; expected at least 1.")
+    if not images:
+        raise UserError("no images were given. Name files, or folders of them, after the model.")
+    if (model / "config.json").is_file():
+        raise SystemExit(_predict_by_the_project(model, images, top, as_json))
+    from kerakit.deploy.predict import answers, images_in, load_delivered, write_answers
+
+    paths = images_in(images)
+    run, input_size, labels = load_delivered(model)
+    if bad := write_answers(answers(run, input_size, labels, paths, top), as_json):
+        raise UserError(f"{bad} of {len(paths)} images could not be read; they are named above.")
+
+
+def _predict_by_the_project(run: Path, images: tuple[Path, ...], top: int, as_json: bool) -> int:
+    """Have the project's own script answer: its code, not a file of the run, says what the model is."""
+    folders = [Path.cwd(), *run.resolve().parents]
+    script = next((folder / "predict.py" for folder in folders if (folder / "predict.py").is_file()), None)
+    if script is None:
+        raise UserError(f"{run} is a run, but its project is not here: there is no predict.py in this folder or above the run.")
+    words = ["--read_from", str(run), "--top", str(top), *(["--as_json"] if as_json else []), "--", *map(str, images)]
+    return subprocess.call([sys.executable, str(script), *words])  # noqa: S603 - the user's own script, without a shell
+
+
 def _set_data_dir(config: Path, data_dir: Path) -> None:
     """Let the project's ``DATA_DIR`` name ``data_dir``: the one line of the project that differs from the start."""
     source = config.read_text(encoding="utf-8")
@@ -88,11 +126,11 @@ def _set_data_dir(config: Path, data_dir: Path) -> None:
 
 
 def _next_steps(directory: Path, digits: bool) -> str:
-    flags = "--model small_cnn --input_size 32,32 --num_epochs 15" if digits else "--model mobilenet_v2 --jitter"
+    flags = " --model small_cnn --input_size 32,32 --num_epochs 15" if digits else ""
     return (
         f"{directory} is ready. Next:\n"
         f"  cd {shlex.quote(str(directory))}\n"
-        f"  python train.py --save_to progress/test {flags}\n"
+        f"  python train.py --save_to progress/test{flags}\n"
         f"  python deploy.py --read_from progress/test --save_to deploy/test"
     )
 

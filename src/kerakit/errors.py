@@ -27,3 +27,7 @@ class ImageError(UserError):
 
 class JobError(KerakitError):
     """The job ran and failed. Scripts end with exit code 1."""
+
+
+class WeightsNotFoundError(UserError):
+    """Pretrained weights cannot be had on this machine."""

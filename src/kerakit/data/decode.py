@@ -221,8 +221,8 @@ def _grey(pixels: NDArray[Any]) -> Pixels:
 def _resize(pixels: Pixels, input_size: tuple[int, int]) -> Pixels:
     """Scale to (width, height): bilinear, and by areas where a side shrinks to a quarter or less, so that little aliases.
 
-    Averaging over areas costs 0.9 ms an image where bilinear costs 0.2 ms; where one side shrinks to a third both gave nearly the
-    same (400 by 711 to 224 by 224: median 39.4 dB, least 26.3; docs/decisions.md).
+    Averaging over areas costs 0.9 ms an image where bilinear costs 0.2 ms; where one side shrinks to a third both gave nearly
+    the same (400 by 711 to 224 by 224: median 39.4 dB, least 26.3; docs/decisions.md).
     """
     height, width = pixels.shape[:2]
     if (width, height) == input_size:

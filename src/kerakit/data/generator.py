@@ -174,7 +174,7 @@ class BatchGenerator(keras.utils.Sequence):
 
         Keras's hooks of the sequence itself are called once too often on JAX, so they cannot count.
         """
-        return _FollowEpochs(self)
+        return FollowEpochs(self)
 
     def keys(self, i: int) -> list[str]:
         """Return the keys of the images in batch ``i`` of the current epoch."""
@@ -186,6 +186,11 @@ class BatchGenerator(keras.utils.Sequence):
             if self._reading is not None:
                 self._reading.close()
                 self._reading = None
+
+    @property
+    def augments(self) -> bool:
+        """Whether the images are augmented."""
+        return self._augmenter is not None
 
     # --------------------------------------------------------------------------------------------------------- internals
 
@@ -241,12 +246,15 @@ class BatchGenerator(keras.utils.Sequence):
         return reading
 
 
-class _FollowEpochs(keras.callbacks.Callback):
-    def __init__(self, generator: BatchGenerator) -> None:
+class FollowEpochs(keras.callbacks.Callback):
+    """Sets ``generator.epoch`` at the beginning of each epoch."""
+
+    def __init__(self, generator: Any) -> None:
         super().__init__()
         self._generator = generator
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002 - Keras's signature
+        """Set it."""
         self._generator.epoch = epoch
 
 

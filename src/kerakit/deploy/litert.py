@@ -24,7 +24,7 @@ class Float32:
 
     def write(self, source: Source) -> Written:
         """Convert without quantising."""
-        return Written(_write(source.folder / self.file, _convert(_converter(source.model))))
+        return Written(_write(source.folder / self.file, convert_float(source.model)))
 
     def load(self, path: Path) -> Predict:
         """Load the file with LiteRT's interpreter."""
@@ -104,6 +104,11 @@ def load(path: Path) -> Predict:
 
 
 # ------------------------------------------------------------------------------------------------------------ conversion
+
+
+def convert_float(model: Any) -> bytes:
+    """Return ``model`` as a TensorFlow Lite file of floats with a batch of 1."""
+    return _convert(_converter(model))
 
 
 def _converter(model: Any) -> Any:

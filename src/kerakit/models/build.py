@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Literal
 
-from kerakit.errors import UserError
+from kerakit.errors import UserError, WeightsNotFoundError
 
 Weights = Literal["auto", "imagenet", "none"]
 
@@ -41,15 +41,17 @@ def build(
         return construct(input_shape, num_classes), "none"
     try:
         return construct(input_shape, num_classes, weights="imagenet"), "imagenet"
+    except WeightsNotFoundError as error:
+        reason = str(error)
     except Exception as error:
         # Keras raises a bare Exception where a download fails; anything else is not about fetching.
         if "URL fetch failure" not in str(error):
             raise
-        reason = str(error).rsplit("--", 1)[-1].strip()
-        if weights == "imagenet":
-            raise UserError(
-                f"the ImageNet weights of {name} cannot be fetched ({reason}). "
-                "Connect to the internet, or give --weights none to train from scratch."
-            ) from None
-        print(f"WARNING: the ImageNet weights of {name} cannot be fetched ({reason}): TRAINING FROM SCRATCH.", flush=True)
-        return construct(input_shape, num_classes), "none"
+        reason = f"no connection to the internet: {str(error).rsplit('--', 1)[-1].strip()}"
+    if weights == "imagenet":
+        raise UserError(
+            f"the ImageNet weights of {name} cannot be fetched ({reason}). "
+            "Mend that, or give --weights none to train from scratch."
+        )
+    print(f"WARNING: the ImageNet weights of {name} cannot be fetched ({reason}): TRAINING FROM SCRATCH.", flush=True)
+    return construct(input_shape, num_classes), "none"

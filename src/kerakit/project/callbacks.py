@@ -23,6 +23,7 @@ def get(
     limit_checkpoints: bool = True,
     early_stopping: bool = True,
     overwrite: bool = False,
+    model: keras.Model | None = None,
 ) -> list[keras.callbacks.Callback]:
     """Prepare the run folder ``directory`` and return the callbacks that fill it.
 
@@ -33,12 +34,13 @@ def get(
         limit_checkpoints: keep the CHECKPOINTS_KEPT best checkpoints and remove the others.
         early_stopping: stop after PATIENCE epochs without a better MONITOR.
         overwrite: replace the run that ``directory`` holds already; False makes that an error.
+        model: whose weights to save; default: the model that is fitted, which in a phase of the head is only a part of it.
     """
     run = kerakit.Run(directory).create(overwrite)
     callbacks: list[keras.callbacks.Callback] = [StopOnNaN()]
     if checkpoint:
         limit = CHECKPOINTS_KEPT if limit_checkpoints else None
-        callbacks.append(Checkpoints(run, MONITOR, HIGHER_IS_BETTER, limit))
+        callbacks.append(Checkpoints(run, MONITOR, HIGHER_IS_BETTER, limit, model))
     callbacks.append(History(run))
     if tensorboard:
         callbacks.append(keras.callbacks.TensorBoard(run.logs, write_graph=False))

@@ -9,11 +9,23 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
-from tyro.conf import Suppress
+from tyro.conf import Positional, Suppress
 
 import kerakit
 from kerakit.deploy import FORMAT_NAMES
-from models import mobilenet_v1, mobilenet_v2, small_cnn
+from models import (
+    efficientnet_lite0,
+    efficientnet_lite1,
+    efficientnet_lite2,
+    efficientnet_v2_b0,
+    mobilenet_v1,
+    mobilenet_v2,
+    mobilenet_v3_large,
+    mobilenet_v3_minimalistic,
+    mobilenet_v3_small,
+    resnet50_v2,
+    small_cnn,
+)
 
 # Where the images are: one folder a class, or train/, validation/, test/ with one folder a class inside; or a table (.csv,
 # .parquet) with the columns path and label, and split and group if wanted.
@@ -35,6 +47,14 @@ MODELS: dict[str, Callable[..., Any]] = {
     "small_cnn": small_cnn.construct,
     "mobilenet_v1": mobilenet_v1.construct,
     "mobilenet_v2": mobilenet_v2.construct,
+    "mobilenet_v3_small": mobilenet_v3_small.construct,
+    "mobilenet_v3_large": mobilenet_v3_large.construct,
+    "mobilenet_v3_minimalistic": mobilenet_v3_minimalistic.construct,
+    "efficientnet_lite0": efficientnet_lite0.construct,
+    "efficientnet_lite1": efficientnet_lite1.construct,
+    "efficientnet_lite2": efficientnet_lite2.construct,
+    "efficientnet_v2_b0": efficientnet_v2_b0.construct,
+    "resnet50_v2": resnet50_v2.construct,
 }
 
 
@@ -54,9 +74,14 @@ class TrainConfig(kerakit.Config):
     """A field is a flag of train.py, its help, its check, and its key in the run's config.json."""
 
     save_to: Path = Field(description="Folder of the run: config.json, checkpoints, logs, history.")
-    num_epochs: int = Field(10, ge=1, description="How often to go through the training images.")
+    num_epochs: int = Field(10, ge=1, description="How often to go through the training images; the head alone takes its own.")
     batch_size: int = Field(32, ge=1, description="Images a step; fewer if memory runs out.")
-    model: str = Field("mobilenet_v2", description=f"One of {', '.join(MODELS)}.")
+    model: str = Field("efficientnet_lite0", description=f"One of {', '.join(MODELS)}.")
+    schedule: Literal["auto", "head", "finetune", "scratch"] = Field(
+        "auto",
+        description="What is trained (phases.py): the head on features of a pretrained backbone, in seconds; then its upper "
+        "layers too; or all at once. auto: head with ImageNet weights, scratch without.",
+    )
     input_size: kerakit.InputSize = Field((224, 224), description="Size that the images are scaled to, in pixels.")
     jitter: bool = Field(False, description="Augment the training images (get_aug_pipeline in datagen.py).")
     mixup: float = Field(0, ge=0, description="Blend pairs of images; 0.2 is usual, larger blends more evenly, 0 not at all.")
@@ -67,7 +92,7 @@ class TrainConfig(kerakit.Config):
         "auto", description="What to start from: ImageNet where it can be had; ImageNet or stop; nothing."
     )
     from_ckpt: Path | None = Field(None, description="Start from a run's best checkpoint, or from a .weights.h5 file.")
-    learning_rate: float = Field(1e-3, gt=0, description="Step size of the Adam optimizer.")
+    learning_rate: float = Field(1e-3, gt=0, description="Largest step size of AdamW; fine-tuning takes a tenth.")
     loss: kerakit.List.Text = Field(
         ("sparse_categorical_crossentropy",), description="A loss of loss.py or of Keras, by name; one for each output."
     )
@@ -89,6 +114,7 @@ class TrainConfig(kerakit.Config):
 
     # What train.py found out, for deploy.py: not flags.
     class_names: Suppress[tuple[str, ...]] = Field((), description="In the order of the model's outputs.")
+    phases: Suppress[tuple[str, ...]] = Field((), description="What --schedule came to.")
 
     _own_folder = field_validator("save_to")(folder_of_its_own)
     _where_it_is = field_validator("data_dir")(absolute)
@@ -140,6 +166,24 @@ class DeployConfig(kerakit.Config):
     @classmethod
     def _known_formats(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
         return value and tuple(known("format", name, FORMAT_NAMES) for name in value)
+
+
+class EvaluateConfig(kerakit.Config):
+    """The flags of evaluate.py."""
+
+    read_from: Path = Field(description="Folder of a run: the --save_to of train.py.")
+    data_dir: Path | None = Field(None, description="Folder or table of the images; default: where the run found them.")
+
+    _where_it_is = field_validator("data_dir")(absolute)
+
+
+class PredictConfig(kerakit.Config):
+    """The flags of predict.py."""
+
+    read_from: Path = Field(description="Folder of a run: the --save_to of train.py.")
+    images: Positional[tuple[Path, ...]] = Field(description="Images, and folders of them.")
+    top: int = Field(1, ge=1, description="How many labels to give for each image.")
+    as_json: bool = Field(False, description="JSON instead of CSV.")
 
 
 def known(what: str, value: str, names: Any) -> str:

@@ -30,6 +30,11 @@ def get(name: str) -> Callable[[Any, Any], Any]:
     return loss
 
 
+def options(model: keras.Model, args: config.TrainConfig) -> dict[str, Any]:
+    """Return what ``model.compile`` takes beside the optimizer, as ``args`` say."""
+    return compile_options(model, args.loss, args.loss_weights, shares=bool(args.mixup or args.cutmix))
+
+
 def compile_options(
     model: keras.Model, names: Sequence[str], weights: Sequence[float] | None, shares: bool = False
 ) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 python train.py --save_to progress/test --num_epochs 10 --batch_size 8 --model mobilenet_v2 --input_size 224,224 --jitter
 """
 
-import sys
 from functools import partial
 
 import config
@@ -21,6 +20,7 @@ def main(args: config.TrainConfig) -> None:
 
     import callbacks
     import loss
+    import phases
     from datagen import BatchGenerator
     from kerakit.data.cache import open_cache
     from kerakit.data.reader import remarks
@@ -49,24 +49,20 @@ def main(args: config.TrainConfig) -> None:
     if args.from_ckpt:
         load_weights(model, find_weights(args.from_ckpt))
 
-    # ---------------------------------------------------------------------------------------------------------- Loss
-    optimizer = keras.optimizers.Adam(args.learning_rate)
-    model.compile(optimizer=optimizer, **loss.compile_options(model, args.loss, args.loss_weights, shares=mix is not None))
-
     # --------------------------------------------------------------------------------------------------------- Train
-    cb = callbacks.get(run.path, overwrite=args.overwrite)
-    config.save(args.model_copy(update={"weights": weights, "class_names": reader.class_names}), run)
+    todo = phases.of(args.schedule, "checkpoint" if args.from_ckpt else weights)
+    loss.options(model, args)  # refuses a loss that does not fit before the run folder is touched
+    cb = callbacks.get(run.path, overwrite=args.overwrite, model=model)
+    config.save(args.model_copy(update={"weights": weights, "phases": todo, "class_names": reader.class_names}), run)
     with session(run, train_data, val_data):
         train_data.visualize(0, run.plots / "train_batch.png")
         val_data.visualize(0, run.plots / "val_batch.png")
-        model.fit(
-            train_data,
-            validation_data=val_data,
-            epochs=args.num_epochs,
-            callbacks=[train_data.follow_epochs(), *cb],
-            shuffle=False,  # the generator owns the order
-            verbose=1 if sys.stdout.isatty() else 2,
-        )
+        if "scratch" in todo:
+            phases.scratch(model, train_data, val_data, args, cb)
+        if "head" in todo:
+            epochs = phases.head(model, train_data, val_data, args, cb)
+        if "finetune" in todo:
+            phases.finetune(model, train_data, val_data, args, cb, after=epochs)
 
     print(f"trained: the best checkpoint is {run.best()}")
     print(f"next: {deploy_command(run)}")

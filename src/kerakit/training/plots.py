@@ -1,15 +1,20 @@
-"""Pictures of what the model is fed."""
+"""Pictures of what the model is fed, of how it learnt, and of what it confuses."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 _CELL = 160
 _CAPTION = 18
+_MOST_CLASSES_WITH_NUMBERS = 30
 
 
 def image_grid(images: Sequence[Any], titles: Sequence[str], columns: int = 8) -> Image.Image:
@@ -32,3 +37,46 @@ def image_grid(images: Sequence[Any], titles: Sequence[str], columns: int = 8) -
         picture.paste(image, (left + (_CELL - image.width) // 2, top + (_CELL - image.height) // 2))
         draw.text((left + _CELL / 2, top + _CELL), title[:24], fill="black", anchor="ma")
     return picture
+
+
+def draw_confusion(matrix: NDArray[np.int64], names: Sequence[str], path: Path) -> None:
+    """Draw a confusion matrix, (classes, classes), rows the right class: in images, and as shares of each row."""
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    side = max(4.0, 0.45 * len(names) + 2)
+    figure = Figure(figsize=(2 * side, side), layout="constrained")
+    for axes, values, title in zip(figure.subplots(1, 2), (matrix, shares), ("images", "share of the class"), strict=True):
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        axes.set_title(title)
+        axes.set_xlabel("answered")
+        axes.set_ylabel("is")
+        axes.set_xticks(range(len(names)), names, rotation=90)
+        axes.set_yticks(range(len(names)), names)
+        if len(names) <= _MOST_CLASSES_WITH_NUMBERS:
+            for (row, column), value in np.ndenumerate(values):
+                text = f"{value:.0%}" if title != "images" else str(value)
+                if value:
+                    colour = "white" if shares[row, column] > 0.5 else "black"
+                    axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
+    figure.savefig(path)
+
+
+def draw_curves(rows: Sequence[dict[str, float]], path: Path) -> None:
+    """Draw each metric over the epochs, training and validation in one picture.
+
+    Args:
+        rows: one an epoch, with "epoch", metrics, and ``val_`` metrics.
+        path: of the PNG.
+    """
+    metrics = [name for name in rows[0] if name != "epoch" and not name.startswith("val_")]
+    figure = Figure(figsize=(5 * len(metrics), 3.5), layout="constrained")
+    for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
+        for name, label in ((metric, "training"), (f"val_{metric}", "validation")):
+            points = [(row["epoch"], row[name]) for row in rows if name in row]
+            if points:
+                axes.plot(*zip(*points, strict=True), label=label, marker="." if len(points) < 50 else "")
+        axes.set_title(metric)
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(path)

@@ -1,0 +1,106 @@
+"""From the command to a good model, against the usual recipe: ``python benchmarks/time_to_accuracy.py DATA``.
+
+DATA holds train/ and validation/ with one folder of photos a class. The usual recipe: EfficientNet-Lite0 with ImageNet
+weights, frozen inside the model, ``image_dataset_from_directory``, Adam, ten epochs. Kerakit: ``python train.py``, with its
+feature cache empty (first run) and filled (second run). Each in a fresh process, in turn, three rounds; times begin with the
+process. Printed are the seconds until the validation accuracy that the usual recipe reaches at best in ten epochs, and the
+ratio of medians.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+ROUNDS, EPOCHS, SIZE = 3, 10, (224, 224)
+Epochs = list[tuple[float, float]]
+
+
+def usual(folder: str) -> None:
+    """Train as tutorials do; print a line an epoch as ``fit`` does."""
+    import keras
+
+    from kerakit.models.efficientnet_lite import OFFSET, SCALE, EfficientNetLite
+
+    def load(split: str) -> Any:
+        options = {"image_size": SIZE, "batch_size": 32, "seed": 0, "verbose": False}
+        return keras.utils.image_dataset_from_directory(Path(folder) / split, **options).prefetch(2)
+
+    train, validation = load("train"), load("validation")
+    image = keras.Input((*SIZE, 3))
+    backbone = EfficientNetLite(0, (*SIZE, 3), include_top=False)
+    backbone.trainable = False
+    x = keras.layers.GlobalAveragePooling2D()(backbone(keras.layers.Rescaling(SCALE, OFFSET)(image), training=False))
+    x = keras.layers.Dropout(0.3)(x)
+    classes = len(list((Path(folder) / "train").iterdir()))
+    model = keras.Model(image, keras.layers.Dense(classes, activation="softmax")(x))
+    model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy", ["accuracy"])
+    model.fit(train, validation_data=validation, epochs=EPOCHS, verbose=2)
+
+
+def timed(command: list[str], cwd: Path) -> Epochs:
+    """Run a training; return the seconds since its start and the validation accuracy at the end of each epoch."""
+    start = time.perf_counter()
+    found: Epochs = []
+    options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    with subprocess.Popen(command, cwd=cwd, env={**os.environ, "PYTHONUNBUFFERED": "1"}, **options) as process:
+        assert process.stdout is not None  # noqa: S101 - for the type checker
+        for line in process.stdout:
+            if "val_accuracy: " in line:
+                accuracy = float(line.split("val_accuracy: ")[1].split()[0])
+                found.append((time.perf_counter() - start, accuracy))
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} failed with {process.returncode}")
+    return found
+
+
+def until(epochs: Epochs, accuracy: float) -> float:
+    """Return the seconds until ``accuracy`` was reached; infinity if it never was."""
+    return next((seconds for seconds, value in epochs if value >= accuracy), float("inf"))
+
+
+def main() -> None:
+    """Take turns, and print the table."""
+    if len(sys.argv) == 3 and sys.argv[1] == "usual":
+        usual(sys.argv[2])
+        return
+    data = Path(sys.argv[1]).absolute()
+    found: dict[str, list[Epochs]] = {"usual": [], "first": [], "second": []}
+    with tempfile.TemporaryDirectory() as temporary:
+        project = Path(temporary) / "project"
+        subprocess.run(
+            [sys.executable, "-m", "kerakit.cli", "new", str(project), "--data", str(data)], check=True, capture_output=True
+        )
+        train = [sys.executable, "train.py", "--save_to", "progress/test", "--overwrite"]
+        for _ in range(ROUNDS):
+            found["usual"].append(timed([sys.executable, str(Path(__file__).absolute()), "usual", str(data)], project))
+            shutil.rmtree(project / ".cache", ignore_errors=True)
+            found["first"].append(timed(train, project))
+            found["second"].append(timed(train, project))
+    target = statistics.median(max(accuracy for _, accuracy in epochs) for epochs in found["usual"])
+    print(f"validation accuracy of the usual recipe in {EPOCHS} epochs, at best, median: {target:.4f}")
+    print("| seconds, median of 3 (min to max) | to that accuracy | to the end | accuracy at the end | times faster |")
+    print("|---|---|---|---|---|")
+    reference = statistics.median(until(epochs, max(a for _, a in epochs)) for epochs in found["usual"])
+    for name, rounds in found.items():
+        times = [until(epochs, target) if name != "usual" else until(epochs, max(a for _, a in epochs)) for epochs in rounds]
+        ends = [epochs[-1] for epochs in rounds]
+        middle = statistics.median(times)
+        print(
+            f"| {name} | {middle:.1f} ({min(times):.1f} to {max(times):.1f}) | {statistics.median(t for t, _ in ends):.1f} "
+            f"| {statistics.median(a for _, a in ends):.4f} | {reference / middle:.1f} |"
+        )
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""Read the tensors of a file that ``torch.save`` wrote, without torch and without running anything that the file holds.
+
+Such files are pickles, and unpickling runs what they name. Here the opcodes are only read (``pickletools``), and a small
+machine follows the few that describe tensors; anything else is refused. The format is torch's before 1.6: five pickles (a magic
+number, a version, facts on the machine, the dictionary, the names of the storages) and then the storages' bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import pickletools
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kerakit.errors import UserError
+
+# LONG1 of the first pickle; torch/serialization.py.
+_MAGIC = 0x1950A86A20F9469CFC6C
+_MARK = object()
+_TYPES: dict[str, np.dtype[Any]] = {"torch FloatStorage": np.dtype("<f4"), "torch LongStorage": np.dtype("<i8")}
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+_VALUES = {"BININT", "BININT1", "BININT2", "LONG1", "BINUNICODE"}
+
+
+@dataclass(frozen=True)
+class _Name:
+    """A name that the pickle wants imported: it never is."""
+
+    of: str
+
+
+@dataclass(frozen=True)
+class _Storage:
+    key: str
+    dtype: np.dtype[Any]
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+def read_tensors(path: Path) -> dict[str, NDArray[Any]]:
+    """Return the tensors of a state dictionary by name, float32 or int64.
+
+    Raises:
+        UserError: the file is damaged, of another format, or holds anything but tensors.
+    """
+    try:
+        return _read(io.BytesIO(path.read_bytes()))
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, struct.error, OverflowError) as error:
+        raise UserError(
+            f"the weights in {path} cannot be read: {error}. Install the package that brought them again."
+        ) from None
+
+
+def _read(file: io.BytesIO) -> dict[str, NDArray[Any]]:
+    magic, _, _, tensors, keys = (_describe(file) for _ in range(5))
+    if magic != _MAGIC or not isinstance(tensors, dict) or not isinstance(keys, list):
+        raise ValueError("not a dictionary that torch.save wrote")
+    storages = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
+    contents = {}
+    for key in keys:
+        (count,) = struct.unpack("<q", file.read(8))
+        dtype = storages[key].dtype
+        content = file.read(count * dtype.itemsize) if count >= 0 else b""
+        contents[key] = np.frombuffer(content, dtype)
+        if len(contents[key]) != count:
+            raise ValueError("it is cut off")
+    return {name: _view(tensor, contents[tensor.storage.key]) for name, tensor in tensors.items()}
+
+
+def _view(tensor: _Tensor, content: NDArray[Any]) -> NDArray[Any]:
+    """Return the part of a storage that a tensor is."""
+    last = tensor.offset + sum((length - 1) * step for length, step in zip(tensor.shape, tensor.strides, strict=True))
+    if min((tensor.offset, *tensor.strides)) < 0 or min(tensor.shape, default=1) < 1 or last >= len(content):
+        raise ValueError("a tensor does not fit its storage")
+    strides = [step * content.itemsize for step in tensor.strides]
+    return np.lib.stride_tricks.as_strided(content[tensor.offset :], tensor.shape, strides, writeable=False)
+
+
+def _describe(file: io.BytesIO) -> Any:
+    """Follow one pickle's opcodes. What it would import or call is only named, and known names alone are taken."""
+    stack: list[Any] = []
+    memo: dict[int, Any] = {}
+    argument: Any
+    for opcode, argument, _ in pickletools.genops(file):
+        name = opcode.name
+        if name in ("PROTO", "BUILD"):
+            # BUILD sets attributes (of the dictionary: its version); they are not needed.
+            if name == "BUILD":
+                stack.pop()
+        elif name == "STOP":
+            return stack.pop()
+        elif name == "MARK":
+            stack.append(_MARK)
+        elif name in _VALUES:
+            stack.append(argument)
+        elif name in _CONSTANTS:
+            stack.append(_CONSTANTS[name])
+        elif name in ("EMPTY_DICT", "EMPTY_LIST", "EMPTY_TUPLE"):
+            stack.append({"EMPTY_DICT": {}, "EMPTY_LIST": [], "EMPTY_TUPLE": ()}[name])
+        elif name in ("BINPUT", "LONG_BINPUT"):
+            memo[argument] = stack[-1]
+        elif name in ("BINGET", "LONG_BINGET"):
+            stack.append(memo[argument])
+        elif name == "GLOBAL":
+            stack.append(_Name(argument))
+        elif name == "TUPLE":
+            stack.append(tuple(_to_mark(stack)))
+        elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
+            count = int(name[-1])
+            stack[-count:] = [tuple(stack[-count:])]
+        elif name == "APPENDS":
+            items = list(_to_mark(stack))
+            stack[-1].extend(items)
+        elif name == "SETITEM":
+            value, key = stack.pop(), stack.pop()
+            stack[-1][key] = value
+        elif name == "SETITEMS":
+            items = list(_to_mark(stack))
+            stack[-1].update(zip(items[::2], items[1::2], strict=True))
+        elif name == "BINPERSID":
+            stack.append(_storage(*stack.pop()))
+        elif name == "REDUCE":
+            arguments, function = stack.pop(), stack.pop()
+            stack.append(_named(function, arguments))
+        else:
+            raise ValueError(f"it holds {name}, which no file of tensors needs")
+    raise ValueError("it is cut off")
+
+
+def _to_mark(stack: list[Any]) -> Iterator[Any]:
+    """Take everything above the last mark, and the mark, from the stack."""
+    start = len(stack) - 1 - stack[::-1].index(_MARK)
+    items = stack[start + 1 :]
+    del stack[start:]
+    return iter(items)
+
+
+def _storage(kind: str, dtype: _Name, key: str, *_: object) -> _Storage:
+    if kind != "storage" or dtype.of not in _TYPES:
+        raise ValueError(f"it holds {dtype.of}")
+    return _Storage(key, _TYPES[dtype.of])
+
+
+def _named(function: Any, arguments: tuple[Any, ...]) -> Any:
+    """Return what a call of a known name describes."""
+    if function == _Name("collections OrderedDict") and not arguments:
+        return {}
+    if function == _Name("torch._utils _rebuild_tensor_v2"):
+        storage, offset, shape, strides, _requires_grad, _hooks = arguments
+        return _Tensor(storage, offset, shape, strides)
+    raise ValueError(f"it wants {getattr(function, 'of', 'something unknown')!r} called, which is not done")

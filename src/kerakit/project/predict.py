@@ -1,0 +1,38 @@
+"""What a trained model says of photos. `kerakit predict RUN IMAGE ...` calls it, too.
+
+python predict.py --read_from progress/test photo.jpg folder
+"""
+
+from typing import Any
+
+import config
+import kerakit
+from kerakit import script
+
+
+def main(args: config.PredictConfig) -> None:
+    """Print a line for each image."""
+    run = kerakit.Run.open(args.read_from)
+    trained = config.read(run)
+    weights = run.best()
+
+    import numpy as np
+
+    from kerakit.deploy.predict import answers, images_in, write_answers
+    from kerakit.models import build
+    from kerakit.run import load_weights
+
+    paths = images_in(args.images)
+    model, _ = build(config.MODELS[trained.model], trained.input_size, len(trained.class_names))
+    load_weights(model, weights)
+
+    def predict(images: Any) -> Any:
+        return np.asarray(model.predict_on_batch(images), np.float32)
+
+    found = answers(predict, trained.input_size, list(trained.class_names), paths, args.top)
+    if bad := write_answers(found, args.as_json):
+        raise kerakit.UserError(f"{bad} of {len(paths)} images could not be read; they are named above.")
+
+
+if __name__ == "__main__":
+    script.run(main, config.PredictConfig)

@@ -1,0 +1,66 @@
+"""How good a model is: per class, as a table, as pictures, and as a file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+from kerakit.data.generator import BatchGenerator
+from kerakit.files import write_json
+from kerakit.run import Run
+from kerakit.training.plots import draw_confusion, image_grid
+
+MISTAKES_SHOWN = 32
+
+
+def judge(run: Run, held_out: BatchGenerator, predicted: NDArray[np.float32], targets: NDArray[Any]) -> None:
+    """Print and keep what scores say: ``evaluation.json``, ``plots/confusion.png``, ``plots/mistakes.png`` in the run.
+
+    Args:
+        run: where to.
+        held_out: the images that were scored, in its order.
+        predicted: scores, (n, classes).
+        targets: the right classes, (n,).
+    """
+    names = held_out.data_reader.class_names
+    answers = predicted.argmax(axis=1)
+    every = np.arange(len(names))
+    matrix = confusion_matrix(targets, answers, labels=every)
+    parts = precision_recall_fscore_support(targets, answers, labels=every, zero_division=0)
+    rows = [
+        {"class": name, "images": int(images), "precision": float(p), "recall": float(r), "f1": float(f)}
+        for name, p, r, f, images in zip(names, *parts, strict=True)
+    ]
+    accuracy = float(np.mean(answers == targets))
+    run.plots.mkdir(exist_ok=True)
+    write_json(
+        run.evaluation,
+        {"split": held_out.mode, "images": len(targets), "accuracy": accuracy, "classes": rows, "confusion": matrix.tolist()},
+    )
+    draw_confusion(matrix, names, run.plots / "confusion.png")
+    _draw_mistakes(run, held_out, predicted, targets)
+    table = Table(title=f"{accuracy:.2%} of {len(targets)} {held_out.mode} images are right", title_justify="left")
+    for heading in ("class", "images", "precision", "recall", "F1"):
+        table.add_column(heading, justify="left" if heading == "class" else "right")
+    for row in rows:
+        table.add_row(str(row["class"]), f"{row['images']:,}", *(f"{row[key]:.1%}" for key in ("precision", "recall", "f1")))
+    Console(markup=False, highlight=False).print(table)
+    print(f"in {run.evaluation}; pictures in {run.plots}")
+
+
+def _draw_mistakes(run: Run, held_out: BatchGenerator, predicted: NDArray[np.float32], targets: NDArray[Any]) -> None:
+    """Draw the wrong answers of which the model was surest."""
+    names = held_out.data_reader.class_names
+    wrong = np.flatnonzero(predicted.argmax(axis=1) != targets)
+    worst = wrong[np.argsort(-predicted[wrong].max(axis=1), kind="stable")][:MISTAKES_SHOWN]
+    if not len(worst):
+        (run.plots / "mistakes.png").unlink(missing_ok=True)
+        return
+    images = [held_out.sample(int(position))[0] for position in worst]
+    titles = [f"{names[predicted[i].argmax()]}, not {names[targets[i]]}" for i in worst]
+    image_grid(images, titles).save(run.plots / "mistakes.png")
