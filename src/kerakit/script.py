@@ -15,6 +15,8 @@ ConfigT = TypeVar("ConfigT", bound=Config)
 
 # 128 + SIGINT: what shells expect of a program that Ctrl-C ended.
 INTERRUPTED = 130
+# 128 + SIGPIPE.
+PIPE_CLOSED = 141
 
 
 def run(main: Callable[[ConfigT], None], config_class: type[ConfigT]) -> None:
@@ -41,6 +43,10 @@ class ending:  # noqa: N801 - used as `with ending():`
             fail(str(error), error.exit_code)
         if isinstance(error, KeyboardInterrupt):
             fail("interrupted.", INTERRUPTED)
+        if isinstance(error, BrokenPipeError):
+            # Whoever read the output, such as `head`, has enough; Python would else complain when it flushes.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(PIPE_CLOSED) from None
         if isinstance(error, OSError) and (code := _words_for(error)) is not None:
             fail(*code)
 

@@ -8,6 +8,7 @@ import os
 import config
 import kerakit
 from kerakit import script
+from kerakit.quiet import native_output
 
 # TensorFlow Lite is made with TensorFlow, whatever the model was trained on.
 os.environ["KERAS_BACKEND"] = "tensorflow"
@@ -18,6 +19,9 @@ def main(args: config.DeployConfig) -> None:
     run = kerakit.Run.open(args.read_from)
     trained = config.read(run)
     weights = run.best()
+
+    with native_output():  # the start-up lines of TensorFlow
+        import keras  # noqa: F401
 
     from datagen import BatchGenerator, ImageGenerator
     from kerakit.data.reader import expect_classes, held_out_mode

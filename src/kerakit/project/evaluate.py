@@ -6,6 +6,7 @@ python evaluate.py --read_from progress/test
 import config
 import kerakit
 from kerakit import script
+from kerakit.quiet import native_output
 
 
 def main(args: config.EvaluateConfig) -> None:
@@ -13,6 +14,9 @@ def main(args: config.EvaluateConfig) -> None:
     run = kerakit.Run.open(args.read_from)
     trained = config.read(run)
     weights = run.best()
+
+    with native_output():  # the start-up lines of TensorFlow
+        import keras  # noqa: F401
 
     import numpy as np
 

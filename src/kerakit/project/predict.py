@@ -8,6 +8,7 @@ from typing import Any
 import config
 import kerakit
 from kerakit import script
+from kerakit.quiet import native_output
 
 
 def main(args: config.PredictConfig) -> None:
@@ -15,6 +16,9 @@ def main(args: config.PredictConfig) -> None:
     run = kerakit.Run.open(args.read_from)
     trained = config.read(run)
     weights = run.best()
+
+    with native_output():  # the start-up lines of TensorFlow
+        import keras  # noqa: F401
 
     import numpy as np
 

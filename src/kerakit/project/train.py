@@ -8,6 +8,7 @@ from functools import partial
 import config
 import kerakit
 from kerakit import script
+from kerakit.quiet import native_output
 
 
 def main(args: config.TrainConfig) -> None:
@@ -16,7 +17,8 @@ def main(args: config.TrainConfig) -> None:
     run.refuse_existing(args.overwrite)
 
     # Only now, since TensorFlow takes seconds to import: --help and wrong flags are answered at once.
-    import keras
+    with native_output():  # the start-up lines of TensorFlow
+        import keras
 
     import callbacks
     import loss

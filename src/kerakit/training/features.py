@@ -78,7 +78,7 @@ class FeatureStore:
         path = self._folder / f"{self._key(generator, epoch)}.npz"
         # Whatever a kill or a disk left of it: the zip format holds checksums.
         damaged = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
-        with contextlib.suppress(*damaged), np.load(path, allow_pickle=False) as kept:
+        with contextlib.suppress(*damaged), path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
             return kept["features"], kept["targets"]
         features, targets = self._compute(generator, epoch)
         make_folder(self._folder)

@@ -57,7 +57,7 @@ def draw_confusion(matrix: NDArray[np.int64], names: Sequence[str], path: Path) 
                 if value:
                     colour = "white" if shares[row, column] > 0.5 else "black"
                     axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
-    figure.savefig(path)
+    figure.savefig(path, bbox_inches="tight")
 
 
 def draw_curves(rows: Sequence[dict[str, float]], path: Path) -> None:
@@ -79,4 +79,4 @@ def draw_curves(rows: Sequence[dict[str, float]], path: Path) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend()
-    figure.savefig(path)
+    figure.savefig(path, bbox_inches="tight")
