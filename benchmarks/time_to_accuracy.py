@@ -43,7 +43,7 @@ def usual(folder: str) -> None:
     x = keras.layers.Dropout(0.3)(x)
     classes = len(list((Path(folder) / "train").iterdir()))
     model = keras.Model(image, keras.layers.Dense(classes, activation="softmax")(x))
-    model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy", ["accuracy"])
+    model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy", metrics=["accuracy"])
     model.fit(train, validation_data=validation, epochs=EPOCHS, verbose=2)
 
 

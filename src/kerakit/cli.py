@@ -104,12 +104,13 @@ def predict(
 
 def _predict_by_the_project(run: Path, images: tuple[Path, ...], top: int, as_json: bool) -> int:
     """Have the project's own script answer: its code, not a file of the run, says what the model is."""
+    of_a_project = ("predict.py", "config.py", "models/__init__.py")
     folders = [Path.cwd(), *run.resolve().parents]
-    script = next((folder / "predict.py" for folder in folders if (folder / "predict.py").is_file()), None)
-    if script is None:
+    project = next((folder for folder in folders if all((folder / name).is_file() for name in of_a_project)), None)
+    if project is None:
         raise UserError(f"{run} is a run, but its project is not here: there is no predict.py in this folder or above the run.")
     words = ["--read_from", str(run), "--top", str(top), *(["--as_json"] if as_json else []), "--", *map(str, images)]
-    return subprocess.call([sys.executable, str(script), *words])  # noqa: S603 - the user's own script, without a shell
+    return subprocess.call([sys.executable, str(project / "predict.py"), *words])  # noqa: S603 - the user's own script, without a shell
 
 
 def _set_data_dir(config: Path, data_dir: Path) -> None:

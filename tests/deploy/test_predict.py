@@ -128,3 +128,23 @@ def test_evaluate_scores_the_held_out_images(trained: Project) -> None:
     assert trained.train("--overwrite").code == 0
     assert not (run / "evaluation.json").exists()
     assert not (run / "plots/confusion.png").exists()
+
+
+def test_a_script_that_only_has_the_name_is_not_run(delivered: Path, tmp_path: Path) -> None:
+    shutil.copytree(delivered / "progress" / "test", tmp_path / "run")
+    (tmp_path / "predict.py").write_text("from pathlib import Path\nPath('ran').touch()\n")
+    Image.new("RGB", (20, 20)).save(tmp_path / "x.png")
+    assert kerakit("run", "x.png", cwd=tmp_path).returncode == 2
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_reader_that_has_enough_is_no_error(delivered: Path, trained_once: Path) -> None:
+    command = [sys.executable, "-m", "kerakit.cli", "predict", "deploy/test", str(trained_once.parent / "photos")]
+    process = subprocess.Popen(command, cwd=delivered, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    err = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(60) == 141
+    assert "Traceback" not in err

@@ -139,10 +139,6 @@ def test_training_head_and_fine_tuning_of_a_pretrained_model(project: Project) -
     assert "Epoch 41/41" in result.out
     history = (project.path / "progress/tuned/history.csv").read_text().splitlines()
     assert len(history) == 1 + 41
-    # --from_ckpt goes on from such a run, all layers at once.
-    result = project.run("train.py", "--save_to", "progress/more", *small, "--from_ckpt", "progress/tuned")
-    assert result.code == 0, result.err
-    assert "epoch-0001" in result.out
 
 
 def test_a_head_on_nothing_is_refused(project: Project) -> None:
