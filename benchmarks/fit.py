@@ -1,6 +1,6 @@
-"""``fit`` from Kerakit's generator, against arrays in memory and a plain Sequence: ``python benchmarks/fit.py PHOTOS``.
+"""``fit`` from Kerakit's generator, cached and not, against arrays in memory and a plain Sequence: ``python benchmarks/fit.py PHOTOS``.
 
-MobileNetV2 without weights, 96 by 96 pixels, 32 images a step. Each measurement is a fresh process; the three take turns;
+MobileNetV2 without weights, 96 by 96 pixels, 32 images a step. Each measurement is a fresh process; they take turns;
 printed is the median time of a step in milliseconds, over five rounds with minimum and maximum. Then the memory of a training
 with augmentation, after 2 and after 20 epochs. KERAS_BACKEND=jax measures JAX.
 """
@@ -17,7 +17,7 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 ROUNDS, SIZE, BATCH, STEPS = 5, 96, 32, 15
-KINDS = ("kerakit", "arrays", "sequence")
+KINDS = ("kerakit", "cached", "arrays", "sequence")
 
 
 def one(kind: str, folder: str) -> float:
@@ -27,6 +27,7 @@ def one(kind: str, folder: str) -> float:
 
     from kerakit import BatchGenerator, DataReader
     from kerakit.data import memory
+    from kerakit.data.cache import RamCache
 
     if kind == "sequence":
         memory.keep_freed = lambda: None
@@ -35,7 +36,8 @@ def one(kind: str, folder: str) -> float:
         def __len__(self) -> int:
             return min(STEPS, super().__len__())
 
-    generator = Short(DataReader(folder, train_ratio=0.999999), "train", BATCH, (SIZE, SIZE))
+    cache = RamCache((SIZE, SIZE)) if kind == "cached" else None
+    generator = Short(DataReader(folder, train_ratio=0.999999), "train", BATCH, (SIZE, SIZE), read=cache)
     image = keras.Input((SIZE, SIZE, 3))
     x = keras.layers.Rescaling(1 / 127.5, offset=-1)(image)
     backbone = keras.applications.MobileNetV2((SIZE, SIZE, 3), input_tensor=x, include_top=False, weights=None)

@@ -146,3 +146,27 @@ def test_a_head_on_nothing_is_refused(project: Project) -> None:
     assert result.code == 2
     assert "starts from nothing" in result.err
     assert not (project.path / "progress").exists()
+
+
+def test_a_head_of_several_outputs_is_refused() -> None:
+    image = keras.Input((8, 8, 3))
+    x = keras.layers.GlobalAveragePooling2D(name="features")(image)
+    two = keras.Model(image, [keras.layers.Dense(3, name="one")(x), keras.layers.Dense(3, name="other")(x)])
+    with pytest.raises(UserError, match=r"'other'.*single row"):
+        split(two)
+
+
+def test_several_targets_are_refused_and_missing_images_are_named(photos: Path, tmp_path: Path) -> None:
+    class Two(BatchGenerator):
+        def preprocess(self, image: Any, annot: Any) -> Any:
+            return image, (annot, annot)
+
+    backbone, _ = split(model())
+    reader = DataReader(photos)
+    with pytest.raises(UserError, match="one target an image"):
+        FeatureStore(backbone, tmp_path / "kept").compute(Two(reader, "train", 8, (20, 16)))
+    missing = reader.image_path(int(reader.indices("train")[3]))
+    missing.unlink()
+    with pytest.raises(UserError, match=missing.name):
+        FeatureStore(backbone, tmp_path / "kept").compute(BatchGenerator(reader, "train", 8, (20, 16)))
+    assert not (tmp_path / "kept").exists()

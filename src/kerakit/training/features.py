@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import inspect
-import os
 import sys
 import tempfile
 import zipfile
@@ -40,16 +39,19 @@ def split(model: keras.Model) -> tuple[keras.Model, keras.Model]:
     names = [layer.name for layer in model.layers]
     if LAYER not in names:
         raise UserError(
-            f"the model {model.name} has no layer named {LAYER!r}. Name the last layer of its backbone so, or give "
-            "--schedule scratch."
+            f"the model {model.name} has no layer named {LAYER!r}. Name the last layer of its backbone so, "
+            "or give --schedule scratch."
         )
-    backbone = keras.Model(model.inputs, model.get_layer(LAYER).output, name="backbone")
+    last = model.get_layer(LAYER)
+    backbone = keras.Model(model.inputs, last.output, name="backbone")
     x = features = keras.Input(backbone.output_shape[1:], name="input_of_head")
-    try:
-        for layer in model.layers[names.index(LAYER) + 1 :]:
-            x = layer(x)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"the layers after {LAYER!r} of {model.name} are no single row: {str(error).splitlines()[0]}") from None
+    for layer in model.layers[names.index(LAYER) + 1 :]:
+        if layer.input is not last.output:
+            raise UserError(
+                f"the layer {layer.name!r} of {model.name} does not follow {last.name!r} alone: a head trained by itself "
+                f"is a single row of layers after {LAYER!r}. Give --schedule scratch."
+            )
+        x, last = layer(x), layer
     return backbone, keras.Model(features, x, name="head")
 
 
@@ -93,6 +95,10 @@ class FeatureStore:
         parts = []
         for i in range(len(generator)):
             images, targets = generator[i]
+            if not isinstance(targets, np.ndarray):
+                raise UserError(
+                    "a head is trained by itself on one target an image; these are several. Give --schedule scratch."
+                )
             parts.append((self._predict(images), targets))
             _say(i + 1, len(generator), generator.mode)
         generator.close()
@@ -107,9 +113,8 @@ class FeatureStore:
         digest.update(repr((*given, epoch, keras.backend.backend())).encode())
         digest.update(Path(inspect.getfile(type(generator))).read_bytes())
         for i in generator.index:
-            status = os.stat(reader.image_path(int(i)))
-            entry = (reader.key(int(i)), reader.target(int(i)), status.st_size, status.st_mtime_ns)
-            digest.update(repr(entry).encode(errors="surrogateescape"))
+            digest.update(repr((reader.key(int(i)), *_size_and_time(reader.image_path(int(i))))).encode())
+            digest.update(np.asarray(reader.target(int(i))).tobytes())
         return digest.hexdigest()[:32]
 
 
@@ -142,6 +147,15 @@ class FeatureBatches(keras.utils.Sequence):
     def follow_epochs(self) -> keras.callbacks.Callback:
         """Return the callback that tells it its epoch."""
         return FollowEpochs(self)
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    """Return bytes and time of change of a file; of one that is not there nothing, since reading it says so."""
+    try:
+        status = path.stat()
+    except OSError:
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
 
 
 def _say(done: int, batches: int, mode: str) -> None:
