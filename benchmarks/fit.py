@@ -1,4 +1,4 @@
-"""``fit`` from the generator, cached and not, against arrays in memory and a plain Sequence: ``python benchmarks/fit.py PHOTOS``.
+"""``fit`` from the generator, cached or not, from arrays in memory, and a plain Sequence: ``python benchmarks/fit.py PHOTOS``.
 
 MobileNetV2 without weights, 96 by 96 pixels, 32 images a step. Each measurement is a fresh process; they take turns;
 printed is the median time of a step in milliseconds, over five rounds with minimum and maximum. Then the memory of a training
