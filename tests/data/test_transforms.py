@@ -38,10 +38,10 @@ def test_keypoint_mask_and_box_go_where_the_pixels_go(seed: int, x: int, y: int)
     box = [x - 2, y - 2, x + 3, y + 3]
     out = warp(seed, image=image, mask=mask, keypoints=[(x, y)], bboxes=[box])
     (px, py), (left, top, right, bottom) = out["keypoints"][0], out["bboxes"][0]
+    if not (5 <= px < 75 and 5 <= py < 55):
+        return  # at the edge, where boxes are cut and the reflection begins
     assert left < px < right
     assert top < py < bottom
-    if not (5 <= px < 75 and 5 <= py < 55):
-        return  # at the edge, where the reflection begins
     # The blob was far enough from the edge that its reflections may show only near the output's edge.
     window = np.s_[round(py) - 4 : round(py) + 5, round(px) - 4 : round(px) + 5]
     ys, xs = np.nonzero(out["mask"][window])
