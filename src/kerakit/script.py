@@ -8,6 +8,9 @@ import sys
 from collections.abc import Callable
 from typing import TypeVar
 
+from rich.console import Console
+from rich.table import Table
+
 from kerakit.config import Config
 from kerakit.errors import KerakitError
 
@@ -61,6 +64,12 @@ def _words_for(error: OSError) -> tuple[str, int] | None:
     if error.errno == errno.ENAMETOOLONG:
         return f"the path {where} is longer than this file system takes. Choose a shorter one.", 2
     return None
+
+
+def print_table(table: Table) -> None:
+    """Print a table of rich's; what is no terminal is taken as wide enough, so that a log keeps the whole of it."""
+    width = None if sys.stdout.isatty() else 120
+    Console(width=width, markup=False, highlight=False).print(table)
 
 
 def fail(message: str, code: int) -> None:

@@ -16,16 +16,17 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 from kerakit.data.decode import decode, kind_of, read_bytes, size_of
+from kerakit.data.folders import is_hidden
 from kerakit.data.reader import DataReader
 from kerakit.data.similar import THUMBNAIL, fingerprint, near_duplicates
 from kerakit.data.split import MODES
 from kerakit.errors import ImageError
 from kerakit.files import replacing
+from kerakit.script import print_table
 
 TINY, HUGE = 32, 50_000_000
 """An image is tiny with a side of fewer pixels, huge with more pixels in all."""
@@ -112,7 +113,7 @@ def show(reader: DataReader, findings: list[Finding]) -> None:
     table = Table(title=f"{len(reader):,} images in {len(reader.class_names)} classes", title_justify="left")
     for heading in ("class", *MODES):
         table.add_column(heading, justify="left" if heading == "class" else "right")
-    columns = [np.bincount(reader.targets[reader.indices(mode)], minlength=len(reader.class_names)) for mode in MODES]
+    columns = [reader.counts(mode) for mode in MODES]
     for name, *numbers in zip(reader.class_names, *columns, strict=True):
         table.add_row(_printable(name), *(f"{number:,}" for number in numbers))
     tables = [table]
@@ -125,10 +126,8 @@ def show(reader: DataReader, findings: list[Finding]) -> None:
         first = next(finding for finding in findings if finding.kind == kind)
         example = f"{first.key} ({first.detail})" if first.detail else first.key
         tables[1].add_row(f"{count:,}", f"{kind}: {KINDS[kind]}", _printable(example))
-    console = Console(markup=False, highlight=False)
-    console = console if console.is_terminal else Console(width=120, markup=False, highlight=False)
     for each in tables:
-        console.print(each)
+        print_table(each)
     train = columns[0]
     if train.max() > 10 * train.min():
         rare, common = (_printable(reader.class_names[i]) for i in (train.argmin(), train.argmax()))
@@ -260,9 +259,9 @@ def _not_read(reader: DataReader) -> Iterator[Finding]:
     if reader.data.is_file():
         return
     for parent, folders, files in os.walk(reader.data):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
         for name in sorted(files):
-            if not name.startswith(".") and Path(name).suffix.lower() in _OTHER_IMAGES:
+            if not is_hidden(name) and Path(name).suffix.lower() in _OTHER_IMAGES:
                 yield Finding((Path(parent) / name).relative_to(reader.data).as_posix(), "not read", "")
 
 

@@ -38,7 +38,7 @@ def list_folder(folder: Path) -> Listing:
     for root in roots:
         split = MODES.index(given[root]) if "train" in given else NOT_GIVEN
         for target, name in enumerate(class_names):
-            found = [f"{root}/{name}/{file}".removeprefix("./") for file in _images_below(folder / root / name)]
+            found = [f"{root}/{name}/{file}".removeprefix("./") for file in images_below(folder / root / name)]
             keys += found
             counts.append((target, split, len(found)))
     targets, splits, lengths = np.array(counts).T
@@ -77,14 +77,14 @@ def refuse_unprintable(names: tuple[str, ...], where: Path) -> None:
 
 
 def _folders_in(folder: Path) -> list[str]:
-    return sorted(name for name in os.listdir(folder) if (folder / name).is_dir() and not _is_hidden(name))
+    return sorted(name for name in os.listdir(folder) if (folder / name).is_dir() and not is_hidden(name))
 
 
 def _holds_images(folder: Path) -> bool:
     return any(Path(name).suffix.lower() in ENDINGS for name in os.listdir(folder))
 
 
-def _images_below(folder: Path) -> list[str]:
+def images_below(folder: Path) -> list[str]:
     """Return the paths of the images below ``folder``, relative to it, sorted; folders and links are followed once."""
     found: list[str] = []
     seen: set[str] = set()
@@ -94,12 +94,12 @@ def _images_below(folder: Path) -> list[str]:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not _is_hidden(name))
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
         below = Path(parent).relative_to(folder)
-        found += [(below / name).as_posix() for name in files if Path(name).suffix.lower() in ENDINGS and not _is_hidden(name)]
+        found += [(below / name).as_posix() for name in files if Path(name).suffix.lower() in ENDINGS and not is_hidden(name)]
     return sorted(found)
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
     """Whether a file or folder is the file system's or an archiver's, not the user's."""
     return name.startswith(".") or name == "__MACOSX"

@@ -128,6 +128,10 @@ class DataReader:
             raise UserError(f"mode {mode!r} is unknown; expected one of {', '.join(MODES)}.")
         return np.flatnonzero(self._splits == MODES.index(mode))
 
+    def counts(self, mode: Mode) -> NDArray[np.int64]:
+        """Return the number of images of each class in ``mode``, shape (classes,)."""
+        return np.bincount(self.targets[self.indices(mode)], minlength=len(self.class_names))
+
     def _refuse_empty_classes(self) -> None:
         can_train = (self._splits == MODES.index("train")) | (self._splits == NOT_GIVEN)
         counts = np.bincount(self.targets[can_train], minlength=len(self.class_names))
@@ -180,17 +184,15 @@ def remarks(reader: Reader) -> list[str]:
     How many images are left out; how many GIFs there are, of which the first frame is read; each class without a validation or
     test image, in a split that has images of others.
     """
-    targets = getattr(reader, "targets", None)
     lines: list[str] = []
-    if targets is None:
+    if not isinstance(reader, DataReader):
         return lines
-    if left_out := getattr(reader, "left_out", 0):
-        lines.append(f"{left_out} images are left out, as the list of kerakit check says")
-    keys = getattr(reader, "_keys", None)
-    if keys is not None and (gifs := pc.sum(pc.ends_with(keys, ".gif", ignore_case=True)).as_py()):
+    if reader.left_out:
+        lines.append(f"{reader.left_out} images are left out, as the list of kerakit check says")
+    if gifs := pc.sum(pc.ends_with(reader._keys, ".gif", ignore_case=True)).as_py():
         lines.append(f"{gifs} images are GIFs: the first frame of each is read")
     for mode in MODES[1:]:
-        counts = np.bincount(targets[reader.indices(mode)], minlength=len(reader.class_names))
+        counts = reader.counts(mode)
         missing = [name for name, count in zip(reader.class_names, counts, strict=True) if not count]
         if counts.any():
             lines += [f"the class {name!r} has no {mode} images: nothing is known of how well it is told" for name in missing]

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from kerakit.deploy import evaluate
 from kerakit.deploy.edgetpu import EDGETPU
-from kerakit.deploy.format import Format, Skipped, Source, Written
-from kerakit.deploy.keras import H5, KERAS
+from kerakit.deploy.format import LABELS, Format, Skipped, Source, Written
+from kerakit.deploy.keras import H5, KERAS, predictor
 from kerakit.deploy.litert import FLOAT32, INT8
 from kerakit.deploy.report import Row, write_report
 from kerakit.errors import JobError, UserError
@@ -22,7 +22,7 @@ from kerakit.files import make_folder, sha256, write_text
 FORMATS: dict[str, Format] = {f.name: f for f in (H5, KERAS, FLOAT32, INT8, EDGETPU)}
 """The formats by name, as in ``kerakit.deploy.FORMAT_NAMES``; the Edge TPU's is made from the int8 file, so after it."""
 
-LABELS, REPORT = "labels.txt", "report.json"
+REPORT = "report.json"
 
 
 class Deployment:
@@ -94,7 +94,7 @@ def deploy(
     with tempfile.TemporaryDirectory(prefix=".kerakit-", dir=deployment.path) as temporary:
         source = Source(model, calibration, Path(temporary), edgetpu_compiler)
         say("the trained model: scoring the held-out images")
-        reference, targets = evaluate.scores(lambda images: np.asarray(model.predict_on_batch(images)), held_out)
+        reference, targets = evaluate.scores(predictor(model), held_out)
         wanted = [f for f in FORMATS.values() if formats is None or f.name in formats]
         image = next(iter(held_out))[0][0]
         rows = [_deliver(f, source, held_out, image, reference, asked=formats is not None, say=say) for f in wanted]

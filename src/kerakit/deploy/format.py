@@ -10,6 +10,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+LABELS = "labels.txt"
+"""Beside the models: the class names, a line each, in the order of the outputs."""
+
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """uint8 images (n, height, width, 3) to float32 scores (n, classes)."""
 

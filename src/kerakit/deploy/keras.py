@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -36,8 +37,12 @@ class KerasFile:
         import keras
 
         with no_advice():
-            model = keras.models.load_model(path, compile=False)
-        return lambda images: np.asarray(model.predict_on_batch(images), np.float32)
+            return predictor(keras.models.load_model(path, compile=False))
+
+
+def predictor(model: Any) -> Predict:
+    """Return what runs ``model``, a ``keras.Model``, on a batch of images."""
+    return lambda images: np.asarray(model.predict_on_batch(images), np.float32)
 
 
 KERAS = KerasFile("keras", "model.keras")

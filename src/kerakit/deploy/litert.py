@@ -83,11 +83,21 @@ def _with_full_range(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def load(path: Path) -> Predict:
     """Load a TensorFlow Lite file of batch size 1; quantised scores come back as real numbers."""
+    return predictor(interpreter_of(path))
+
+
+def interpreter_of(path: Path) -> Any:
+    """Load a TensorFlow Lite file into LiteRT's interpreter, on one thread. Raises ValueError where it cannot be loaded."""
     from ai_edge_litert.interpreter import Interpreter
 
     with native_output():
         interpreter = Interpreter(model_content=path.read_bytes(), num_threads=1)
         interpreter.allocate_tensors()
+    return interpreter
+
+
+def predictor(interpreter: Any) -> Predict:
+    """Return what runs images through ``interpreter``, one after the other."""
     (into,), (out,) = interpreter.get_input_details(), interpreter.get_output_details()
     scale, zero_point = out["quantization"]
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from kerakit.data.decode import ENDINGS, Pixels, available_cores, read_image
-from kerakit.deploy.format import Predict
+from kerakit.data.decode import Pixels, available_cores, read_image
+from kerakit.data.folders import images_below
+from kerakit.deploy.format import LABELS, Predict
 from kerakit.errors import ImageError, UserError
 
 _READ_AT_A_TIME = 64
@@ -29,9 +30,7 @@ def images_in(paths: Iterable[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found += sorted(
-                file for file in path.rglob("*") if file.suffix.lower() in ENDINGS and not file.name.startswith(".")
-            )
+            found += [path / name for name in images_below(path)]
         elif path.exists():
             found.append(path)
         else:
@@ -50,8 +49,6 @@ def load_delivered(path: Path) -> tuple[Predict, tuple[int, int], list[str]]:
     Raises:
         UserError: there is no such file, no labels.txt beside it, or they don't fit.
     """
-    from ai_edge_litert.interpreter import Interpreter
-
     from kerakit.deploy import litert
 
     file = path / litert.INT8.file if path.is_dir() else path
@@ -59,19 +56,19 @@ def load_delivered(path: Path) -> tuple[Predict, tuple[int, int], list[str]]:
         raise UserError(
             f"{path} holds no TensorFlow Lite model. Expected a run, a folder that deploy.py wrote, or a .tflite file."
         )
-    labels = file.with_name("labels.txt")
+    labels = file.with_name(LABELS)
     if not labels.is_file():
         raise UserError(f"there is no {labels}: one line a class, as deploy.py writes it beside the model.")
     names = labels.read_text(encoding="utf-8").splitlines()
     try:
-        details = Interpreter(model_content=file.read_bytes())
-        (into,), (out,) = details.get_input_details(), details.get_output_details()
+        interpreter = litert.interpreter_of(file)
+        (into,), (out,) = interpreter.get_input_details(), interpreter.get_output_details()
     except ValueError as error:
         raise UserError(f"{file} is damaged, or needs another runtime: {str(error).splitlines()[0]}") from None
     if out["shape"][-1] != len(names):
         raise UserError(f"{labels} has {len(names)} lines; {file} gives {out['shape'][-1]} scores.")
     _, height, width, _ = into["shape"]
-    return litert.load(file), (int(width), int(height)), names
+    return litert.predictor(interpreter), (int(width), int(height)), names
 
 
 def answers(

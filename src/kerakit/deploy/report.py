@@ -9,10 +9,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
 from rich.table import Table
 
 from kerakit.files import write_json
+from kerakit.script import print_table
 
 _PACKAGES = ("kerakit", "keras", "ai-edge-litert", "numpy")
 
@@ -73,9 +73,7 @@ def show(rows: list[Row], held_out_images: int) -> None:
             table.add_row(row.format, row.file, *measured, f"{(row.bytes or 0) / 1024:,.0f}", (row.sha256 or "")[:8])
         else:
             table.add_row(row.format, row.file, row.status)
-    console = Console()
-    # Not a terminal: wide enough that a log keeps the whole table.
-    (console if console.is_terminal else Console(width=100)).print(table)
+    print_table(table)
     for row in rows:
         if row.reason:
             print(f"{row.format} {row.status}: {row.reason}")

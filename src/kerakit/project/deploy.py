@@ -21,33 +21,24 @@ def main(args: config.DeployConfig) -> None:
     weights = run.best()
 
     with native_output():  # the start-up lines of TensorFlow
-        import keras  # noqa: F401
+        import restore
 
-    from datagen import BatchGenerator, ImageGenerator
-    from kerakit.data.reader import expect_classes, held_out_mode
+    from datagen import ImageGenerator
     from kerakit.deploy import report
     from kerakit.deploy.calibration import calibration_images
     from kerakit.deploy.deploy import Deployment, deploy
-    from kerakit.models import build
-    from kerakit.run import load_weights
-    from reader import DataReader
 
     deployment = Deployment(args.save_to)
     deployment.refuse_existing(args.overwrite)
 
     # ---------------------------------------------------------------------------------------------------------- Data
-    reader = DataReader(args.data_dir or trained.data_dir, seed=trained.seed)
-    expect_classes(reader, trained.class_names)
-    held_out = BatchGenerator(reader, held_out_mode(reader), input_size=trained.input_size)
+    reader = restore.reader(trained, args.data_dir)
+    held_out = restore.held_out(trained, reader)
     calibration = calibration_images(ImageGenerator(reader, trained.input_size, trained.seed), args.num_calibration)
-
-    # --------------------------------------------------------------------------------------------------------- Model
-    model, _ = build(config.MODELS[trained.model], trained.input_size, len(trained.class_names))
-    load_weights(model, weights)
 
     # -------------------------------------------------------------------------------------------------------- Deploy
     rows = deploy(
-        model,
+        restore.model(trained, weights),
         deployment,
         trained.class_names,
         calibration,

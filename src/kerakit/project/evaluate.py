@@ -16,24 +16,14 @@ def main(args: config.EvaluateConfig) -> None:
     weights = run.best()
 
     with native_output():  # the start-up lines of TensorFlow
-        import keras  # noqa: F401
+        import restore
 
-    import numpy as np
-
-    from datagen import BatchGenerator
-    from kerakit.data.reader import expect_classes, held_out_mode
     from kerakit.deploy.evaluate import scores
-    from kerakit.models import build
-    from kerakit.run import load_weights
+    from kerakit.deploy.keras import predictor
     from kerakit.training.judge import judge
-    from reader import DataReader
 
-    reader = DataReader(args.data_dir or trained.data_dir, seed=trained.seed)
-    expect_classes(reader, trained.class_names)
-    held_out = BatchGenerator(reader, held_out_mode(reader), input_size=trained.input_size)
-    model, _ = build(config.MODELS[trained.model], trained.input_size, len(trained.class_names))
-    load_weights(model, weights)
-    predicted, targets = scores(lambda images: np.asarray(model.predict_on_batch(images), np.float32), held_out)
+    held_out = restore.held_out(trained, restore.reader(trained, args.data_dir))
+    predicted, targets = scores(predictor(restore.model(trained, weights)), held_out)
     judge(run, held_out, predicted, targets)
 
 

@@ -3,8 +3,6 @@
 python predict.py --read_from progress/test photo.jpg folder
 """
 
-from typing import Any
-
 import config
 import kerakit
 from kerakit import script
@@ -18,21 +16,13 @@ def main(args: config.PredictConfig) -> None:
     weights = run.best()
 
     with native_output():  # the start-up lines of TensorFlow
-        import keras  # noqa: F401
+        import restore
 
-    import numpy as np
-
+    from kerakit.deploy.keras import predictor
     from kerakit.deploy.predict import answers, images_in, write_answers
-    from kerakit.models import build
-    from kerakit.run import load_weights
 
     paths = images_in(args.images)
-    model, _ = build(config.MODELS[trained.model], trained.input_size, len(trained.class_names))
-    load_weights(model, weights)
-
-    def predict(images: Any) -> Any:
-        return np.asarray(model.predict_on_batch(images), np.float32)
-
+    predict = predictor(restore.model(trained, weights))
     found = answers(predict, trained.input_size, list(trained.class_names), paths, args.top)
     if bad := write_answers(found, args.as_json):
         raise kerakit.UserError(f"{bad} of {len(paths)} images could not be read; they are named above.")

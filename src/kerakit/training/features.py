@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from kerakit.data.decode import DECODING, available_cores
 from kerakit.data.generator import BatchGenerator, FollowEpochs
 from kerakit.data.order import order
+from kerakit.deploy.keras import predictor
 from kerakit.errors import UserError
 from kerakit.files import make_folder, replacing
 
@@ -168,7 +169,7 @@ def _say(done: int, batches: int, mode: str) -> None:
 
 def _fastest(backbone: keras.Model) -> Callable[[NDArray[Any]], Features]:
     if keras.backend.backend() != "tensorflow" or _has_gpu():
-        return lambda images: np.asarray(keras.ops.convert_to_numpy(backbone.predict_on_batch(images)), np.float32)
+        return predictor(backbone)
     from kerakit.deploy.litert import convert_float, load
 
     cores = available_cores()

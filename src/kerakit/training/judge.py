@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from kerakit.data.generator import BatchGenerator
 from kerakit.files import write_json
 from kerakit.run import Run
+from kerakit.script import print_table
 from kerakit.training.plots import draw_confusion, image_grid
 
 MISTAKES_SHOWN = 32
@@ -49,7 +49,7 @@ def judge(run: Run, held_out: BatchGenerator, predicted: NDArray[np.float32], ta
         table.add_column(heading, justify="left" if heading == "class" else "right")
     for row in rows:
         table.add_row(str(row["class"]), f"{row['images']:,}", *(f"{row[key]:.1%}" for key in ("precision", "recall", "f1")))
-    Console(markup=False, highlight=False).print(table)
+    print_table(table)
     print(f"in {run.evaluation}; pictures in {run.plots}")
 
 
