@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -57,6 +59,7 @@ class BatchGenerator(keras.utils.Sequence):
         index: int64 (n,), the reader's indices of this mode.
         epoch: counted from 0; set it with ``follow_epochs()``.
         error: what stopped the reading, if something did.
+        clock: how long reading took and was waited for.
         bad: the messages of the images that could not be read, by key.
 
     Raises:
@@ -104,6 +107,7 @@ class BatchGenerator(keras.utils.Sequence):
             )
         self.epoch = 0
         self.error: Exception | None = None
+        self.clock = Clock()
         self._augmenter = Augmenter(self.get_aug_pipeline, seed) if jitter and mode == "train" else None
         self._reading: Any = None  # grain's iterator over the batches from position `_next` on
         self._next = 0
@@ -141,7 +145,8 @@ class BatchGenerator(keras.utils.Sequence):
                 position = self._next if self._continues_with(i) else self.epoch * len(self) + i
                 if self._reading is None or position != self._next:
                     self._reading = self._start_reading(position)
-                batch = next(self._reading)
+                with self.clock.wait():
+                    batch = next(self._reading)
                 self._next = position + 1
         except Exception as error:
             # TensorFlow wraps what is raised here in its own error; this one is what the user must read.
@@ -179,6 +184,10 @@ class BatchGenerator(keras.utils.Sequence):
     def keys(self, i: int) -> list[str]:
         """Return the keys of the images in batch ``i`` of the current epoch."""
         return [self.data_reader.key(self._row(p)) for p in self._positions(self.epoch, i)]
+
+    def key(self, epoch: int, place: int) -> str:
+        """Return the key of the image that comes ``place`` images after the first one of ``epoch``."""
+        return self.data_reader.key(self._row(epoch * len(self.index) + place))
 
     def close(self) -> None:
         """Stop reading ahead. The generator can be used again afterwards."""
@@ -235,15 +244,53 @@ class BatchGenerator(keras.utils.Sequence):
             return images, self.mix.shares(annots)
         return self.mix(images, annots, seed_of(self.seed, epoch, f"batch {i}"))
 
+    def _timed_load(self, position: int) -> tuple[Any, Any]:
+        with self.clock.read(self.batch_size):
+            return self._load(position)
+
     def _start_reading(self, position: int) -> Any:
         """Read ahead from ``position`` on, over the ends of epochs: while one is validated, the next is prepared."""
         if self._reading is not None:
             self._reading.close()
         memory.keep_freed()
         options = grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=self.threads + BATCHES_AHEAD)
-        reading = iter(grain.MapDataset.range(sys.maxsize).map(self._load).to_iter_dataset(options))
+        reading = iter(grain.MapDataset.range(sys.maxsize).map(self._timed_load).to_iter_dataset(options))
         reading.set_state({"next_index": position})
         return reading
+
+
+class Clock:
+    """Seconds that reading took, summed over the threads, and that were spent waiting for it.
+
+    Attributes:
+        images: how many were read.
+        reading: seconds of all threads together.
+        waiting: seconds until an asked batch was there.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew."""
+        self.images, self.reading, self.waiting = 0, 0.0, 0.0
+
+    @contextlib.contextmanager
+    def read(self, images: int) -> Iterator[None]:
+        """Time the reading of a batch."""
+        start = time.perf_counter()
+        yield
+        with self._lock:
+            self.images += images
+            self.reading += time.perf_counter() - start
+
+    @contextlib.contextmanager
+    def wait(self) -> Iterator[None]:
+        """Time the waiting for a batch."""
+        start = time.perf_counter()
+        yield
+        self.waiting += time.perf_counter() - start
 
 
 class FollowEpochs(keras.callbacks.Callback):

@@ -7,7 +7,7 @@ from pathlib import Path
 import keras
 
 import kerakit
-from kerakit.training.callbacks import Checkpoints, History, StopOnNaN
+from kerakit.training.callbacks import Checkpoints, History
 
 # CHANGE: what makes a checkpoint the best one, how many are kept, and after how many epochs without a better one to stop.
 MONITOR = "val_loss"
@@ -37,7 +37,7 @@ def get(
         model: whose weights to save; default: the model that is fitted, which in a phase of the head is only a part of it.
     """
     run = kerakit.Run(directory).create(overwrite)
-    callbacks: list[keras.callbacks.Callback] = [StopOnNaN()]
+    callbacks: list[keras.callbacks.Callback] = []
     if checkpoint:
         limit = CHECKPOINTS_KEPT if limit_checkpoints else None
         callbacks.append(Checkpoints(run, MONITOR, HIGHER_IS_BETTER, limit, model))

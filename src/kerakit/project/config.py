@@ -6,7 +6,7 @@ import difflib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 from tyro.conf import Positional, Suppress
@@ -70,17 +70,23 @@ def absolute(path: Path | None) -> Path | None:
     return path and path.expanduser().absolute()
 
 
+AtLeastOne = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
 class TrainConfig(kerakit.Config):
     """A field is a flag of train.py, its help, its check, and its key in the run's config.json."""
 
     save_to: Path = Field(description="Folder of the run: config.json, checkpoints, logs, history.")
     num_epochs: int = Field(10, ge=1, description="How often to go through the training images; the head alone takes its own.")
-    batch_size: int = Field(32, ge=1, description="Images a step; fewer if memory runs out.")
+    batch_size: AtLeastOne | Literal["auto"] = Field(
+        32, description="Images a step; fewer if memory runs out. auto: as many as make the steps faster here."
+    )
     model: str = Field("efficientnet_lite0", description=f"One of {', '.join(MODELS)}.")
     schedule: Literal["auto", "head", "finetune", "scratch"] = Field(
         "auto",
         description="What is trained (phases.py): the head on features of a pretrained backbone, in seconds; then its upper "
-        "layers too; or all at once. auto: head with ImageNet weights, scratch without.",
+        "layers too; or all at once. auto: finetune with ImageNet weights, scratch without.",
     )
     input_size: kerakit.InputSize = Field((224, 224), description="Size that the images are scaled to, in pixels.")
     jitter: bool = Field(False, description="Augment the training images (get_aug_pipeline in datagen.py).")
@@ -92,9 +98,20 @@ class TrainConfig(kerakit.Config):
         "auto", description="What to start from: ImageNet where it can be had; ImageNet or stop; nothing."
     )
     from_ckpt: Path | None = Field(None, description="Start from a run's best checkpoint, or from a .weights.h5 file.")
-    learning_rate: float = Field(1e-3, gt=0, description="Largest step size of AdamW; fine-tuning takes a tenth.")
+    learning_rate: Positive | Literal["auto"] = Field(
+        1e-3, description="Largest step size of AdamW. auto: tried out before each phase (kerakit.training.tune)."
+    )
+    ema: float = Field(0, ge=0, lt=1, description="Average the weights over the steps; 0.95 is usual, 0 not at all.")
+    class_weights: bool = Field(False, description="Count the images of rare classes more, as if all classes had as many.")
+    mixed_precision: bool = Field(False, description="Compute in 16 bits where that does; only faster on a GPU.")
     loss: kerakit.List.Text = Field(
         ("sparse_categorical_crossentropy",), description="A loss of loss.py or of Keras, by name; one for each output."
+    )
+    label_smoothing: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="Share of each target that goes to all classes alike: the model doubts more, and errs less.",
     )
     loss_weights: kerakit.List.Float | None = Field(None, description="Weight of each output's loss.")
     data_dir: Path = Field(DATA_DIR, description="Folder or table of the images.")

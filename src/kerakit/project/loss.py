@@ -32,11 +32,15 @@ def get(name: str) -> Callable[[Any, Any], Any]:
 
 def options(model: keras.Model, args: config.TrainConfig) -> dict[str, Any]:
     """Return what ``model.compile`` takes beside the optimizer, as ``args`` say."""
-    return compile_options(model, args.loss, args.loss_weights, shares=bool(args.mixup or args.cutmix))
+    return compile_options(model, args.loss, args.loss_weights, bool(args.mixup or args.cutmix), args.label_smoothing)
 
 
 def compile_options(
-    model: keras.Model, names: Sequence[str], weights: Sequence[float] | None, shares: bool = False
+    model: keras.Model,
+    names: Sequence[str],
+    weights: Sequence[float] | None = None,
+    shares: bool = False,
+    smoothing: float = 0,
 ) -> dict[str, Any]:
     """Return ``loss``, ``loss_weights`` and ``metrics`` for ``model.compile``, one for each output of ``model``.
 
@@ -46,6 +50,7 @@ def compile_options(
         weights: one for each output, or None for 1 each.
         shares: targets are shares of the classes (MixUp, CutMix), not class numbers: for ``sparse_categorical_crossentropy``
             comes ``categorical_crossentropy``.
+        smoothing: share of each target that goes to all classes alike; only of the cross-entropies of classes.
 
     Raises:
         UserError: the numbers don't fit the outputs, or a loss is unknown.
@@ -56,7 +61,23 @@ def compile_options(
         if given is not None and len(given) != count:
             raise kerakit.UserError(f"{flag} has {len(given)} value(s); the model has {count} output(s). Give one for each.")
     losses = [get(name.removeprefix("sparse_") if shares else name) for name in names]
+    if smoothing:
+        losses = [
+            _smoothed(loss, smoothing) if name.endswith("categorical_crossentropy") else loss
+            for loss, name in zip(losses, names, strict=True)
+        ]
     metrics = [METRICS[min(i, len(METRICS) - 1)] for i in range(count)]
     if count == 1:
         return {"loss": losses[0], "loss_weights": list(weights) if weights else None, "metrics": metrics[0]}
     return {"loss": losses, "loss_weights": list(weights) if weights else None, "metrics": metrics}
+
+
+def _smoothed(loss: Callable[[Any, Any], Any], smoothing: float) -> Callable[[Any, Any], Any]:
+    """Return the cross-entropy of classes against smoothed targets (Szegedy et al. 2016, section 7)."""
+
+    def cross_entropy(targets: Any, predictions: Any) -> Any:
+        if loss is keras.losses.sparse_categorical_crossentropy:
+            targets = keras.ops.one_hot(keras.ops.reshape(targets, (-1,)), predictions.shape[-1])
+        return keras.losses.categorical_crossentropy(targets, predictions, label_smoothing=smoothing)
+
+    return cross_entropy

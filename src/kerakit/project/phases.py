@@ -3,39 +3,64 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import keras
+import numpy as np
 
 import config
 import kerakit
 import loss
 from datagen import BatchGenerator
-from kerakit.training.features import LAYER, FeatureBatches, FeatureStore, split
+from kerakit.training.callbacks import Lines, StopOnNaN
+from kerakit.training.cut import below, split
+from kerakit.training.features import FeatureBatches, FeatureStore
+from kerakit.training.speed import SpeedVerdict
+from kerakit.training.tune import find_batch_size, find_learning_rate
 
 Phase = Literal["head", "finetune", "scratch"]
 
-# The head learns in seconds, since what the backbone says of each image is computed once: as many epochs as do it good.
-HEAD_EPOCHS = 40
-# With --jitter the backbone sees each training image augmented in this many ways.
-HEAD_VIEWS = 4
-# Fine-tuning changes what ImageNet taught: smaller steps, and the share of the layers at the end that learn.
-FINETUNE_RATE = 0.1
-FINETUNE_SHARE = 0.5
+# The head learns in seconds, since what the backbone says of each image is computed once.
+HEAD_EPOCHS = 20
+# Fine-tuning: this share of the backbone's layers, from the pixels on, stays as ImageNet taught it. What they say of each
+# image is computed once, too.
+FROZEN_SHARE = 0.7
+# With --jitter each training image is seen augmented in this many ways.
+VIEWS = 4
 
-VERBOSE = 1 if sys.stdout.isatty() else 2
+
+@dataclass
+class Training:
+    """What the phases work on.
+
+    Attributes:
+        model: the whole model.
+        train_data: the training images.
+        val_data: the validation images.
+        args: the flags.
+        callbacks: of all phases.
+        epoch: how many epochs there were so far.
+    """
+
+    model: keras.Model
+    train_data: BatchGenerator
+    val_data: BatchGenerator
+    args: config.TrainConfig
+    callbacks: list[Any]
+    epoch: int = field(default=0, init=False)
 
 
 def of(schedule: str, origin: Literal["imagenet", "checkpoint", "none"]) -> tuple[Phase, ...]:
     """Return the phases of a ``--schedule`` for a model whose weights come from ``origin``.
 
-    "auto" is the head alone on ImageNet weights, and all layers at once otherwise.
+    "auto" is the head and then the upper layers on ImageNet weights, and all layers at once otherwise.
 
     Raises:
         UserError: a head alone has nothing to stand on.
     """
     if schedule == "auto":
-        schedule = "head" if origin == "imagenet" else "scratch"
+        schedule = "finetune" if origin == "imagenet" else "scratch"
     if schedule != "scratch" and origin == "none":
         raise kerakit.UserError(
             f"--schedule {schedule} trains on what a pretrained model says of the images, and this one starts from nothing. "
@@ -44,69 +69,107 @@ def of(schedule: str, origin: Literal["imagenet", "checkpoint", "none"]) -> tupl
     return {"head": ("head",), "finetune": ("head", "finetune"), "scratch": ("scratch",)}[schedule]  # type: ignore[return-value]
 
 
-def head(
-    model: keras.Model, train_data: BatchGenerator, val_data: BatchGenerator, args: config.TrainConfig, callbacks: list[Any]
-) -> int:
-    """Train what follows the layer "features" on what the backbone says of the images. Returns the last epoch."""
-    backbone, top = split(model)
-    store = FeatureStore(backbone, config.CACHE_DIR / "features")
-    validation = store.compute(val_data)
-    batches = FeatureBatches(store, train_data, views=HEAD_VIEWS if args.jitter else 1)
-    top.compile(optimizer(args.learning_rate, HEAD_EPOCHS * len(batches)), **loss.options(top, args))
-    callbacks = [batches.follow_epochs(), *callbacks]
-    top.fit(batches, validation_data=validation, epochs=HEAD_EPOCHS, callbacks=callbacks, shuffle=False, verbose=VERBOSE)
-    return HEAD_EPOCHS
+def batch_size(args: config.TrainConfig, model: keras.Model) -> int:
+    """Return --batch_size; where it is "auto", what steps of the whole model take best."""
+    if args.batch_size != "auto":
+        return args.batch_size
+
+    def targets(count: int) -> Any:
+        classes = model.output_shape[-1]
+        numbers = np.arange(count) % classes
+        return np.eye(classes, dtype=np.float32)[numbers] if args.mixup or args.cutmix else numbers
+
+    return find_batch_size(model, lambda part, by: part.compile(by, **loss.options(part, args)), targets)
 
 
-def finetune(
-    model: keras.Model,
-    train_data: BatchGenerator,
-    val_data: BatchGenerator,
-    args: config.TrainConfig,
-    callbacks: list[Any],
-    after: int,
-) -> None:
-    """Train the head and the upper layers of the backbone on images, after epoch ``after``."""
-    names = [layer.name for layer in model.layers]
-    frozen = int(names.index(LAYER) * (1 - FINETUNE_SHARE))
-    for layer in model.layers:
+def head(training: Training) -> None:
+    """Train what follows the layer "features" on what the backbone says of the images."""
+    backbone, top = split(training.model)
+    _fit_on_features(training, backbone, top, HEAD_EPOCHS)
+
+
+def finetune(training: Training) -> None:
+    """Train the head and the upper layers of the backbone."""
+    for layer in training.model.layers:
         # BatchNorm keeps ImageNet's statistics: those of a few batches of few images would be worse.
-        layer.trainable = layer.name in names[frozen:] and not isinstance(layer, keras.layers.BatchNormalization)
-    _fit(model, train_data, val_data, args, callbacks, args.learning_rate * FINETUNE_RATE, after)
+        layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
+    border = below(training.model, FROZEN_SHARE)
+    if border is not None:
+        lower, upper = split(training.model, border)
+        if _store(lower).fits(training.train_data, _views(training)):
+            _fit_on_features(training, lower, upper, training.args.num_epochs)
+            return
+        lower.trainable = False
+    _fit_on_images(training)
 
 
-def scratch(
-    model: keras.Model, train_data: BatchGenerator, val_data: BatchGenerator, args: config.TrainConfig, callbacks: list[Any]
-) -> None:
+def scratch(training: Training) -> None:
     """Train all layers on images."""
-    _fit(model, train_data, val_data, args, callbacks, args.learning_rate, after=0)
+    _fit_on_images(training)
 
 
-def optimizer(learning_rate: float, steps: int) -> keras.optimizers.Optimizer:
+def optimizer(learning_rate: float, steps: int, ema: float = 0) -> keras.optimizers.Optimizer:
     """Return AdamW whose step size rises over the first twentieth of ``steps``, then falls to 0 as a cosine does."""
     warm_up = max(1, steps // 20)
     schedule = keras.optimizers.schedules.CosineDecay(
         0.0, max(1, steps - warm_up), warmup_target=learning_rate, warmup_steps=warm_up
     )
-    return keras.optimizers.AdamW(schedule, weight_decay=1e-4, global_clipnorm=1.0)
+    average = {"use_ema": True, "ema_momentum": ema} if ema else {}
+    return keras.optimizers.AdamW(schedule, weight_decay=1e-4, global_clipnorm=1.0, **average)
+
+
+def _fit_on_features(training: Training, lower: keras.Model, upper: keras.Model, epochs: int) -> None:
+    store = _store(lower)
+    validation = FeatureBatches(store, training.val_data, batch_size=256)
+    batches = FeatureBatches(store, training.train_data, views=_views(training))
+    _fit(training, upper, batches, validation, epochs, [Lines()], verbose=0)
+
+
+def _fit_on_images(training: Training) -> None:
+    data = training.train_data
+    verdict = SpeedVerdict(data, cached=training.args.cache != "none")
+    verbose = 1 if sys.stdout.isatty() else 2
+    _fit(training, training.model, data, training.val_data, training.args.num_epochs, [verdict], verbose)
 
 
 def _fit(
-    model: keras.Model,
-    train_data: BatchGenerator,
-    val_data: BatchGenerator,
-    args: config.TrainConfig,
-    callbacks: list[Any],
-    learning_rate: float,
-    after: int,
+    training: Training, part: keras.Model, batches: Any, validation: Any, epochs: int, more: list[Any], verbose: int
 ) -> None:
-    model.compile(optimizer(learning_rate, args.num_epochs * len(train_data)), **loss.options(model, args))
-    model.fit(
-        train_data,
-        validation_data=val_data,
-        initial_epoch=after,
-        epochs=after + args.num_epochs,
-        callbacks=[train_data.follow_epochs(), *callbacks],
-        shuffle=False,  # the generator owns the order
-        verbose=VERBOSE,
+    args = training.args
+    rate = args.learning_rate
+    if rate == "auto":
+        rate = find_learning_rate(part, lambda model, by: model.compile(by, **loss.options(model, args)), batches)
+    part.compile(optimizer(rate, epochs * len(batches), args.ema), **loss.options(part, args))
+    # First, so that the other callbacks see the averages.
+    average = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if args.ema else []
+    history = part.fit(
+        batches,
+        validation_data=validation,
+        initial_epoch=training.epoch,
+        epochs=training.epoch + epochs,
+        callbacks=[*average, batches.follow_epochs(), StopOnNaN(batches), *training.callbacks, *more],
+        class_weight=_class_weights(training) if args.class_weights else None,
+        shuffle=False,  # the batches own their order
+        verbose=verbose,
     )
+    training.epoch = history.epoch[-1] + 1
+
+
+def _class_weights(training: Training) -> dict[int, float]:
+    """Return what each image of a class counts, so that all classes count the same; 1 on average."""
+    reader = training.train_data.data_reader
+    if not isinstance(reader, kerakit.DataReader):
+        raise kerakit.UserError("--class_weights needs one class an image, as a DataReader gives it. Leave it away.")
+    counts = reader.counts("train")
+    return {i: len(training.train_data.index) / (len(counts) * max(int(count), 1)) for i, count in enumerate(counts)}
+
+
+def _store(lower: keras.Model) -> FeatureStore:
+    return FeatureStore(lower, config.CACHE_DIR / "features")
+
+
+def _views(training: Training) -> int:
+    return VIEWS if training.args.jitter else 1
+
+
+PHASES = {"head": head, "finetune": finetune, "scratch": scratch}

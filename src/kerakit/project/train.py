@@ -29,15 +29,27 @@ def main(args: config.TrainConfig) -> None:
     from kerakit.models import build
     from kerakit.run import find_weights, load_weights
     from kerakit.training.session import deploy_command, session
+    from kerakit.training.tune import use_half_precision
     from reader import DataReader
 
     keras.utils.set_random_seed(args.seed)
+    use_half_precision(args.mixed_precision)
+
+    # --------------------------------------------------------------------------------------------------------- Model
+    reader = DataReader(args.data_dir, seed=args.seed)
+    wanted = "none" if args.from_ckpt else args.weights
+    model, weights = build(config.MODELS[args.model], args.input_size, len(reader.class_names), wanted)
+    if args.from_ckpt:
+        load_weights(model, find_weights(args.from_ckpt))
+    loss.options(model, args)  # refuses a loss that does not fit before the run folder is touched
+    todo = phases.of(args.schedule, "checkpoint" if args.from_ckpt else weights)
+    batch_size = phases.batch_size(args, model)
+    args = args.model_copy(update={"batch_size": batch_size, "weights": weights})
 
     # ---------------------------------------------------------------------------------------------------------- Data
-    reader = DataReader(args.data_dir, seed=args.seed)
     cache = open_cache(args.cache, args.input_size, config.CACHE_DIR, args.cache_limit)
     mix = kerakit.Mix(len(reader.class_names), args.mixup, args.cutmix) if args.mixup or args.cutmix else None
-    make = partial(BatchGenerator, reader, batch_size=args.batch_size, input_size=args.input_size, seed=args.seed)
+    make = partial(BatchGenerator, reader, batch_size=batch_size, input_size=args.input_size, seed=args.seed)
     make = partial(make, read=cache, skip_bad=args.skip_bad, mix=mix)
     train_data = make(mode="train", jitter=args.jitter, drop_last=args.drop_last)
     val_data = make(mode="val")
@@ -45,26 +57,15 @@ def main(args: config.TrainConfig) -> None:
     for line in remarks(reader):
         print(f"WARNING: {line}.")
 
-    # --------------------------------------------------------------------------------------------------------- Model
-    wanted = "none" if args.from_ckpt else args.weights
-    model, weights = build(config.MODELS[args.model], args.input_size, len(reader.class_names), wanted)
-    if args.from_ckpt:
-        load_weights(model, find_weights(args.from_ckpt))
-
     # --------------------------------------------------------------------------------------------------------- Train
-    todo = phases.of(args.schedule, "checkpoint" if args.from_ckpt else weights)
-    loss.options(model, args)  # refuses a loss that does not fit before the run folder is touched
     cb = callbacks.get(run.path, overwrite=args.overwrite, model=model)
-    config.save(args.model_copy(update={"weights": weights, "phases": todo, "class_names": reader.class_names}), run)
-    with session(run, train_data, val_data):
+    config.save(args.model_copy(update={"phases": todo, "class_names": reader.class_names}), run)
+    training = phases.Training(model, train_data, val_data, args, cb)
+    with session(run, (train_data, val_data), cb):
         train_data.visualize(0, run.plots / "train_batch.png")
         val_data.visualize(0, run.plots / "val_batch.png")
-        if "scratch" in todo:
-            phases.scratch(model, train_data, val_data, args, cb)
-        if "head" in todo:
-            epochs = phases.head(model, train_data, val_data, args, cb)
-        if "finetune" in todo:
-            phases.finetune(model, train_data, val_data, args, cb, after=epochs)
+        for phase in todo:
+            phases.PHASES[phase](training)
 
     print(f"trained: the best checkpoint is {run.best()}")
     print(f"next: {deploy_command(run)}")

@@ -1,10 +1,12 @@
-"""The head first: what a frozen backbone says of each image is computed once, and the head is trained on that."""
+"""What the lower, frozen part of a model says of each image is computed once, and the upper part is trained on that."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import inspect
+import math
+import shutil
 import sys
 import tempfile
 import zipfile
@@ -18,6 +20,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from kerakit.data import memory
 from kerakit.data.decode import DECODING, available_cores
 from kerakit.data.generator import BatchGenerator, FollowEpochs
 from kerakit.data.order import order
@@ -25,47 +28,20 @@ from kerakit.deploy.keras import predictor
 from kerakit.errors import UserError
 from kerakit.files import make_folder, replacing
 
-LAYER = "features"
-"""The layer of this name ends the backbone: its output is (batch, features), what follows it is the head."""
-
 Features = NDArray[np.float32]
 
 
-def split(model: keras.Model) -> tuple[keras.Model, keras.Model]:
-    """Return the backbone, from pixels to features, and the head, from features to the outputs, with the same weights.
-
-    Raises:
-        UserError: ``model`` has no layer named "features", or what follows it is no single row of layers.
-    """
-    names = [layer.name for layer in model.layers]
-    if LAYER not in names:
-        raise UserError(
-            f"the model {model.name} has no layer named {LAYER!r}. Name the last layer of its backbone so, "
-            "or give --schedule scratch."
-        )
-    last = model.get_layer(LAYER)
-    backbone = keras.Model(model.inputs, last.output, name="backbone")
-    x = features = keras.Input(backbone.output_shape[1:], name="input_of_head")
-    for layer in model.layers[names.index(LAYER) + 1 :]:
-        if layer.input is not last.output:
-            raise UserError(
-                f"the layer {layer.name!r} of {model.name} does not follow {last.name!r} alone: a head trained by itself "
-                f"is a single row of layers after {LAYER!r}. Give --schedule scratch."
-            )
-        x, last = layer(x), layer
-    return backbone, keras.Model(features, x, name="head")
-
-
 class FeatureStore:
-    """Features of images, computed the fastest exact way of this machine, and kept on disk for later runs.
+    """What the lower part of a model says of images, computed the fastest exact way of this machine, and kept for later runs.
 
     On a CPU under TensorFlow that is LiteRT's float interpreter, one a core; elsewhere Keras's ``predict_on_batch``. Features
     are kept by a hash of the backbone's layers and weights, of the images (path, size, time of change), of the file that
-    holds the generator's class, where augmentation and preprocessing are, and of what the generator was given.
+    holds the generator's class, where augmentation and preprocessing are, and of what the generator was given. They are
+    mapped into memory, not read into it, after their CRC-32 was checked.
 
     Args:
-        backbone: from pixels to (batch, features).
-        folder: where they are kept.
+        backbone: from pixels to (batch, ...).
+        folder: where they are kept. The oldest go once they take more than half of what is free on the disk.
     """
 
     def __init__(self, backbone: keras.Model, folder: Path) -> None:
@@ -76,23 +52,39 @@ class FeatureStore:
         for weight in backbone.get_weights():
             self._identity.update(np.ascontiguousarray(weight).tobytes())
 
-    def compute(self, generator: BatchGenerator, epoch: int = 0) -> tuple[Features, NDArray[Any]]:
-        """Return the features, (n, features), and the targets, (n, ...), of one epoch of ``generator``, in its order."""
-        path = self._folder / f"{self._key(generator, epoch)}.npz"
-        # Whatever a kill or a disk left of it: the zip format holds checksums.
-        damaged = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
-        with contextlib.suppress(*damaged), path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
-            return kept["features"], kept["targets"]
-        features, targets = self._compute(generator, epoch)
-        make_folder(self._folder)
-        with replacing(path) as temporary:
-            np.savez(temporary, features=features, targets=targets)
-        return features, targets
+    def fits(self, generator: BatchGenerator, views: int = 1) -> bool:
+        """Whether half of what is free on the disk takes the features of ``views`` epochs of ``generator``."""
+        return self._bytes(len(generator.index)) * views <= self._room()
 
-    def _compute(self, generator: BatchGenerator, epoch: int) -> tuple[Features, NDArray[Any]]:
+    def compute(self, generator: BatchGenerator, epoch: int = 0) -> tuple[Features, NDArray[Any]]:
+        """Return the features, (n, ...), and the targets, (n, ...), of one epoch of ``generator``, in its order."""
+        name = self._key(generator, epoch)
+        # The one with the targets is written last, so where it is, the other is.
+        features, targets = self._folder / f"{name}.npy", self._folder / f"{name}.npz"
+        # Whatever a kill or a disk left of it.
+        damaged = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+        with contextlib.suppress(*damaged), targets.open("rb") as file, np.load(file, allow_pickle=False) as kept:
+            found = np.load(features, mmap_mode="r", allow_pickle=False)
+            if kept["crc32"] == _crc32(found):
+                targets.touch()
+                return found, kept["targets"]
+        make_folder(self._folder)
+        self._make_room(self._bytes(len(generator.index)))
+        with replacing(features) as temporary:
+            answers = self._compute(generator, epoch, temporary)
+        found = np.load(features, mmap_mode="r", allow_pickle=False)
+        with replacing(targets) as temporary:
+            np.savez(temporary, targets=answers, crc32=_crc32(found))
+        return found, answers
+
+    def _compute(self, generator: BatchGenerator, epoch: int, path: Path) -> NDArray[Any]:
+        """Write the features into ``path``; return the targets."""
         if self._predict is None:
             self._predict = _fastest(self._backbone)
         generator.epoch = epoch
+        count = min(len(generator) * generator.batch_size, len(generator.index))
+        shape = (count, *self._backbone.output_shape[1:])
+        features = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
         parts = []
         for i in range(len(generator)):
             images, targets = generator[i]
@@ -100,11 +92,32 @@ class FeatureStore:
                 raise UserError(
                     "a head is trained by itself on one target an image; these are several. Give --schedule scratch."
                 )
-            parts.append((self._predict(images), targets))
+            start = i * generator.batch_size
+            features[start : start + len(images)] = self._predict(images)
+            parts.append(targets)
             _say(i + 1, len(generator), generator.mode)
+        features.flush()
         generator.close()
-        features, targets = (np.concatenate(part) for part in zip(*parts, strict=True))
-        return features, targets
+        return np.concatenate(parts)
+
+    def _bytes(self, images: int) -> int:
+        return images * int(math.prod(self._backbone.output_shape[1:])) * 4
+
+    def _room(self) -> int:
+        """Return half of what the store might take at most: of what is free and of what it holds already."""
+        place = next(folder for folder in (self._folder, *self._folder.absolute().parents) if folder.is_dir())
+        return (shutil.disk_usage(place).free + sum(path.stat().st_size for path in self._folder.glob("*.npy"))) // 2
+
+    def _make_room(self, needed: int) -> None:
+        """Remove what was used longest ago until ``needed`` bytes more are no more than ``_room``."""
+        room = self._room()
+        held = sorted(self._folder.glob("*.npz"), key=lambda path: path.stat().st_mtime)
+        sizes = [path.with_suffix(".npy").stat().st_size for path in held]
+        while held and sum(sizes) + needed > room:
+            oldest = held.pop(0)
+            sizes.pop(0)
+            for path in (oldest, oldest.with_suffix(".npy")):
+                path.unlink(missing_ok=True)
 
     def _key(self, generator: BatchGenerator, epoch: int) -> str:
         digest = self._identity.copy()
@@ -120,19 +133,22 @@ class FeatureStore:
 
 
 class FeatureBatches(keras.utils.Sequence):
-    """Features of one or several epochs of a generator as a Sequence for ``fit``, in a new order each epoch.
+    """Features of one or several epochs of a generator as a Sequence for ``fit``.
+
+    Training features come in a new order each epoch, others in the generator's.
 
     Args:
         store: computes or finds them.
-        generator: of the training images.
+        generator: of the images.
         views: how many epochs of it are computed: each shows the images augmented in another way.
+        batch_size: default: that of ``generator``.
     """
 
-    def __init__(self, store: FeatureStore, generator: BatchGenerator, views: int = 1) -> None:
+    def __init__(self, store: FeatureStore, generator: BatchGenerator, views: int = 1, batch_size: int | None = None) -> None:
         super().__init__(workers=1)
         self._views = [store.compute(generator, epoch) for epoch in range(views)]
-        self._batch_size = generator.batch_size
-        self._seed = generator.seed
+        self._generator = generator
+        self._batch_size = batch_size or generator.batch_size
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -140,14 +156,27 @@ class FeatureBatches(keras.utils.Sequence):
         return -(-len(self._views[0][0]) // self._batch_size)
 
     def __getitem__(self, i: int) -> tuple[Features, NDArray[Any]]:
-        """Return batch ``i`` of the current epoch: features, float32 (batch, features), and targets, (batch, ...)."""
+        """Return batch ``i`` of the current epoch: features, float32 (batch, ...), and targets, (batch, ...)."""
+        memory.keep_freed()
         features, targets = self._views[self.epoch % len(self._views)]
-        rows = order(len(features), self._seed, self.epoch)[i * self._batch_size : (i + 1) * self._batch_size]
-        return features[rows], targets[rows]
+        rows = self._rows(i)
+        return np.asarray(features[rows]), targets[rows]
+
+    def keys(self, i: int) -> list[str]:
+        """Return the keys of the images in batch ``i`` of the current epoch."""
+        view = self.epoch % len(self._views)
+        return [self._generator.key(view, int(row)) for row in self._rows(i)]
 
     def follow_epochs(self) -> keras.callbacks.Callback:
         """Return the callback that tells it its epoch."""
         return FollowEpochs(self)
+
+    def _rows(self, i: int) -> NDArray[np.int64]:
+        count = len(self._views[0][0])
+        part = slice(i * self._batch_size, (i + 1) * self._batch_size)
+        if self._generator.mode != "train":
+            return np.arange(count)[part]
+        return order(count, self._generator.seed, self.epoch)[part]
 
 
 def _size_and_time(path: Path) -> tuple[int, int]:
@@ -165,6 +194,10 @@ def _say(done: int, batches: int, mode: str) -> None:
         end = "\r" if sys.stdout.isatty() and done < batches else "\n"
         if sys.stdout.isatty() or done == batches:
             print(f"features of the {mode} images: {done} of {batches} batches", end=end, flush=True)
+
+
+def _crc32(features: Features) -> int:
+    return zlib.crc32(features.reshape(-1).view(np.uint8).data)
 
 
 def _fastest(backbone: keras.Model) -> Callable[[NDArray[Any]], Features]:

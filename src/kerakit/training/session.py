@@ -6,24 +6,33 @@ import contextlib
 import re
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from kerakit.data.generator import BatchGenerator
 from kerakit.errors import KerakitError, UserError
 from kerakit.run import Run
 from kerakit.script import INTERRUPTED
+from kerakit.training.callbacks import Checkpoints
 
 
 @contextlib.contextmanager
-def session(run: Run, *generators: BatchGenerator) -> Iterator[None]:
+def session(run: Run, generators: Sequence[BatchGenerator], callbacks: Sequence[Any] = ()) -> Iterator[None]:
     """Wrap ``fit``.
 
+    Whatever ends it, the best weights that ``Checkpoints`` among ``callbacks`` keeps in memory are saved.
     An error of a generator (an unreadable image) comes out as it was raised, not as TensorFlow wrapped it. Ctrl-C says what
     was kept and how to go on, and exits with 130. At the end the generators stop reading ahead.
     """
     try:
-        yield
+        try:
+            yield
+        except BaseException:
+            for callback in callbacks:
+                if isinstance(callback, Checkpoints):
+                    callback.on_train_end()
+            raise
     except KeyboardInterrupt:
         print(_how_to_go_on(run), file=sys.stderr)
         run.discard_if_empty()

@@ -43,4 +43,6 @@ def classifier(
     # What comes before "features" is the backbone, what follows the head: see phases.py.
     x = layers.GlobalAveragePooling2D(name="features")(backbone.output)
     x = layers.Dropout(0.2)(x)
-    return keras.Model(image, layers.Dense(num_classes, activation="softmax", name="probabilities")(x), name=name)
+    # In float32 whatever the rest computes in (--mixed_precision): probabilities below 6e-8 would be 0.
+    x = layers.Dense(num_classes, activation="softmax", name="probabilities", dtype="float32")(x)
+    return keras.Model(image, x, name=name)

@@ -22,4 +22,5 @@ def construct(input_shape: tuple[int, int, int], num_classes: int) -> Any:
             x = layers.ReLU(6)(x)
     x = layers.GlobalAveragePooling2D()(x)
     x = layers.Dropout(0.2)(x)
-    return keras.Model(image, layers.Dense(num_classes, activation="softmax", name="probabilities")(x), name="small_cnn")
+    x = layers.Dense(num_classes, activation="softmax", name="probabilities", dtype="float32")(x)
+    return keras.Model(image, x, name="small_cnn")
