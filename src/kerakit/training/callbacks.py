@@ -82,21 +82,16 @@ class Checkpoints(keras.callbacks.Callback):
 
 
 class History(keras.callbacks.Callback):
-    """Write every epoch's metrics to the run's history, one row an epoch, and draw them at the end.
-
-    The column "seconds" is the time since the training began, features and earlier phases included.
-    """
+    """Write every epoch's metrics to the run's history, one row an epoch, and draw them at the end."""
 
     def __init__(self, run: Run) -> None:
         super().__init__()
         self._run = run
         self._rows: list[dict[str, float]] = []
-        self._begin = time.monotonic()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Write the history anew, with this epoch in it."""
-        metrics = {name: float(value) for name, value in (logs or {}).items()}
-        self._rows.append({"epoch": epoch + 1, **metrics, "seconds": round(time.monotonic() - self._begin, 2)})
+        self._rows.append({"epoch": epoch + 1, **{name: float(value) for name, value in (logs or {}).items()}})
         self._run.write_history(self._rows)
 
     def on_train_end(self, logs: Any = None) -> None:  # noqa: ARG002 - Keras's signature

@@ -64,10 +64,10 @@ def draw_curves(rows: Sequence[dict[str, float]], path: Path) -> None:
     """Draw each metric over the epochs, training and validation in one picture.
 
     Args:
-        rows: one an epoch, with "epoch", "seconds", metrics, and ``val_`` metrics.
+        rows: one an epoch, with "epoch", metrics, and ``val_`` metrics.
         path: of the PNG.
     """
-    metrics = [name for name in rows[0] if name not in ("epoch", "seconds") and not name.startswith("val_")]
+    metrics = [name for name in rows[0] if name != "epoch" and not name.startswith("val_")]
     figure = Figure(figsize=(5 * len(metrics), 3.5), layout="constrained")
     for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
         for name, label in ((metric, "training"), (f"val_{metric}", "validation")):
