@@ -23,6 +23,8 @@ _MOST_ENTRIES = 1_000_000
 _LETTERS_AN_ENTRY = 64
 """Letters of names that count as one of those."""
 
+_BYTES = {"FLOAT32": 4, "FLOAT16": 2, "INT32": 4, "UINT8": 1, "INT64": 8, "BOOL": 1, "INT16": 2, "INT8": 1, "FLOAT64": 8}
+
 _OUTSIDE = (struct.error, IndexError, ValueError, TypeError, AttributeError, OverflowError, MemoryError)
 """What the schema's classes raise where a file points outside of itself."""
 
@@ -193,11 +195,16 @@ class _Reader:
 
     def _tensor(self, table: Any) -> Tensor:
         quantization = table.Quantization()
+        name, shape = self._text(table.Name()), tuple(int(size) for size in self._vector(table.ShapeAsNumpy()))
+        kind = self.types.get(int(table.Type()), str(table.Type()))
+        data = self._data(int(table.Buffer()))
+        if data is not None and kind in _BYTES and not table.Sparsity() and data.size != math.prod(shape) * _BYTES[kind]:
+            raise _DamagedError(f"the constant {name} of shape {list(shape)} has {data.size} bytes")
         return Tensor(
-            name=self._text(table.Name()),
-            type=self.types.get(int(table.Type()), str(table.Type())),
-            shape=tuple(int(size) for size in self._vector(table.ShapeAsNumpy())),
-            data=self._data(int(table.Buffer())),
+            name=name,
+            type=kind,
+            shape=shape,
+            data=data,
             scales=self._vector(quantization.ScaleAsNumpy() if quantization else 0).astype(np.float32),
             zero_points=self._vector(quantization.ZeroPointAsNumpy() if quantization else 0).astype(np.int64),
             variable=bool(table.IsVariable()),
