@@ -92,7 +92,7 @@ def _refused_kind(kind: Kind) -> Refusal | None:
         return Refusal(reason, "the file; no log shows the compiler's words", "Give the file that it was made from.")
     if not 0 <= kind.code <= LAST_CODE:
         reason = f"Op builtin_code out of range: {kind.code}. Are you using old TFLite binary with newer model?"
-        return Refusal(reason, f"log: {_ISSUES}#862; {TABLE}", f"{kind.op} is newer than the compiler: {_instead(kind.op)}")
+        return Refusal(reason, f"log: {_ISSUES}#862; {TABLE}", _instead(kind.op))
     if kind.op == "CUSTOM":
         return None if kind.custom else Refusal("Operator with CUSTOM builtin_code has no custom_code.", "op_resolver.cc")
     if not OLDEST.get(kind.op, 1) <= kind.version <= NEWEST.get(kind.op, 0):
@@ -100,19 +100,20 @@ def _refused_kind(kind: Kind) -> Refusal | None:
             f"Didn't find op for builtin opcode '{kind.op}' version '{kind.version}'. An older version of this builtin might "
             "be supported. Are you using an old TFLite binary with a newer model?"
         )
-        return Refusal(reason, f"log: {_ISSUES}#845, #631; {TABLE}", _instead(kind.op).capitalize())
+        return Refusal(reason, f"log: {_ISSUES}#845, #631; {TABLE}", _instead(kind.op))
     return None
 
 
 def _instead(op: str) -> str:
     ways = {
-        "CONV_2D": "a convolution with groups: use depthwise ones, or slices, convolutions and a concatenation.",
-        "TRANSPOSE_CONV": "use no ReLU after a Conv2DTranspose, or UpSampling2D and a convolution.",
-        "GELU": "use ReLU6.",
-        "FULLY_CONNECTED": "quantise the activations as well, with calibration images.",
-        "EXP": "leave it out of the int8 model.",
+        "CONV_2D": "Use DepthwiseConv2D or SeparableConv2D in place of a convolution with groups.",
+        "EXP": "Use ReLU6 in place of selu, softplus or mish.",
+        "FULLY_CONNECTED": "Quantise the activations as well, with calibration images.",
+        "GELU": "Use ReLU6 in place of GELU.",
+        "TILE": 'Use UpSampling2D with interpolation="bilinear".',
+        "TRANSPOSE_CONV": "Use UpSampling2D and a convolution in place of Conv2DTranspose with a ReLU.",
     }
-    return ways.get(op, "use other layers, or an older converter.")
+    return ways.get(op, "Use other layers, or an older converter.")
 
 
 def _refused_operator(operator: Operator) -> Refusal | None:
@@ -135,7 +136,7 @@ def _refused_operator(operator: Operator) -> Refusal | None:
     if operator.op in _ALWAYS_DYNAMIC or any(_computed(operator, place) for place in _SHAPES.get(operator.op, ())):
         return _dynamic()
     if operator.op == "CONV_2D" and _grouped(operator):
-        return Refusal(f"{place} (CONV_2D) failed to prepare.", "TensorFlow Lite's conv.cc", _instead("CONV_2D").capitalize())
+        return Refusal(f"{place} (CONV_2D) failed to prepare.", "TensorFlow Lite's conv.cc", _instead("CONV_2D"))
     return None
 
 
