@@ -1,4 +1,4 @@
-"""The command ``kerakit``: makes new projects, checks data, and says what photos show."""
+"""The command ``kerakit``: makes new projects, checks data, says what photos show and what the Edge TPU takes."""
 
 from __future__ import annotations
 
@@ -100,6 +100,24 @@ def predict(
     run, input_size, labels = load_delivered(model)
     if bad := write_answers(answers(run, input_size, labels, paths, top), as_json):
         raise UserError(f"{bad} of {len(paths)} images could not be read; they are named above.")
+
+
+@app.command
+def placement(file: tyro.conf.Positional[Path], json: bool = False) -> None:
+    """Forecast what the Edge TPU takes of a TensorFlow Lite file, without Google's compiler and without the device.
+
+    Prints a table in the layout of edgetpu_compiler 16. Exit code 1 where the compiler would refuse the file.
+
+    Args:
+        file: A .tflite file that was not compiled yet, such as the model.tflite that deploy.py writes.
+        json: JSON instead of the table, with the source of each verdict.
+    """
+    from kerakit.deploy.placement import forecast_file, show
+
+    forecast = forecast_file(file)
+    show(forecast, file, json)
+    if forecast.refused:
+        raise SystemExit(1)
 
 
 def _predict_by_the_project(run: Path, images: tuple[Path, ...], top: int, as_json: bool) -> int:
