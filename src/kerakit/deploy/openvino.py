@@ -31,7 +31,7 @@ class OpenVino:
         path = source.folder / self.file
         path.mkdir()
         try:
-            # Not convert_model(): that one reports its use to its makers.
+            # Not convert_model(): that one comes with telemetry.
             model = openvino.Core().read_model(source.folder / self.made_from)
             openvino.save_model(model, path / MODEL, compress_to_fp16=False)
         except RuntimeError as error:
