@@ -75,7 +75,8 @@ def test_the_delivered_int8_file_tells_the_classes_apart(trained: Project, tmp_p
     from ai_edge_litert.interpreter import Interpreter
     from PIL import Image
 
-    assert trained.deploy("--formats", "int8").code == 0
+    result = trained.deploy("--formats", "int8")
+    assert (result.code, result.err) == (0, "")
     interpreter = Interpreter(str(trained.path / "deploy" / "test" / "model.tflite"))
     interpreter.allocate_tensors()
     right = 0

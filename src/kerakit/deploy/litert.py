@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from kerakit.deploy import quantize
+from kerakit.deploy import quantize, runtime
 from kerakit.deploy.format import Predict, Source, Written
 from kerakit.errors import JobError
 from kerakit.quiet import native_output, no_advice
@@ -96,14 +96,7 @@ def load(path: Path) -> Predict:
     Raises:
         JobError: LiteRT does not run it.
     """
-    from ai_edge_litert.interpreter import Interpreter
-
-    try:
-        with native_output():
-            interpreter = Interpreter(model_content=path.read_bytes(), num_threads=1)
-            interpreter.allocate_tensors()
-    except (RuntimeError, ValueError) as error:
-        raise JobError(f"LiteRT does not run {path.name}: {str(error).splitlines()[0]}") from error
+    interpreter = runtime.start(path.read_bytes(), path.name)
     (into,), (out,) = interpreter.get_input_details(), interpreter.get_output_details()
     scale, zero_point = out["quantization"]
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kerakit.deploy import runtime
 from kerakit.errors import JobError
 
 
@@ -39,10 +40,9 @@ def measure(content: bytes, images: Iterable[NDArray[np.uint8]]) -> Ranges:
     """Run ``content``, a TensorFlow Lite file of floats with a batch of 1, on ``images``, uint8 (height, width, 3) each.
 
     Raises:
-        JobError: an activation is no finite number.
+        JobError: LiteRT does not run it, or an activation is no finite number.
     """
     from ai_edge_litert import schema_py_generated as schema
-    from ai_edge_litert.interpreter import Interpreter
     from tensorflow.lite.tools import flatbuffer_utils
 
     model = flatbuffer_utils.convert_bytearray_to_object(content)
@@ -52,8 +52,7 @@ def measure(content: bytes, images: Iterable[NDArray[np.uint8]]) -> Ranges:
     activations = [index for index in made if graph.tensors[index].type == schema.TensorType.FLOAT32]
     # With every activation among the outputs, LiteRT's fast kernels keep them all.
     graph.outputs, model.signatureDefs = np.array(activations, np.int32), None
-    interpreter = Interpreter(model_content=bytes(flatbuffer_utils.convert_object_to_bytearray(model)), num_threads=1)
-    interpreter.allocate_tensors()
+    interpreter = runtime.start(bytes(flatbuffer_utils.convert_object_to_bytearray(model)), "the model in floats")
     low, high = [], []
     for image in images:
         interpreter.set_tensor(into, image[None].astype(np.float32))
