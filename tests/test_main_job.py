@@ -18,6 +18,8 @@ import pytest
 from conftest import Project, write_image
 from PIL import Image
 
+import kerakit
+
 # ------------------------------------------------------------------------------------------------------------- what is there
 
 
@@ -39,13 +41,12 @@ def test_a_run_holds_what_it_promises(trained: Project) -> None:
             assert picture.width >= 160
 
 
-def test_what_is_delivered_is_proven(trained: Project) -> None:
+def test_what_is_delivered_is_proven(trained: Project, trained_once: Path) -> None:
     result = trained.deploy()
     assert result.code == 0, result.err
     folder = trained.path / "deploy" / "test"
     assert {p.name for p in folder.iterdir()} == {
         "model.h5",
-        "model.keras",
         "model_float32.tflite",
         "model.tflite",
         "labels.txt",
@@ -54,16 +55,18 @@ def test_what_is_delivered_is_proven(trained: Project) -> None:
     assert (folder / "labels.txt").read_text() == "apple\npear\n"
     report = json.loads((folder / "report.json").read_text())
     rows: dict[str, Any] = {row["format"]: row for row in report["formats"]}
-    for name in ("h5", "keras", "float32", "int8"):
+    for name in ("h5", "float32", "int8"):
         assert rows[name]["status"] == "delivered"
         content = (folder / rows[name]["file"]).read_bytes()
         assert rows[name]["sha256"] == hashlib.sha256(content).hexdigest()
         assert rows[name]["bytes"] == len(content)
         assert rows[name]["latency_ms"] > 0
         assert rows[name]["agreement"] == 1.0 or name == "int8"
+    reader = kerakit.DataReader(trained_once.parent / "photos")
+    assert rows["int8"]["details"]["calibration"]["images"] == len(reader.indices("train"))
     assert rows["edgetpu"]["status"] == "skipped"
     assert "edgetpu_compiler --show_operations model.tflite" in rows["edgetpu"]["reason"]
-    assert rows["keras"]["accuracy"] == report["keras_accuracy"] == 1.0
+    assert rows["h5"]["accuracy"] == report["keras_accuracy"] == 1.0
     assert "in deploy/test; all that was measured" in result.out
 
 
@@ -72,7 +75,8 @@ def test_the_delivered_int8_file_tells_the_classes_apart(trained: Project, tmp_p
     from ai_edge_litert.interpreter import Interpreter
     from PIL import Image
 
-    assert trained.deploy("--formats", "int8").code == 0
+    result = trained.deploy("--formats", "int8")
+    assert (result.code, result.err) == (0, "")
     interpreter = Interpreter(str(trained.path / "deploy" / "test" / "model.tflite"))
     interpreter.allocate_tensors()
     right = 0

@@ -73,7 +73,41 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def put_in_place(new: Path, path: Path) -> None:
+    """Rename ``new``, a file or a folder, to ``path``; a file is replaced in one step, a folder removed before."""
+    if new.is_dir() or path.is_dir():
+        remove(path)
+    new.replace(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def size(path: Path) -> int:
+    """Return the bytes of a file, or of all files in a folder."""
+    return sum(file.stat().st_size for file in _files(path))
+
+
 def sha256(path: Path) -> str:
-    """Return the SHA-256 of the file's bytes as 64 hexadecimal digits."""
+    """Return the SHA-256 of a file's bytes, or of a folder, as 64 hexadecimal digits.
+
+    A folder's is that of the lines that ``sha256sum`` prints for its files in the order of their paths: within it,
+    ``find * -type f | LC_ALL=C sort | xargs sha256sum | sha256sum`` gives it.
+    """
+    if path.is_dir():
+        lines = "".join(f"{sha256(file)}  {file.relative_to(path).as_posix()}\n" for file in _files(path))
+        return hashlib.sha256(lines.encode()).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _files(path: Path) -> list[Path]:
+    """Return the files in a folder, in the order of their paths' bytes; of a file itself."""
+    if not path.is_dir():
+        return [path]
+    return sorted((file for file in path.rglob("*") if file.is_file()), key=lambda file: os.fsencode(file.as_posix()))

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from kerakit import JobError
+from kerakit.deploy.calibration import Calibration
 from kerakit.deploy.edgetpu import EDGETPU, compile_for_edgetpu
 from kerakit.deploy.format import Skipped, Source
 
@@ -235,8 +236,8 @@ def test_a_program_that_cannot_be_run_is_named(model: Path, tmp_path: Path) -> N
 
 def test_without_a_compiler_it_says_what_to_run_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    source = Source(None, lambda: iter(()), tmp_path)
+    source = Source(None, Calibration((), lambda: iter(())), tmp_path)
     with pytest.raises(Skipped, match=r"edgetpu_compiler --show_operations model\.tflite"):
         EDGETPU.write(source)
     with pytest.raises(JobError, match="cannot be run: No such file"):
-        EDGETPU.write(Source(None, lambda: iter(()), tmp_path, tmp_path / "gone"))
+        EDGETPU.write(Source(None, Calibration((), lambda: iter(())), tmp_path, tmp_path / "gone"))

@@ -1,8 +1,7 @@
-"""The real converter and the real interpreter, on real digits."""
+"""The real converters and the real runtimes, on real digits."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,11 @@ from keras import layers
 from sklearn.datasets import load_digits
 
 from kerakit import JobError
-from kerakit.deploy import litert
+from kerakit.deploy import litert, quantize
+from kerakit.deploy.calibration import Calibration
+from kerakit.deploy.deploy import FORMATS, _written
 from kerakit.deploy.format import Source
-from kerakit.deploy.keras import H5, KERAS
-from kerakit.deploy.litert import FLOAT32, INT8, int8_problems
+from kerakit.deploy.litert import FLOAT32, INT8, INT16X8, int8_problems
 
 
 def digits() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -41,34 +41,42 @@ def model() -> keras.Model:
     return model
 
 
-def source(model: Any, folder: Path, count: int = 100) -> Source:
-    images, _ = digits()
-
-    def calibration() -> Iterator[Any]:
-        return iter(images[:count])
-
-    return Source(model, calibration, folder)
+def calibration(images: Any) -> Calibration:
+    return Calibration(tuple(f"{i}.png" for i in range(len(images))), lambda: iter(images))
 
 
-@pytest.mark.parametrize("one", [H5, KERAS, FLOAT32, INT8], ids=lambda one: one.name)
-def test_what_is_loaded_again_answers_like_the_model(one: Any, model: keras.Model, tmp_path: Path) -> None:
-    written = one.write(source(model, tmp_path))
+def source(model: Any, folder: Path) -> Source:
+    return Source(model, calibration(digits()[0][:100]), folder)
+
+
+EXACT = ("h5", "keras", "saved_model", "float32", "onnx", "openvino")
+NEAR = {"float16": 0.005, "dynamic_range": 0.05, "int16x8": 0.05}
+
+
+@pytest.mark.parametrize("name", [name for name in FORMATS if name != "edgetpu"])
+def test_what_is_loaded_again_answers_like_the_model(name: str, model: keras.Model, tmp_path: Path) -> None:
+    one = FORMATS[name]
+    written = _written(one, source(model, tmp_path))
     assert written.path == tmp_path / one.file
     images, targets = (part[1500:] for part in digits())
-    predicted = one.load(written.path)(images)
+    predict = one.load(written.path)
+    assert predict is not None
+    predicted = predict(images)
     expected = model.predict(images, verbose=0)
+    assert predicted.dtype == np.float32
     assert np.mean(expected.argmax(1) == targets) > 0.9
-    if one is INT8:
+    if name == "int8":
         assert np.mean(predicted.argmax(1) == expected.argmax(1)) > 0.97
-        assert written.details == {"calibration_images": 100}
     else:
-        np.testing.assert_allclose(predicted, expected, atol=2e-5)
+        np.testing.assert_allclose(predicted, expected, atol=2e-5 if name in EXACT else NEAR[name])
+        np.testing.assert_allclose(predict(images[:1]), predicted[:1], atol=2e-6)
+    assert ("calibration" in written.details) == (name in ("int8", "int16x8"))
 
 
 def test_the_int8_file_takes_raw_pixels_and_holds_no_float(model: keras.Model, tmp_path: Path) -> None:
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(str(INT8.write(source(model, tmp_path)).path))
+    interpreter = Interpreter(str(_written(INT8, source(model, tmp_path)).path))
     (into,), (out,) = interpreter.get_input_details(), interpreter.get_output_details()
     assert into["dtype"] is out["dtype"] is np.uint8
     assert into["quantization"] == (1.0, 0)
@@ -79,16 +87,18 @@ def test_the_int8_file_takes_raw_pixels_and_holds_no_float(model: keras.Model, t
 
 
 def test_a_scale_for_each_dense_output_is_found(model: keras.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What TensorFlow's converter makes if it is not told otherwise: a constant on the runtimes of Coral's devices."""
-    real = litert._convert
+    """What TensorFlow's quantiser makes if it is not told otherwise: a constant on the runtimes of Coral's devices."""
+    from tensorflow.lite.python import convert
 
-    def untold(converter: Any) -> bytes:
-        converter._experimental_disable_per_channel_quantization_for_dense_layers = False
-        return real(converter)
+    real = convert.mlir_quantize
 
-    monkeypatch.setattr(litert, "_convert", untold)
+    def untold(*args: Any, disable_per_channel_for_dense_layers: bool, **options: Any) -> bytes:
+        quantized: bytes = real(*args, **options)
+        return quantized
+
+    monkeypatch.setattr(convert, "mlir_quantize", untold)
     with pytest.raises(JobError, match="a scale for each output"):
-        INT8.write(source(model, tmp_path))
+        _written(INT8, source(model, tmp_path))
     assert not (tmp_path / INT8.file).exists()
 
 
@@ -101,14 +111,51 @@ def test_an_input_that_is_not_raw_pixels_is_found(model: keras.Model) -> None:
     converter.representative_dataset = lambda: ([image[None] / np.float32(255)] for image in digits()[0][:20])
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     converter.inference_input_type = converter.inference_output_type = tf.uint8
-    assert any("does not take raw pixels" in p for p in int8_problems(litert._convert(converter)))
+    assert any("does not take raw pixels" in p for p in int8_problems(litert._convert(converter.convert)))
 
 
 def test_dark_calibration_images_do_not_shift_the_input(model: keras.Model, tmp_path: Path) -> None:
-    dark = (digits()[0] // 4)[:50]
-    written = INT8.write(Source(model, lambda: iter(dark), tmp_path))
+    dark = calibration((digits()[0] // 4)[:50])
+    written = _written(INT8, Source(model, dark, tmp_path))
     assert int8_problems(written.path.read_bytes()) == []
-    assert written.details == {"calibration_images": 50}
+    assert written.details == {"calibration": {"images": 50, "sha256": dark.sha256}}
+
+
+def test_ranges_are_those_of_each_layer() -> None:
+    """Also where an addition writes its sum over one of its inputs: TensorFlow's calibrator then takes the sum's for both."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input((8, 8, 3))
+    first = layers.Conv2D(4, 3, padding="same", name="first")(layers.Rescaling(1 / 127.5, offset=-1)(image))
+    second = layers.Conv2D(4, 3, padding="same", name="second")(first)
+    model = keras.Model(image, layers.Dense(3)(layers.Flatten()(layers.Add(name="sum")([first, second]))))
+    images = digits()[0][:20]
+    ranges = quantize.measure(litert.convert_float(model), images)
+    assert ranges.low.shape == ranges.high.shape == (20, len(ranges.tensors))
+    assert (ranges.low[:, 0] == 0).all()
+    assert (ranges.high[:, 0] == 255).all()
+    for name in ("first", "second", "sum"):
+        expected = keras.Model(image, model.get_layer(name).output).predict(images, verbose=0)
+        low, high = expected.min((1, 2, 3)), expected.max((1, 2, 3))
+        distances = np.abs(ranges.low - low[:, None]).max(0) + np.abs(ranges.high - high[:, None]).max(0)
+        assert distances.min() < 1e-4, name
+    half = ranges.first(10)
+    np.testing.assert_array_equal(half.high, ranges.high[:10])
+    assert half.tensors is ranges.tensors
+
+
+def test_numbers_that_are_not_finite_are_not_quantised(tmp_path: Path) -> None:
+    image = keras.Input((8, 8, 3))
+    model = keras.Model(image, layers.Dense(2)(layers.Flatten()(image)))
+    model.set_weights([np.full(weight.shape, np.inf) for weight in model.get_weights()])
+    with pytest.raises(JobError, match="not finite"):
+        _written(INT8, source(model, tmp_path))
+
+
+def test_what_int16x8_cannot_do_is_said(tmp_path: Path) -> None:
+    image = keras.Input((8, 8, 3))
+    model = keras.Model(image, layers.Dense(2)(layers.Flatten()(layers.Conv2D(2, 3, activation="hard_silu")(image))))
+    with pytest.raises(JobError, match="HARD_SWISH"):
+        _written(INT16X8, source(model, tmp_path))
 
 
 def test_floats_and_dynamic_shapes_are_found(model: keras.Model, tmp_path: Path) -> None:
@@ -134,12 +181,13 @@ def test_what_the_converter_refuses_is_explained(tmp_path: Path) -> None:
     image = keras.Input((4, 4, 3))
     model = keras.Model(image, Refused()(image))
     with pytest.raises(JobError, match="converter refused the model"):
-        FLOAT32.write(Source(model, lambda: iter(()), tmp_path))
+        FLOAT32.write(Source(model, calibration([]), tmp_path))
 
 
 def test_the_converters_chatter_stays_out_of_the_terminal(
     model: keras.Model, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    INT8.load(INT8.write(source(model, tmp_path)).path)
-    H5.load(H5.write(source(model, tmp_path)).path)
+    for one in FORMATS.values():
+        if one.name != "edgetpu":
+            one.load(_written(one, source(model, tmp_path)).path)
     assert capfd.readouterr() == ("", "")

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kerakit.deploy import evaluate
+from kerakit.deploy import ALL, DEFAULT_FORMATS, evaluate
+from kerakit.deploy.calibration import Calibration
 from kerakit.deploy.edgetpu import EDGETPU
 from kerakit.deploy.format import LABELS, Format, Skipped, Source, Written
 from kerakit.deploy.keras import H5, KERAS, predictor
-from kerakit.deploy.litert import FLOAT32, INT8
+from kerakit.deploy.litert import DYNAMIC_RANGE, FLOAT16, FLOAT32, INT8, INT16X8
+from kerakit.deploy.onnx import ONNX
+from kerakit.deploy.openvino import OPENVINO
 from kerakit.deploy.report import Row, write_report
+from kerakit.deploy.saved_model import SAVED_MODEL
 from kerakit.errors import JobError, UserError
-from kerakit.files import make_folder, sha256, write_text
+from kerakit.files import make_folder, put_in_place, remove, sha256, size, write_text
 
-FORMATS: dict[str, Format] = {f.name: f for f in (H5, KERAS, FLOAT32, INT8, EDGETPU)}
-"""The formats by name, as in ``kerakit.deploy.FORMAT_NAMES``; the Edge TPU's is made from the int8 file, so after it."""
+_ALL = (H5, KERAS, SAVED_MODEL, FLOAT32, FLOAT16, DYNAMIC_RANGE, INT8, EDGETPU, ONNX, OPENVINO, INT16X8)
+FORMATS: dict[str, Format] = {f.name: f for f in _ALL}
+"""The formats by name, as in ``kerakit.deploy.FORMAT_NAMES``: each after what it is made from, the slow ones last."""
 
 REPORT = "report.json"
 
@@ -53,9 +58,9 @@ class Deployment:
         self.report.unlink(missing_ok=True)
         for name in self.names:
             if name in made and name != REPORT:
-                (folder / name).replace(self.path / name)
+                put_in_place(folder / name, self.path / name)
             elif name not in made:
-                (self.path / name).unlink(missing_ok=True)
+                remove(self.path / name)
         (folder / REPORT).replace(self.report)
 
 
@@ -63,7 +68,7 @@ def deploy(
     model: Any,
     deployment: Deployment,
     class_names: Sequence[str],
-    calibration: Callable[[], Iterator[NDArray[np.uint8]]],
+    calibration: Calibration,
     held_out: Iterable[tuple[Any, Any]],
     formats: Sequence[str] | None = None,
     edgetpu_compiler: Path | None = None,
@@ -76,9 +81,9 @@ def deploy(
         model: a built ``keras.Model`` with one output of (batch, classes) scores.
         deployment: where to.
         class_names: for labels.txt, in the order of the outputs.
-        calibration: returns a new iterator over training images, uint8 (height, width, 3).
+        calibration: the training images that ranges are measured on.
         held_out: batches of (uint8 images, int targets) that no training saw; iterated once for each format.
-        formats: keys of FORMATS; these must succeed. Default: all, where what cannot be made here is skipped.
+        formats: keys of FORMATS, which must succeed. Of the default, and of "all", what cannot be made here is skipped.
         edgetpu_compiler: Google's compiler, or None for the one on the PATH.
         about: facts for the report.
         say: gets one line for each step.
@@ -95,14 +100,15 @@ def deploy(
         source = Source(model, calibration, Path(temporary), edgetpu_compiler)
         say("the trained model: scoring the held-out images")
         reference, targets = evaluate.scores(predictor(model), held_out)
-        wanted = [f for f in FORMATS.values() if formats is None or f.name in formats]
+        names = DEFAULT_FORMATS if formats is None else FORMATS if ALL in formats else formats
+        asked = formats is not None and ALL not in formats
         image = next(iter(held_out))[0][0]
-        rows = [_deliver(f, source, held_out, image, reference, asked=formats is not None, say=say) for f in wanted]
+        rows = [_deliver(f, source, held_out, image, reference, asked, say) for f in FORMATS.values() if f.name in names]
         write_text(source.folder / LABELS, "".join(f"{name}\n" for name in class_names))
         kept = {row.file for row in rows if row.status == "delivered"} | {LABELS, "model_edgetpu.log"}
         for path in source.folder.iterdir():
             if path.name not in kept:
-                path.unlink()
+                remove(path)
         facts = {"held_out_images": len(targets), "keras_accuracy": evaluate.share_right(reference, targets), **(about or {})}
         write_report(source.folder / REPORT, rows, facts)
         deployment.take(source.folder)
@@ -132,14 +138,13 @@ def _deliver(
     try:
         say(f"{one.name}: writing {one.file}")
         written = _written(one, source)
+        predict = one.load(written.path)
     except Skipped as reason:
         # Asked for by name, a format that is left out is a failure.
         return Row(one.name, one.file, "failed" if asked else "skipped", str(reason))
     except JobError as error:
         return Row(one.name, one.file, "failed", str(error))
-    row = Row(one.name, one.file, "delivered", bytes=written.path.stat().st_size, sha256=sha256(written.path))
-    row.details = written.details
-    predict = one.load(written.path)
+    row = Row(one.name, one.file, "delivered", bytes=size(written.path), sha256=sha256(written.path), details=written.details)
     if predict is None:
         row.reason = "not run: no device here"
         return row
@@ -148,6 +153,13 @@ def _deliver(
     row.accuracy = evaluate.share_right(predicted, targets)
     row.agreement = evaluate.share_equal(predicted, reference)
     row.latency_ms = evaluate.latency_ms(predict, image)
+    if written.half is not None and (predict := one.load(written.half)) is not None:
+        with_half, _ = evaluate.scores(predict, held_out)
+        row.details["half_the_calibration"] = {
+            "accuracy": evaluate.share_right(with_half, targets),
+            "agreement": evaluate.share_equal(with_half, reference),
+            "same_class": evaluate.share_equal(with_half, predicted),
+        }
     return row
 
 
@@ -155,5 +167,5 @@ def _written(one: Format, source: Source) -> Written:
     """Write a format, after what it is made from."""
     needs = getattr(one, "made_from", None)
     if needs is not None and not (source.folder / needs).exists():
-        next(f for f in FORMATS.values() if f.file == needs).write(source)
+        _written(next(f for f in FORMATS.values() if f.file == needs), source)
     return one.write(source)

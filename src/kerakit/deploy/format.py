@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from kerakit.deploy.calibration import Calibration
 
 LABELS = "labels.txt"
 """Beside the models: the class names, a line each, in the order of the outputs."""
@@ -27,27 +30,40 @@ class Source:
 
     Attributes:
         model: the trained ``keras.Model``; takes raw pixels, (n, height, width, 3), 0 to 255.
-        calibration: returns a new iterator over the calibration images, uint8 (height, width, 3).
+        calibration: the images that ranges are measured on.
         folder: where the files are written; a format may read what another one wrote there.
         edgetpu_compiler: Google's compiler, or None for the one on the PATH.
     """
 
     model: Any
-    calibration: Callable[[], Iterator[NDArray[np.uint8]]]
+    calibration: Calibration
     folder: Path
     edgetpu_compiler: Path | None = None
 
 
 @dataclass(frozen=True)
 class Written:
-    """A delivered file, and what its format found out about it, for the report."""
+    """What was written.
+
+    Attributes:
+        path: the delivered file or folder.
+        details: what its format found out about it, for the report.
+        half: the same made with half of the calibration images, to be compared and not delivered.
+    """
 
     path: Path
     details: dict[str, Any] = field(default_factory=dict)
+    half: Path | None = None
 
 
 class Format(Protocol):
-    """One format: how to write it, and how its users load it."""
+    """One format: how to write it, and how its users load it.
+
+    Attributes:
+        name: as in --formats.
+        file: the name of its file, or of its folder where it is several.
+        made_from: where there is one, the ``file`` of the format that must be written before.
+    """
 
     name: str
     file: str
@@ -56,4 +72,10 @@ class Format(Protocol):
         """Write ``source.folder / self.file``. Raises Skipped, or JobError with what failed."""
 
     def load(self, path: Path) -> Predict | None:
-        """Load the file as its users do; None where it runs only on a device that is not here."""
+        """Load it as its users do; None where it runs only on a device that is not here. Raises JobError."""
+
+
+def require(extra: str, *packages: str) -> None:
+    """Raise Skipped unless the packages that the extra of this name installs are there."""
+    if missing := [name for name in packages if find_spec(name) is None]:
+        raise Skipped(f"needs {' and '.join(missing)}: pip install 'kerakit[{extra}]'")

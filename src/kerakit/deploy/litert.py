@@ -1,99 +1,102 @@
-"""TensorFlow Lite: float32, and full int8 with uint8 pixels in and uint8 scores out."""
+"""TensorFlow Lite: floats with weights in float32, float16 or int8; full int8 with uint8 pixels in and scores out; int16x8."""
 
 from __future__ import annotations
 
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kerakit.deploy import quantize, runtime
 from kerakit.deploy.format import Predict, Source, Written
 from kerakit.errors import JobError
 from kerakit.quiet import native_output, no_advice
 
+Weights = Literal["float32", "float16", "int8"]
 
-class Float32:
-    """The model as it was trained, for any CPU or GPU that TensorFlow Lite runs on."""
 
-    name, file = "float32", "model_float32.tflite"
+class Floats:
+    """The trained model for any CPU or GPU that TensorFlow Lite runs on: float32 pixels, 0 to 255, in; float32 scores out.
+
+    Args:
+        name: of the format.
+        file: its file name.
+        weights: how they are stored; they are what the file's size comes from.
+    """
+
+    def __init__(self, name: str, file: str, weights: Weights) -> None:
+        self.name, self.file, self._weights = name, file, weights
 
     def write(self, source: Source) -> Written:
-        """Convert without quantising."""
-        return Written(_write(source.folder / self.file, convert_float(source.model)))
+        """Convert."""
+        return Written(_write(source.folder / self.file, convert_float(source.model, self._weights)))
 
     def load(self, path: Path) -> Predict:
         """Load the file with LiteRT's interpreter."""
         return load(path)
+
+
+FLOAT32 = Floats("float32", "model_float32.tflite", "float32")
+FLOAT16 = Floats("float16", "model_float16.tflite", "float16")
+DYNAMIC_RANGE = Floats("dynamic_range", "model_dynamic_range.tflite", "int8")
 
 
 class Int8:
     """Weights and activations in int8, raw uint8 pixels in, uint8 scores out, a batch of one: what devices run."""
 
-    name, file = "int8", "model.tflite"
+    name, file, made_from = "int8", "model.tflite", FLOAT32.file
 
     def write(self, source: Source) -> Written:
-        """Quantise with the ranges that the calibration images show."""
-        import tensorflow as tf
-
-        count = 0
-
-        def representative() -> Iterator[list[NDArray[np.float32]]]:
-            nonlocal count
-            for image in source.calibration():
-                if count == 0:
-                    yield [_with_full_range(image)[None].astype(np.float32)]
-                count += 1
-                yield [image[None].astype(np.float32)]
-
-        converter = _converter(source.model)
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        converter.representative_dataset = representative
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        converter.inference_input_type = converter.inference_output_type = tf.uint8
-        # With one scale for each output, TensorFlow Lite of 2021, which Coral's devices run, gives the same score for every
-        # class and reports no error.
-        converter._experimental_disable_per_channel_quantization_for_dense_layers = True
-        content = _convert(converter)
-        _refuse_what_devices_would_misread(content)
-        return Written(_write(source.folder / self.file, content), {"calibration_images": count})
+        """Quantise ``model_float32.tflite`` of the same folder with the ranges that the calibration images show."""
+        content = (source.folder / self.made_from).read_bytes()
+        ranges = quantize.measure(content, source.calibration.images())
+        half = len(ranges.low) // 2
+        return Written(
+            _write(source.folder / self.file, _int8(content, ranges)),
+            {"calibration": source.calibration.facts()},
+            half=_write(source.folder / "half.tflite", _int8(content, ranges.first(half))) if half else None,
+        )
 
     def load(self, path: Path) -> Predict:
         """Load the file with LiteRT's interpreter."""
         return load(path)
 
 
-FLOAT32, INT8 = Float32(), Int8()
+class Int16x8:
+    """Weights in int8, activations in int16: nearer to the trained model, and slow: LiteRT has only plain kernels for it.
 
-
-def _with_full_range(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return a copy with one black and one white pixel.
-
-    The converter takes the input's range from what it is shown. Were no pixel 0 or 255 among the calibration images, a byte
-    from a camera would no longer stand for itself.
+    Float32 pixels, 0 to 255, in; float32 scores out: in int16 neither would be what a camera gives or a program expects.
     """
-    copy = image.copy()
-    copy[0, 0], copy[-1, -1] = 0, 255
-    return copy
+
+    name, file, made_from = "int16x8", "model_int16x8.tflite", FLOAT32.file
+
+    def write(self, source: Source) -> Written:
+        """Quantise ``model_float32.tflite`` of the same folder with the ranges that the calibration images show."""
+        content = (source.folder / self.made_from).read_bytes()
+        ranges = quantize.measure(content, source.calibration.images())
+        quantized = _convert(lambda: quantize.to_int16x8(content, ranges))
+        return Written(_write(source.folder / self.file, quantized), {"calibration": source.calibration.facts()})
+
+    def load(self, path: Path) -> Predict:
+        """Load the file with LiteRT's interpreter."""
+        return load(path)
+
+
+INT8, INT16X8 = Int8(), Int16x8()
 
 
 def load(path: Path) -> Predict:
-    """Load a TensorFlow Lite file of batch size 1; quantised scores come back as real numbers."""
-    return predictor(interpreter_of(path))
+    """Load a TensorFlow Lite file of batch size 1; quantised scores come back as real numbers.
 
-
-def interpreter_of(path: Path) -> Any:
-    """Load a TensorFlow Lite file into LiteRT's interpreter, on one thread. Raises ValueError where it cannot be loaded."""
-    from ai_edge_litert.interpreter import Interpreter
-
-    with native_output():
-        interpreter = Interpreter(model_content=path.read_bytes(), num_threads=1)
-        interpreter.allocate_tensors()
-    return interpreter
+    Raises:
+        JobError: LiteRT does not run it.
+    """
+    return predictor(runtime.start(path.read_bytes(), path.name))
 
 
 def predictor(interpreter: Any) -> Predict:
@@ -116,9 +119,16 @@ def predictor(interpreter: Any) -> Predict:
 # ------------------------------------------------------------------------------------------------------------ conversion
 
 
-def convert_float(model: Any) -> bytes:
-    """Return ``model`` as a TensorFlow Lite file of floats with a batch of 1."""
-    return _convert(_converter(model))
+def convert_float(model: Any, weights: Weights = "float32") -> bytes:
+    """Return ``model`` as a TensorFlow Lite file with a batch of 1 that takes and gives float32, its weights stored as told."""
+    import tensorflow as tf
+
+    converter = _converter(model)
+    if weights != "float32":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if weights == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    return _convert(converter.convert)
 
 
 def _converter(model: Any) -> Any:
@@ -133,18 +143,25 @@ def _converter(model: Any) -> Any:
         return tf.lite.TFLiteConverter.from_concrete_functions([convert_variables_to_constants_v2(traced)])
 
 
-def _convert(converter: Any) -> bytes:
-    """Run the converter; its messages are shown only if it fails."""
+def _convert(convert: Callable[[], bytes]) -> bytes:
+    """Run TensorFlow's converter; its messages are shown only if it fails."""
     with tempfile.TemporaryFile("w+", errors="replace") as said, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             with native_output(said), no_advice():
-                content: bytes = converter.convert()
+                return convert()
         except Exception as error:
             said.seek(0)
             sys.stderr.write(said.read())
             raise JobError(f"TensorFlow's converter refused the model: {str(error).splitlines()[0]}") from error
-    return content
+
+
+def _int8(content: bytes, ranges: quantize.Ranges) -> bytes:
+    """Return ``content`` in int8. Raises JobError unless that is what devices need."""
+    quantized = _convert(lambda: quantize.to_int8(content, ranges))
+    if problems := int8_problems(quantized):
+        raise JobError(f"the int8 model is not what devices need: {'; '.join(problems)}. Choose other layers for it.")
+    return quantized
 
 
 def _write(path: Path, content: bytes) -> Path:
@@ -153,12 +170,6 @@ def _write(path: Path, content: bytes) -> Path:
 
 
 # --------------------------------------------------------------------------------------------------------------- checks
-
-
-def _refuse_what_devices_would_misread(content: bytes) -> None:
-    """Raise JobError unless an int8 file is what it is delivered as."""
-    if problems := int8_problems(content):
-        raise JobError(f"the int8 model is not what devices need: {'; '.join(problems)}. Choose other layers for it.")
 
 
 def int8_problems(content: bytes) -> list[str]:

@@ -15,7 +15,7 @@ import numpy as np
 from kerakit.data.decode import Pixels, available_cores, read_image
 from kerakit.data.folders import images_below
 from kerakit.deploy.format import LABELS, Predict
-from kerakit.errors import ImageError, UserError
+from kerakit.errors import ImageError, JobError, UserError
 
 _READ_AT_A_TIME = 64
 Answer = tuple[Path, list[tuple[str, float]]]
@@ -49,7 +49,7 @@ def load_delivered(path: Path) -> tuple[Predict, tuple[int, int], list[str]]:
     Raises:
         UserError: there is no such file, no labels.txt beside it, or they don't fit.
     """
-    from kerakit.deploy import litert
+    from kerakit.deploy import litert, runtime
 
     file = path / litert.INT8.file if path.is_dir() else path
     if not file.is_file() or file.suffix != ".tflite":
@@ -61,10 +61,10 @@ def load_delivered(path: Path) -> tuple[Predict, tuple[int, int], list[str]]:
         raise UserError(f"there is no {labels}: one line a class, as deploy.py writes it beside the model.")
     names = labels.read_text(encoding="utf-8").splitlines()
     try:
-        interpreter = litert.interpreter_of(file)
+        interpreter = runtime.start(file.read_bytes(), str(file))
         (into,), (out,) = interpreter.get_input_details(), interpreter.get_output_details()
-    except ValueError as error:
-        raise UserError(f"{file} is damaged, or needs another runtime: {str(error).splitlines()[0]}") from None
+    except (JobError, ValueError) as error:
+        raise UserError(f"{file} is damaged, or needs another runtime: {error}") from None
     if out["shape"][-1] != len(names):
         raise UserError(f"{labels} has {len(names)} lines; {file} gives {out['shape'][-1]} scores.")
     _, height, width, _ = into["shape"]

@@ -23,14 +23,15 @@ class Row:
 
     Attributes:
         format: its name, as in --formats.
-        file: its file name in the folder.
+        file: the name of its file, or of its folder.
         status: "delivered", "skipped" (left out, see reason) or "failed".
         reason: why it was skipped or failed, or what could not be checked.
         accuracy: share of the held-out images that it gets right.
         agreement: share of them where it gives the class that the Keras model gives.
-        latency_ms: median time for one image on one thread of this machine's CPU, in milliseconds.
-        bytes: size of the file.
-        sha256: of its bytes.
+        latency_ms: median time for one image on this machine's CPU, in milliseconds: on one thread, or with TensorFlow (h5,
+            keras, saved_model) on as many as it takes.
+        bytes: size of the file or of all files in the folder.
+        sha256: of the file's bytes, or of its folder as ``kerakit.files.sha256`` defines it.
         details: what else its format found out.
     """
 

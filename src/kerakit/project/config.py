@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from tyro.conf import Positional, Suppress
 
 import kerakit
-from kerakit.deploy import FORMAT_NAMES
+from kerakit.deploy import ALL, DEFAULT_FORMATS, FORMAT_NAMES
 from models import (
     efficientnet_lite0,
     efficientnet_lite1,
@@ -161,9 +161,11 @@ class DeployConfig(kerakit.Config):
     read_from: Path = Field(description="Folder of a run: the --save_to of train.py.")
     save_to: Path = Field(description="Folder for the models, labels.txt and report.json.")
     formats: kerakit.List.Text | None = Field(
-        None, description=f"Only these, and all of them: {', '.join(FORMAT_NAMES)}. Default: what can be made here."
+        None,
+        description=f"Only these, and none left out: {', '.join(FORMAT_NAMES)}; or {ALL}: what can be made here of all. "
+        f"Default: what can be made here of {', '.join(DEFAULT_FORMATS)}.",
     )
-    num_calibration: int = Field(200, ge=1, description="Training images that the int8 ranges are measured on.")
+    num_calibration: int = Field(200, ge=1, description="Training images that ranges of int8 and int16 are measured on.")
     edgetpu_compiler: Path | None = Field(None, description="Google's edgetpu_compiler; default: the one on the PATH.")
     data_dir: Path | None = Field(None, description="Folder or table of the images; default: where the run found them.")
     overwrite: bool = Field(False, description="Replace what was deployed to --save_to before.")
@@ -182,7 +184,7 @@ class DeployConfig(kerakit.Config):
     @field_validator("formats")
     @classmethod
     def _known_formats(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        return value and tuple(known("format", name, FORMAT_NAMES) for name in value)
+        return value and tuple(known("format", name, (*FORMAT_NAMES, ALL)) for name in value)
 
 
 class EvaluateConfig(kerakit.Config):

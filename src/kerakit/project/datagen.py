@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 
 import kerakit
 from kerakit.data.decode import Pixels
+from kerakit.deploy.calibration import places_in_turn
 from kerakit.training.plots import image_grid
 from reader import DataReader
 
@@ -55,7 +57,9 @@ class BatchGenerator(kerakit.BatchGenerator):
 
 
 class ImageGenerator:
-    """Training images without end and without augmentation, each once before any comes again: for calibration.
+    """Training images for calibration, without end and without augmentation.
+
+    Each comes once before any comes again, and classes take turns, so that few images stand for all of them.
 
     Args:
         data_reader: what there is to read.
@@ -65,14 +69,17 @@ class ImageGenerator:
 
     def __init__(self, data_reader: DataReader, input_size: tuple[int, int], seed: int = 0) -> None:
         self._batches = BatchGenerator(data_reader, "train", batch_size=1, input_size=input_size, seed=seed)
+        self._places = places_in_turn(self._batches)
 
     def __len__(self) -> int:
         """Return the number of different images."""
-        return len(self._batches.index)
+        return len(self._places)
+
+    def keys(self, count: int) -> list[str]:
+        """Return the reader's names of the first ``count`` images."""
+        return [self._batches.keys(place)[0] for place in self._places[:count]]
 
     def __iter__(self) -> Iterator[Pixels]:
         """Yield uint8 (height, width, 3)."""
-        position = 0
-        while True:
-            yield np.asarray(self._batches.sample(position)[0], np.uint8)
-            position += 1
+        for place in itertools.cycle(self._places):
+            yield np.asarray(self._batches.sample(place)[0], np.uint8)
