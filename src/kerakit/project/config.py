@@ -13,6 +13,7 @@ from tyro.conf import Positional, Suppress
 
 import kerakit
 from kerakit.deploy import FORMAT_NAMES
+from kerakit.training import TRACKER_NAMES
 from models import (
     efficientnet_lite0,
     efficientnet_lite1,
@@ -110,6 +111,11 @@ class TrainConfig(kerakit.Config):
         False,
         description="Put another image in the place of one that cannot be read, up to 1 % of them, and name it at the end.",
     )
+    track: kerakit.List.Text | None = Field(
+        None,
+        description=f"Log to these, too, beside TensorBoard: {', '.join(TRACKER_NAMES)}. Their own environment variables say "
+        "where to (MLFLOW_TRACKING_URI, WANDB_MODE).",
+    )
     seed: int = Field(RANDOM_SEED_DEFAULT, ge=0, lt=2**32, description="Of the split, the order, and the augmentation.")
 
     # What train.py found out, for deploy.py: not flags.
@@ -130,6 +136,11 @@ class TrainConfig(kerakit.Config):
         if min(value) < 1:
             raise ValueError(f"expected a width and a height of at least 1, got {value[0]},{value[1]}")
         return value
+
+    @field_validator("track")
+    @classmethod
+    def _known_trackers(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return value and tuple(dict.fromkeys(known("tracker", name, TRACKER_NAMES) for name in value))
 
     @model_validator(mode="after")
     def _one_origin(self) -> TrainConfig:

@@ -54,9 +54,9 @@ def main(args: config.TrainConfig) -> None:
     # --------------------------------------------------------------------------------------------------------- Train
     todo = phases.of(args.schedule, "checkpoint" if args.from_ckpt else weights)
     loss.options(model, args)  # refuses a loss that does not fit before the run folder is touched
-    cb = callbacks.get(run.path, overwrite=args.overwrite, model=model)
+    cb = callbacks.get(run.path, overwrite=args.overwrite, model=model, track=args.track)
     config.save(args.model_copy(update={"weights": weights, "phases": todo, "class_names": reader.class_names}), run)
-    with session(run, train_data, val_data):
+    with session(run, train_data, val_data, callbacks=cb):
         train_data.visualize(0, run.plots / "train_batch.png")
         val_data.visualize(0, run.plots / "val_batch.png")
         if "scratch" in todo:

@@ -6,24 +6,29 @@ import contextlib
 import re
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+import keras
 
 from kerakit.data.generator import BatchGenerator
 from kerakit.errors import KerakitError, UserError
 from kerakit.run import Run
 from kerakit.script import INTERRUPTED
+from kerakit.training.trackers import tracking
 
 
 @contextlib.contextmanager
-def session(run: Run, *generators: BatchGenerator) -> Iterator[None]:
+def session(run: Run, *generators: BatchGenerator, callbacks: Iterable[keras.callbacks.Callback] = ()) -> Iterator[None]:
     """Wrap ``fit``.
 
     An error of a generator (an unreadable image) comes out as it was raised, not as TensorFlow wrapped it. Ctrl-C says what
-    was kept and how to go on, and exits with 130. At the end the generators stop reading ahead.
+    was kept and how to go on, and exits with 130. At the end the generators stop reading ahead. The trackers among
+    ``callbacks`` take the whole block as one run.
     """
     try:
-        yield
+        with tracking(callbacks):
+            yield
     except KeyboardInterrupt:
         print(_how_to_go_on(run), file=sys.stderr)
         run.discard_if_empty()
