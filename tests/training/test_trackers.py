@@ -207,15 +207,24 @@ def test_all_phases_are_one_run(project: Project) -> None:
     expect(project, "test", "done")
 
 
+LOSS = """
+
+def worse(targets, predictions):
+    steps.assign_add(1.0)
+    loss = keras.losses.sparse_categorical_crossentropy(targets, predictions)
+    return loss / keras.ops.cast(steps < 30, "float32")
+
+
+steps = keras.Variable(0.0, trainable=False)
+LOSSES["worse"] = worse
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("offline")
 def test_a_training_that_fails_is_a_run_that_failed(project: Project) -> None:
     with (project.path / "loss.py").open("a") as file:
-        file.write(
-            "\n\ndef worse(targets, predictions):\n    epoch.assign_add(1.0)\n"
-            "    return keras.losses.sparse_categorical_crossentropy(targets, predictions) / (epoch < 30)\n\n\n"
-            "epoch = keras.Variable(0.0, trainable=False)\nLOSSES['worse'] = worse\n"
-        )
+        file.write(LOSS)
     result = project.train("--num_epochs", 30, "--loss", "worse", "--batch_size", 8, "--track", "mlflow,wandb")
     assert result.code == 1, result.out + result.err
     assert "the loss became" in result.err

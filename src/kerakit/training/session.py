@@ -7,14 +7,13 @@ import re
 import shlex
 import sys
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import keras
 
 from kerakit.data.generator import BatchGenerator
 from kerakit.errors import KerakitError, UserError
 from kerakit.run import Run
-from kerakit.script import INTERRUPTED
+from kerakit.script import INTERRUPTED, deploy_command
 from kerakit.training.trackers import tracking
 
 
@@ -49,12 +48,6 @@ def session(run: Run, *generators: BatchGenerator, callbacks: Iterable[keras.cal
             generator.close()
             for message in generator.bad.values():
                 print(f"WARNING: left out of {generator.mode}: {message}", file=sys.stderr)
-
-
-def deploy_command(run: Run) -> str:
-    """Return the command that deploys ``run``, to be pasted into a shell."""
-    script = Path(sys.argv[0]).with_name("deploy.py")
-    return shlex.join(["python", str(script), "--read_from", str(run.path), "--save_to", f"deploy/{run.path.name}"])
 
 
 def _how_to_go_on(run: Run) -> str:
