@@ -87,12 +87,12 @@ def draw_trials(
         values = [value for value, _ in points]
         if any(isinstance(value, (bool, str)) for value in values):
             points = [(str(value), result) for value, result in points]
-            axes.tick_params(axis="x", rotation=30)
         elif values and min(values) > 0 and max(values) > 10 * min(values):
             axes.set_xscale("log")
         if points:
             axes.plot(*zip(*points, strict=True), "o", markersize=4)
         axes.set_xlabel(name)
+        axes.tick_params(axis="x", rotation=30)
     for axes in (first, *others):
         axes.grid(alpha=0.3)
     figure.savefig(path, bbox_inches="tight")

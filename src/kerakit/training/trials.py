@@ -65,6 +65,8 @@ def show(folder: Path, trials: Sequence[Trial], score: str, higher_is_better: bo
         chosen = (_short(trial.params.get(name, "")) for name in names)
         table.add_row(str(trial.number), *ended, f"{trial.seconds:.0f}", *chosen)
     print_table(table)
+    for trial in everyone[len(ranked) :]:
+        print(f"{trial.name} failed: {trial.error}")
     _write(folder / "trials.csv", everyone, names, score)
     if not ranked:
         return
