@@ -222,7 +222,10 @@ LOSSES["worse"] = worse
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("offline")
-def test_a_training_that_fails_is_a_run_that_failed(project: Project) -> None:
+def test_a_training_that_fails_is_a_run_that_failed(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    # MLflow's folder of files, which it keeps for old users; elsewhere in these tests its file of SQLite.
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (project.path / "mlruns").as_uri())
     with (project.path / "loss.py").open("a") as file:
         file.write(LOSS)
     result = project.train("--num_epochs", 30, "--loss", "worse", "--batch_size", 8, "--track", "mlflow,wandb")

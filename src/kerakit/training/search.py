@@ -104,11 +104,8 @@ class Search:
 
     def _asked(self) -> dict[str, Any]:
         values = self._args.model_dump(mode="json")
-        return {
-            "flags": {name: values[name] for name in values if name in self._given},
-            "score": self._score,
-            "higher_is_better": self._higher_is_better,
-        }
+        flags = {name: values[name] for name in values if name in self._given}
+        return {**flags, "SCORE": self._score, "HIGHER_IS_BETTER": self._higher_is_better}
 
     def _open(self) -> None:
         """Read the trials that have ended; with --overwrite, remove them."""
@@ -123,8 +120,7 @@ class Search:
                 run.remove()
             self._save()
             return
-        asked = self._asked()
-        before, now = ({**part.pop("flags"), **part} for part in (dict(found["asked"]), asked))
+        before, now = found["asked"], self._asked()
         if before != now:
             changed = [
                 f"{name} was {before.get(name, 'not given')}, is {now.get(name, 'not given')}"
@@ -132,7 +128,7 @@ class Search:
                 if before.get(name) != now.get(name)
             ]
             raise UserError(
-                f"{self._folder} holds a search with other flags: {'; '.join(changed)}. Give the same ones, another --save_to, "
+                f"{self._folder} holds another search: {'; '.join(changed)}. Give the same ones, another --save_to, "
                 "or --overwrite to begin anew."
             )
         self._trials = found["trials"]
@@ -170,7 +166,10 @@ class Search:
         seconds = round(time.monotonic() - start, 1)
         if failure is not None:
             return Trial(number, params, seconds, error=failure)
-        epoch = run.kept()[0].epoch
+        kept = run.kept()
+        if not kept:
+            return Trial(number, params, seconds, error="it saved no checkpoint")
+        epoch = kept[0].epoch
         row = next(row for row in run.read_history() if row["epoch"] == epoch)
         if self._score not in row:
             raise UserError(f"search.py compares trials by {self._score!r}, which {run.history} has not: {', '.join(row)}.")
