@@ -20,9 +20,9 @@ lint: $(VENV)/.ready
 	$(BIN)/mypy src/kerakit tests benchmarks --exclude src/kerakit/project
 	cd src/kerakit/project && MYPYPATH=. $(abspath $(BIN))/mypy --cache-dir $(abspath .mypy_cache)/project --explicit-package-bases --config-file ../../../pyproject.toml .
 
-# With torch as Keras's backend: too large for the fast tests.
+# With torch as Keras's backend, MLflow, and Weights & Biases: too large for the fast tests.
 test-slow: $(VENV)/.ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch --editable ".[mlflow,wandb]"
 	$(BIN)/python -m pytest -m slow
 
 # The environment is made anew whenever what it must hold has changed.

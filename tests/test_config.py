@@ -8,10 +8,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from conftest import PROJECT
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kerakit
@@ -55,6 +56,10 @@ def test_every_spelling_turns_a_flag_off(config: ModuleType, off: str) -> None:
         (["--num_epochs", "ten"], "num"),
         (["--learning_rate", "-1"], "learning_rate"),
         (["--weights", "coco"], "imagenet"),
+        (["--track", "wanb"], "did you mean 'wandb'?"),
+        (["--trials", "-1"], "trials"),
+        (["--jitter_strength", "0.5"], "--jitter"),
+        (["--jitter", "--jitter_strength", "4"], "jitter_strength"),
         (["--model", "mobilenet_v22"], "did you mean 'mobilenet_v2'?"),
         (["--from_ckpt", "a", "--weights", "imagenet"], "exclude each other"),
         (["--class_names", "a"], "--class_names"),
@@ -105,6 +110,30 @@ def test_what_is_saved_is_read_back(
     path = tmp_path_factory.mktemp("config") / "config.json"
     saved.save(path)
     assert config.TrainConfig.read(path) == saved
+
+
+@given(
+    flags=st.fixed_dictionaries(
+        {},
+        optional={
+            "num_epochs": st.integers(1, 10**6),
+            "jitter": st.booleans(),
+            "input_size": st.tuples(st.integers(1, 10**4), st.integers(1, 10**4)),
+            "learning_rate": st.floats(1e-12, 1e3),
+            "loss_weights": st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=3).map(tuple),
+            "track": st.sampled_from([("wandb",), ("mlflow", "wandb")]),
+            "cache": st.sampled_from(["none", "ram"]),
+            "from_ckpt": st.sampled_from([Path("a=b,c"), Path("--jitter"), Path("with space")]),
+        },
+    )
+)
+@settings(deadline=None, max_examples=50)
+def test_flags_are_told_and_parsed_again(config: ModuleType, flags: dict[str, Any]) -> None:
+    given = config.TrainConfig(save_to=Path("x"), **flags)
+    assert given.model_fields_set == {"save_to", *flags}
+    parsed = config.TrainConfig.parse(given.as_flags())
+    assert parsed == given
+    assert parsed.model_fields_set == given.model_fields_set
 
 
 @pytest.mark.parametrize(

@@ -159,3 +159,6 @@ def test_the_history_is_one_row_an_epoch(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": math.nan}]
     run.write_history(rows)
     assert run.history.read_text() == "epoch,loss\n1,0.5\n2,nan\n"
+    first, second = run.read_history()
+    assert first == {"epoch": 1.0, "loss": 0.5}
+    assert math.isnan(second["loss"])

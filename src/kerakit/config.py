@@ -67,10 +67,19 @@ class Config(BaseModel):
         """Read the fields from ``args`` (default: the command line).
 
         ``--flag`` and ``--no_flag`` (also ``--noflag``) set a yes-or-no field; ``-`` and ``_`` are the same. Wrong or unknown
-        flags print what was expected and exit with 2; ``--help`` prints every field and exits with 0.
+        flags print what was expected and exit with 2; ``--help`` prints every field and exits with 0. ``model_fields_set``
+        holds the names of the flags that were given.
         """
         words = [cls._spelled_out(word) for word in (sys.argv[1:] if args is None else args)]
-        return tyro.cli(cls, args=words, use_underscores=True, description=description or "")
+        parsed = tyro.cli(cls, args=words, use_underscores=True, description=description or "")
+        flags = {word[2:].partition("=")[0].replace("-", "_") for word in words if word.startswith("--")}
+        given = {name for name in cls.model_fields if flags & {name, f"no_{name}"}}
+        return cls.model_construct(given, **dict(parsed))
+
+    def as_flags(self) -> list[str]:
+        """Return the words that give a command the flags of ``model_fields_set``."""
+        given = {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
+        return [_as_flag(name, value) for name, value in given.items() if value is not None]
 
     @classmethod
     def _spelled_out(cls, word: str) -> str:
@@ -97,6 +106,12 @@ class Config(BaseModel):
             return cls(**values)
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
+
+
+def _as_flag(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no_{name}"
+    return f"--{name}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
 
 
 def _in_words(error: ValidationError) -> str:

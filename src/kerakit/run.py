@@ -90,9 +90,13 @@ class Run:
     def discard_if_empty(self) -> None:
         """Remove what a training left that ended before its first checkpoint, so that it can simply be started again."""
         if not self.kept():
-            self._remove()
-            with contextlib.suppress(OSError):
-                self.path.rmdir()
+            self.remove()
+
+    def remove(self) -> None:
+        """Remove the run, and its folder if nothing else is in it."""
+        self._remove()
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
 
     def _remove(self, keep: Path | None = None) -> None:
         """Remove our files, and folders of ours that are empty then; links are not followed."""
@@ -188,6 +192,11 @@ class Run:
         writer.writeheader()
         writer.writerows(rows)
         write_text(self.history, text.getvalue())
+
+    def read_history(self) -> list[dict[str, float]]:
+        """Return what ``write_history`` wrote; what was not there is left out."""
+        with self.history.open(encoding="utf-8", newline="") as file:
+            return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
 
 
 def bytes_of(model: Any) -> int:

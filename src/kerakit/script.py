@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console
@@ -13,6 +15,7 @@ from rich.table import Table
 
 from kerakit.config import Config
 from kerakit.errors import KerakitError
+from kerakit.run import Run
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 
@@ -70,6 +73,12 @@ def print_table(table: Table) -> None:
     """Print a table of rich's; what is no terminal is taken as wide enough, so that a log keeps the whole of it."""
     width = None if sys.stdout.isatty() else 120
     Console(width=width, markup=False, highlight=False).print(table)
+
+
+def deploy_command(run: Run) -> str:
+    """Return the command that deploys ``run``, to be pasted into a shell."""
+    script = Path(sys.argv[0]).with_name("deploy.py")
+    return shlex.join(["python", str(script), "--read_from", str(run.path), "--save_to", f"deploy/{run.path.name}"])
 
 
 def fail(message: str, code: int) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import write_image
 
-from kerakit import BatchGenerator, DataReader, UserError, read_image
+from kerakit import BatchGenerator, DataReader, Recolor, UserError, read_image
 from kerakit.data.augment import Augmenter, seed_of
 
 
@@ -86,6 +86,22 @@ def test_jitter_changes_images_and_the_seed_changes_the_jitter(photos: Path) -> 
     assert not np.array_equal(jittered, other)
     val = [epoch_of(Generator(reader, "val", 8, (20, 16), jitter=j), 0) for j in (True, False)]
     assert same(*val)
+
+
+def test_jitter_is_as_strong_as_it_is_told(photos: Path) -> None:
+    class Brighter(BatchGenerator):
+        def get_aug_pipeline(self) -> Any:
+            return A.Compose([Recolor(brightness=0.1 * self.strength)])
+
+    reader = DataReader(photos)
+
+    def images(jitter: float) -> Any:
+        return np.concatenate([x for x, _ in epoch_of(Brighter(reader, "train", 8, (20, 16), jitter=jitter), 0)]).astype(int)
+
+    plain, half, once, double = (abs(images(jitter) - images(False)).mean() for jitter in (0, 0.5, 1, 2))
+    assert plain == 0
+    assert once == abs(images(True) - images(False)).mean()
+    assert half < 0.7 * once < 0.7 * double
 
 
 def test_augmentation_is_a_function_of_seed_epoch_and_key() -> None:

@@ -47,7 +47,7 @@ class BatchGenerator(keras.utils.Sequence):
         mode: "train" (shuffled anew each epoch), "val" or "test" (in the reader's order).
         batch_size: images a batch; the last one of an epoch may be smaller (see ``drop_last``).
         input_size: (width, height) in pixels.
-        jitter: augment the images (only in mode "train").
+        jitter: augment the images (only in mode "train"); a number is the ``strength``, True is 1.
         seed: of the order and of the augmentation, in [0, 2**32).
         threads: how many batches are prepared at a time; default: one for each core.
         read: how an image is read at the input size, as a cache does; default: from its file each time.
@@ -58,6 +58,7 @@ class BatchGenerator(keras.utils.Sequence):
     Attributes:
         index: int64 (n,), the reader's indices of this mode.
         epoch: counted from 0; set it with ``follow_epochs()``.
+        strength: of the augmentation; 0 for none.
         error: what stopped the reading, if something did.
         clock: how long reading took and was waited for.
         bad: the messages of the images that could not be read, by key.
@@ -73,7 +74,7 @@ class BatchGenerator(keras.utils.Sequence):
         mode: Mode = "train",
         batch_size: int = 32,
         input_size: tuple[int, int] = (224, 224),
-        jitter: bool = False,
+        jitter: float = False,
         seed: int = 0,
         threads: int | None = None,
         read: Callable[[Path], Pixels] | None = None,
@@ -108,7 +109,8 @@ class BatchGenerator(keras.utils.Sequence):
         self.epoch = 0
         self.error: Exception | None = None
         self.clock = Clock()
-        self._augmenter = Augmenter(self.get_aug_pipeline, seed) if jitter and mode == "train" else None
+        self.strength = float(jitter) if mode == "train" else 0.0
+        self._augmenter = Augmenter(self.get_aug_pipeline, seed) if self.strength else None
         self._reading: Any = None  # grain's iterator over the batches from position `_next` on
         self._next = 0
         self._lock = threading.Lock()
@@ -116,7 +118,7 @@ class BatchGenerator(keras.utils.Sequence):
     # -------------------------------------------------------------------------------------------- what a subclass changes
 
     def get_aug_pipeline(self) -> Any:
-        """Return a new ``albumentations.Compose``. Called once a thread."""
+        """Return a new ``albumentations.Compose``, as strong as ``self.strength`` says. Called once a thread."""
         raise UserError(f"{type(self).__name__} has no get_aug_pipeline(), which jitter=True needs.")
 
     def preprocess(self, image: Pixels, annot: Any) -> tuple[Any, Any]:
@@ -195,11 +197,6 @@ class BatchGenerator(keras.utils.Sequence):
             if self._reading is not None:
                 self._reading.close()
                 self._reading = None
-
-    @property
-    def augments(self) -> bool:
-        """Whether the images are augmented."""
-        return self._augmenter is not None
 
     # --------------------------------------------------------------------------------------------------------- internals
 

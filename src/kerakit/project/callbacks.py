@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
 
 import kerakit
+from kerakit.training import trackers
 from kerakit.training.callbacks import Checkpoints, History
 
 # CHANGE: what makes a checkpoint the best one, how many are kept, and after how many epochs without a better one to stop.
@@ -24,6 +26,7 @@ def get(
     early_stopping: bool = True,
     overwrite: bool = False,
     model: keras.Model | None = None,
+    track: Sequence[str] | None = None,
 ) -> list[keras.callbacks.Callback]:
     """Prepare the run folder ``directory`` and return the callbacks that fill it.
 
@@ -35,8 +38,11 @@ def get(
         early_stopping: stop after PATIENCE epochs without a better MONITOR.
         overwrite: replace the run that ``directory`` holds already; False makes that an error.
         model: whose weights to save; default: the model that is fitted, which in a phase of the head is only a part of it.
+        track: log to these, too, while a ``session`` lasts: "mlflow", "wandb".
     """
-    run = kerakit.Run(directory).create(overwrite)
+    run = kerakit.Run(directory)
+    tracked = trackers.get(track or (), run)
+    run.create(overwrite)
     callbacks: list[keras.callbacks.Callback] = []
     if checkpoint:
         limit = CHECKPOINTS_KEPT if limit_checkpoints else None
@@ -47,4 +53,4 @@ def get(
     if early_stopping:
         mode = "max" if HIGHER_IS_BETTER else "min"
         callbacks.append(keras.callbacks.EarlyStopping(MONITOR, patience=PATIENCE, mode=mode, verbose=1))
-    return callbacks
+    return [*callbacks, *tracked]

@@ -13,6 +13,7 @@ from tyro.conf import Positional, Suppress
 
 import kerakit
 from kerakit.deploy import ALL, DEFAULT_FORMATS, FORMAT_NAMES
+from kerakit.training import TRACKER_NAMES
 from models import (
     efficientnet_lite0,
     efficientnet_lite1,
@@ -90,6 +91,7 @@ class TrainConfig(kerakit.Config):
     )
     input_size: kerakit.InputSize = Field((224, 224), description="Size that the images are scaled to, in pixels.")
     jitter: bool = Field(False, description="Augment the training images (get_aug_pipeline in datagen.py).")
+    jitter_strength: float = Field(1, gt=0, le=3, description="How strongly --jitter augments; 1 is as listed there.")
     mixup: float = Field(0, ge=0, description="Blend pairs of images; 0.2 is usual, larger blends more evenly, 0 not at all.")
     cutmix: float = Field(0, ge=0, description="Paste a part of another image; 1 is usual, 0 not at all.")
     drop_last: bool = Field(False, description="Leave a last training batch that is smaller than --batch_size away.")
@@ -127,6 +129,14 @@ class TrainConfig(kerakit.Config):
         False,
         description="Put another image in the place of one that cannot be read, up to 1 % of them, and name it at the end.",
     )
+    track: kerakit.List.Text | None = Field(
+        None,
+        description=f"Log to these, too, beside TensorBoard: {', '.join(TRACKER_NAMES)}. Their own environment variables say "
+        "where to (MLFLOW_TRACKING_URI, WANDB_MODE).",
+    )
+    trials: int = Field(
+        0, ge=0, description="Train so many times, with other flags each time (search.py), each in a folder inside --save_to."
+    )
     seed: int = Field(RANDOM_SEED_DEFAULT, ge=0, lt=2**32, description="Of the split, the order, and the augmentation.")
 
     # What train.py found out, for deploy.py: not flags.
@@ -148,10 +158,21 @@ class TrainConfig(kerakit.Config):
             raise ValueError(f"expected a width and a height of at least 1, got {value[0]},{value[1]}")
         return value
 
+    @field_validator("track")
+    @classmethod
+    def _known_trackers(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return value and tuple(dict.fromkeys(known("tracker", name, TRACKER_NAMES) for name in value))
+
     @model_validator(mode="after")
     def _one_origin(self) -> TrainConfig:
         if self.from_ckpt is not None and self.weights == "imagenet":
             raise ValueError("--from_ckpt and --weights imagenet exclude each other; leave one away")
+        return self
+
+    @model_validator(mode="after")
+    def _strength_of_something(self) -> TrainConfig:
+        if self.jitter_strength != 1 and not self.jitter:
+            raise ValueError("--jitter_strength changes nothing without --jitter; give both")
         return self
 
 

@@ -23,16 +23,20 @@ class BatchGenerator(kerakit.BatchGenerator):
     def get_aug_pipeline(self) -> A.Compose:
         """Return what --jitter does to a training image. CHANGE: to what may happen to your images and keeps their class.
 
+        ``self.strength`` is 1, or what --jitter_strength says.
+
         Masks, boxes and keypoints follow if the reader gives a dictionary of them as the target, as albumentations names them.
         """
+        s = self.strength
         return A.Compose(
             [
-                kerakit.Warp(flip=0.5, scale=(0.85, 1.25), translate=0.1, rotate=15),
-                kerakit.Recolor(brightness=0.15, contrast=0.2, saturation=0.2, hue=6),
+                kerakit.Warp(flip=0.5, scale=(0.85**s, 1.25**s), translate=0.1 * s, rotate=15 * s),
+                kerakit.Recolor(brightness=0.15 * s, contrast=0.2 * s, saturation=0.2 * s, hue=6 * s),
                 A.OneOf(
-                    [A.GaussianBlur(blur_limit=(3, 5)), A.GaussNoise(std_range=(0.02, 0.06), noise_scale_factor=0.5)], p=0.2
+                    [A.GaussianBlur(blur_limit=(3, 5)), A.GaussNoise(std_range=(0.02, 0.06), noise_scale_factor=0.5)],
+                    p=0.2 * s,
                 ),
-                A.Erasing(scale=(0.02, 0.1), p=0.2),
+                A.Erasing(scale=(0.02, 0.1), p=0.2 * s),
             ]
         )
 

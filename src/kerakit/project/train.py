@@ -7,12 +7,16 @@ from functools import partial
 
 import config
 import kerakit
+import search
 from kerakit import script
 from kerakit.quiet import native_output
 
 
 def main(args: config.TrainConfig) -> None:
     """Train as ``args`` say."""
+    if args.trials:
+        search.run(args)
+        return
     run = kerakit.Run(args.save_to)
     run.refuse_existing(args.overwrite)
 
@@ -28,7 +32,7 @@ def main(args: config.TrainConfig) -> None:
     from kerakit.data.reader import remarks
     from kerakit.models import build
     from kerakit.run import find_weights, load_weights
-    from kerakit.training.session import deploy_command, session
+    from kerakit.training.session import session
     from kerakit.training.tune import use_half_precision
     from reader import DataReader
 
@@ -51,14 +55,14 @@ def main(args: config.TrainConfig) -> None:
     mix = kerakit.Mix(len(reader.class_names), args.mixup, args.cutmix) if args.mixup or args.cutmix else None
     make = partial(BatchGenerator, reader, batch_size=batch_size, input_size=args.input_size, seed=args.seed)
     make = partial(make, read=cache, skip_bad=args.skip_bad, mix=mix)
-    train_data = make(mode="train", jitter=args.jitter, drop_last=args.drop_last)
+    train_data = make(mode="train", jitter=args.jitter and args.jitter_strength, drop_last=args.drop_last)
     val_data = make(mode="val")
     print(f"{len(train_data.index)} images to train on, {len(val_data.index)} to validate, {len(reader.class_names)} classes.")
     for line in remarks(reader):
         print(f"WARNING: {line}.")
 
     # --------------------------------------------------------------------------------------------------------- Train
-    cb = callbacks.get(run.path, overwrite=args.overwrite, model=model)
+    cb = callbacks.get(run.path, overwrite=args.overwrite, model=model, track=args.track)
     config.save(args.model_copy(update={"phases": todo, "class_names": reader.class_names}), run)
     training = phases.Training(model, train_data, val_data, args, cb)
     with session(run, (train_data, val_data), cb):
@@ -68,7 +72,7 @@ def main(args: config.TrainConfig) -> None:
             phases.PHASES[phase](training)
 
     print(f"trained: the best checkpoint is {run.best()}")
-    print(f"next: {deploy_command(run)}")
+    print(f"next: {script.deploy_command(run)}")
 
 
 if __name__ == "__main__":

@@ -122,7 +122,7 @@ class FeatureStore:
     def _key(self, generator: BatchGenerator, epoch: int) -> str:
         digest = self._identity.copy()
         reader = generator.data_reader
-        given = (generator.mode, generator.batch_size, generator.input_size, generator.seed, generator.augments, DECODING)
+        given = (generator.mode, generator.batch_size, generator.input_size, generator.seed, generator.strength, DECODING)
         # Without augmentation, epochs differ in the order alone.
         digest.update(repr((*given, epoch, keras.backend.backend())).encode())
         digest.update(Path(inspect.getfile(type(generator))).read_bytes())

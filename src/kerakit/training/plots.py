@@ -60,6 +60,44 @@ def draw_confusion(matrix: NDArray[np.int64], names: Sequence[str], path: Path) 
     figure.savefig(path, bbox_inches="tight")
 
 
+def draw_trials(
+    trials: Sequence[tuple[int, float, dict[str, Any]]], names: Sequence[str], score: str, higher_is_better: bool, path: Path
+) -> None:
+    """Draw the scores of trials in their order, and over each parameter.
+
+    Args:
+        trials: (number, score, parameters by name) of each, in their order.
+        names: of the parameters; a trial need not have all.
+        score: its name.
+        higher_is_better: whether the largest score is the best one.
+        path: of the PNG.
+    """
+    figure = Figure(figsize=(3.2 * (1 + len(names)), 3.2), layout="constrained")
+    first, *others = figure.subplots(1, 1 + len(names), sharey=True, squeeze=False)[0]
+    numbers, scores, _ = zip(*trials, strict=True)
+    first.plot(numbers, scores, "o", markersize=4)
+    best = (np.maximum if higher_is_better else np.minimum).accumulate(scores)
+    first.step(numbers, best, where="post", label="best so far")
+    first.set_xlabel("trial")
+    first.set_ylabel(score)
+    first.xaxis.set_major_locator(MaxNLocator(integer=True))
+    first.legend()
+    for axes, name in zip(others, names, strict=True):
+        points = [(params[name], value) for _, value, params in trials if name in params]
+        values = [value for value, _ in points]
+        if any(isinstance(value, (bool, str)) for value in values):
+            points = [(str(value), result) for value, result in points]
+        elif values and min(values) > 0 and max(values) > 10 * min(values):
+            axes.set_xscale("log")
+        if points:
+            axes.plot(*zip(*points, strict=True), "o", markersize=4)
+        axes.set_xlabel(name)
+        axes.tick_params(axis="x", rotation=30)
+    for axes in (first, *others):
+        axes.grid(alpha=0.3)
+    figure.savefig(path, bbox_inches="tight")
+
+
 def draw_curves(rows: Sequence[dict[str, float]], path: Path) -> None:
     """Draw each metric over the epochs, training and validation in one picture.
 

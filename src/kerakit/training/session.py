@@ -7,14 +7,14 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from kerakit.data.generator import BatchGenerator
 from kerakit.errors import KerakitError, UserError
 from kerakit.run import Run
-from kerakit.script import INTERRUPTED
+from kerakit.script import INTERRUPTED, deploy_command
 from kerakit.training.callbacks import Checkpoints
+from kerakit.training.trackers import tracking
 
 
 @contextlib.contextmanager
@@ -23,16 +23,18 @@ def session(run: Run, generators: Sequence[BatchGenerator], callbacks: Sequence[
 
     Whatever ends it, the best weights that ``Checkpoints`` among ``callbacks`` keeps in memory are saved.
     An error of a generator (an unreadable image) comes out as it was raised, not as TensorFlow wrapped it. Ctrl-C says what
-    was kept and how to go on, and exits with 130. At the end the generators stop reading ahead.
+    was kept and how to go on, and exits with 130. At the end the generators stop reading ahead. The trackers among
+    ``callbacks`` take the whole block as one run.
     """
     try:
-        try:
-            yield
-        except BaseException:
-            for callback in callbacks:
-                if isinstance(callback, Checkpoints):
-                    callback.on_train_end()
-            raise
+        with tracking(callbacks):
+            try:
+                yield
+            except BaseException:
+                for callback in callbacks:
+                    if isinstance(callback, Checkpoints):
+                        callback.on_train_end()
+                raise
     except KeyboardInterrupt:
         print(_how_to_go_on(run), file=sys.stderr)
         run.discard_if_empty()
@@ -53,12 +55,6 @@ def session(run: Run, generators: Sequence[BatchGenerator], callbacks: Sequence[
             generator.close()
             for message in generator.bad.values():
                 print(f"WARNING: left out of {generator.mode}: {message}", file=sys.stderr)
-
-
-def deploy_command(run: Run) -> str:
-    """Return the command that deploys ``run``, to be pasted into a shell."""
-    script = Path(sys.argv[0]).with_name("deploy.py")
-    return shlex.join(["python", str(script), "--read_from", str(run.path), "--save_to", f"deploy/{run.path.name}"])
 
 
 def _how_to_go_on(run: Run) -> str:
