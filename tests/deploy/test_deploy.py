@@ -69,7 +69,8 @@ def test_all_formats_and_then_fewer(model: keras.Model, tmp_path: Path, monkeypa
             assert row.bytes == sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     for name, row in rows.items():
         if row.status == "delivered" and name not in ("int8", "dynamic_range", "int16x8"):
-            assert row.agreement == 1, name
+            assert row.measured is not None
+            assert row.measured.agreement == 1, name
     assert rows["int8"].details["calibration"]["images"] == 24
     half = rows["int8"].details["half_the_calibration"]
     assert set(half) == {"accuracy", "agreement", "same_class"}

@@ -7,9 +7,6 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from kerakit.deploy import ALL, DEFAULT_FORMATS, evaluate
 from kerakit.deploy.calibration import Calibration
 from kerakit.deploy.edgetpu import EDGETPU
@@ -71,6 +68,7 @@ def deploy(
     calibration: Calibration,
     held_out: Iterable[tuple[Any, Any]],
     formats: Sequence[str] | None = None,
+    max_drop: float = 0.01,
     edgetpu_compiler: Path | None = None,
     about: dict[str, Any] | None = None,
     say: Callable[[str], None] = print,
@@ -84,12 +82,14 @@ def deploy(
         calibration: the training images that ranges are measured on.
         held_out: batches of (uint8 images, int targets) that no training saw; iterated once for each format.
         formats: keys of FORMATS, which must succeed. Of the default, and of "all", what cannot be made here is skipped.
+        max_drop: the largest loss of accuracy that passes the gate.
         edgetpu_compiler: Google's compiler, or None for the one on the PATH.
         about: facts for the report.
         say: gets one line for each step.
 
     Returns:
-        One row for each format. A format that failed has ``status`` "failed"; the others are delivered all the same.
+        One row for each format. A format that failed has ``status`` "failed"; the others are delivered all the same, those
+        below the gate too.
 
     Raises:
         UserError: the model does not fit: several outputs, or another number of classes.
@@ -99,17 +99,16 @@ def deploy(
     with tempfile.TemporaryDirectory(prefix=".kerakit-", dir=deployment.path) as temporary:
         source = Source(model, calibration, Path(temporary), edgetpu_compiler)
         say("the trained model: scoring the held-out images")
-        reference, targets = evaluate.scores(predictor(model), held_out)
+        gate = evaluate.Gate(held_out, predictor(model), class_names, max_drop)
         names = DEFAULT_FORMATS if formats is None else FORMATS if ALL in formats else formats
         asked = formats is not None and ALL not in formats
-        image = next(iter(held_out))[0][0]
-        rows = [_deliver(f, source, held_out, image, reference, asked, say) for f in FORMATS.values() if f.name in names]
+        rows = [_deliver(f, source, gate, asked, say) for f in FORMATS.values() if f.name in names]
         write_text(source.folder / LABELS, "".join(f"{name}\n" for name in class_names))
         kept = {row.file for row in rows if row.status == "delivered"} | {LABELS, "model_edgetpu.log"}
         for path in source.folder.iterdir():
             if path.name not in kept:
                 remove(path)
-        facts = {"held_out_images": len(targets), "keras_accuracy": evaluate.share_right(reference, targets), **(about or {})}
+        facts = {"held_out_images": len(gate.targets), "keras_accuracy": gate.accuracy, "max_drop": max_drop, **(about or {})}
         write_report(source.folder / REPORT, rows, facts)
         deployment.take(source.folder)
     return rows
@@ -125,16 +124,8 @@ def _refuse_other_tasks(model: Any, class_names: Sequence[str]) -> None:
         raise UserError(f"the model tells {model.output_shape[1]} classes apart, the data has {len(class_names)}.")
 
 
-def _deliver(
-    one: Format,
-    source: Source,
-    held_out: Iterable[Any],
-    image: NDArray[np.uint8],
-    reference: NDArray[np.float32],
-    asked: bool,
-    say: Callable[[str], None],
-) -> Row:
-    """Write, load and measure one format; the latency is measured on ``image``."""
+def _deliver(one: Format, source: Source, gate: evaluate.Gate, asked: bool, say: Callable[[str], None]) -> Row:
+    """Write, load and measure one format."""
     try:
         say(f"{one.name}: writing {one.file}")
         written = _written(one, source)
@@ -149,15 +140,15 @@ def _deliver(
         row.reason = "not run: no device here"
         return row
     say(f"{one.name}: scoring the held-out images")
-    predicted, targets = evaluate.scores(predict, held_out)
-    row.accuracy = evaluate.share_right(predicted, targets)
-    row.agreement = evaluate.share_equal(predicted, reference)
-    row.latency_ms = evaluate.latency_ms(predict, image)
+    predicted = gate.scores(predict)
+    row.measured = gate.measure(predicted)
+    row.latency_ms = evaluate.latency_ms(predict, gate.image())
     if written.half is not None and (predict := one.load(written.half)) is not None:
-        with_half, _ = evaluate.scores(predict, held_out)
+        with_half = gate.scores(predict)
+        measured = gate.measure(with_half)
         row.details["half_the_calibration"] = {
-            "accuracy": evaluate.share_right(with_half, targets),
-            "agreement": evaluate.share_equal(with_half, reference),
+            "accuracy": measured.accuracy,
+            "agreement": measured.agreement,
             "same_class": evaluate.share_equal(with_half, predicted),
         }
     return row

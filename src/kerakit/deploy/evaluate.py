@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from kerakit.deploy.format import Predict
 TIMED_RUNS = 30
 """How many single images the latency is the median of, after WARM_UP_RUNS that don't count."""
 WARM_UP_RUNS = 3
+BINS = 15
+"""Of confidences, each as wide, in ``confidence_error``."""
 
 
 def scores(predict: Predict, batches: Iterable[tuple[Any, Any]]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -25,6 +28,90 @@ def scores(predict: Predict, batches: Iterable[tuple[Any, Any]]) -> tuple[NDArra
     """
     parts = [(predict(images), np.asarray(targets)) for images, targets in batches]
     return np.concatenate([p for p, _ in parts]), np.concatenate([t for _, t in parts])
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What scores on the held-out images say.
+
+    Attributes:
+        accuracy: share of the images that are right.
+        drop: what it loses of the Keras model's accuracy; below 0 where it gains.
+        passed: whether that is within the gate.
+        agreement: share of them where the class is the one that the Keras model gives.
+        worst_class: the name of the class of which the least share is right; the first of several.
+        worst_accuracy: that share.
+        confidence_error: how far the confidences are from the shares that are right: the expected calibration error (Guo et
+            al. 2017) in 15 bins, from 0 to 1.
+    """
+
+    accuracy: float
+    drop: float
+    passed: bool
+    agreement: float
+    worst_class: str
+    worst_accuracy: float
+    confidence_error: float
+
+
+class Gate:
+    """The held-out images, what the Keras model says of them, and how much of its accuracy a delivered file may lose.
+
+    Args:
+        held_out: batches of (uint8 images, int targets) that no training saw; iterated once for each file.
+        keras: the trained model.
+        class_names: in the order of the scores.
+        max_drop: the largest loss of accuracy that passes, as a share of all images: 0.01 is one in a hundred.
+
+    Attributes:
+        reference: scores of the Keras model, float32 (n, classes).
+        targets: the right classes, int64 (n,).
+        accuracy: share of the images that the Keras model gets right.
+    """
+
+    def __init__(
+        self, held_out: Iterable[tuple[Any, Any]], keras: Predict, class_names: Sequence[str], max_drop: float
+    ) -> None:
+        self.max_drop = max_drop
+        self._held_out, self._class_names = held_out, class_names
+        self.reference, self.targets = scores(keras, held_out)
+        self.accuracy = share_right(self.reference, self.targets)
+
+    def scores(self, predict: Predict) -> NDArray[np.float32]:
+        """Return the scores, (n, classes), that ``predict`` gives the held-out images."""
+        return scores(predict, self._held_out)[0]
+
+    def measure(self, predicted: NDArray[np.float32]) -> Measured:
+        """Measure scores, (n, classes), of the held-out images."""
+        right = predicted.argmax(1) == self.targets
+        shares = {int(c): float(right[self.targets == c].mean()) for c in np.unique(self.targets)}
+        worst = min(shares, key=lambda c: shares[c])
+        accuracy = share_right(predicted, self.targets)
+        drop = self.accuracy - accuracy
+        return Measured(
+            accuracy,
+            drop,
+            # A drop of exactly the limit passes, whatever the last bit of the subtraction says.
+            drop <= self.max_drop + 1e-9,
+            share_equal(predicted, self.reference),
+            self._class_names[worst],
+            shares[worst],
+            confidence_error(predicted, self.targets),
+        )
+
+    def image(self) -> NDArray[np.uint8]:
+        """Return one of the images, (height, width, 3)."""
+        pixels: NDArray[np.uint8] = next(iter(self._held_out))[0][0]
+        return pixels
+
+
+def confidence_error(predicted: NDArray[np.float32], targets: NDArray[np.int64]) -> float:
+    """Return the expected calibration error of scores, (n, classes); targets (n,)."""
+    confidence = predicted.max(1).astype(np.float64)
+    right = predicted.argmax(1) == targets
+    bins = np.clip((confidence * BINS).astype(int), 0, BINS - 1)
+    gaps = [abs(right[bins == b].sum() - confidence[bins == b].sum()) for b in np.unique(bins)]
+    return float(sum(gaps) / len(targets))
 
 
 def share_right(predicted: NDArray[np.float32], targets: NDArray[np.int64]) -> float:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from rich.table import Table
 
+from kerakit.deploy.evaluate import Measured
 from kerakit.files import write_json
 from kerakit.script import print_table
 
@@ -26,8 +27,7 @@ class Row:
         file: the name of its file, or of its folder.
         status: "delivered", "skipped" (left out, see reason) or "failed".
         reason: why it was skipped or failed, or what could not be checked.
-        accuracy: share of the held-out images that it gets right.
-        agreement: share of them where it gives the class that the Keras model gives.
+        measured: what its scores on the held-out images say; None where it was not run.
         latency_ms: median time for one image on this machine's CPU, in milliseconds: on one thread, or with TensorFlow (h5,
             keras, saved_model) on as many as it takes.
         bytes: size of the file or of all files in the folder.
@@ -39,8 +39,7 @@ class Row:
     file: str
     status: Literal["delivered", "skipped", "failed"]
     reason: str = ""
-    accuracy: float | None = None
-    agreement: float | None = None
+    measured: Measured | None = None
     latency_ms: float | None = None
     bytes: int | None = None
     sha256: str | None = None
@@ -69,13 +68,16 @@ def show(rows: list[Row], held_out_images: int) -> None:
     for heading in ("format", "file", "right", "as Keras", "ms", "KiB", "sha256"):
         table.add_column(heading, justify="left" if heading in ("format", "file", "sha256") else "right", no_wrap=True)
     for row in rows:
-        measured = [_percent(row.accuracy), _percent(row.agreement), _number(row.latency_ms)]
+        seen = row.measured
+        measured = [_percent(seen.accuracy), _percent(seen.agreement), _number(row.latency_ms)] if seen else [""] * 3
         if row.status == "delivered":
             table.add_row(row.format, row.file, *measured, f"{(row.bytes or 0) / 1024:,.0f}", (row.sha256 or "")[:8])
         else:
             table.add_row(row.format, row.file, row.status)
     print_table(table)
     for row in rows:
+        if row.measured is not None and not row.measured.passed:
+            print(f"{row.format} is BELOW THE GATE: it loses {row.measured.drop:.2%} of the held-out images.")
         if row.reason:
             print(f"{row.format} {row.status}: {row.reason}")
 

@@ -186,6 +186,9 @@ class DeployConfig(kerakit.Config):
         description=f"Only these, and none left out: {', '.join(FORMAT_NAMES)}; or {ALL}: what can be made here of all. "
         f"Default: what can be made here of {', '.join(DEFAULT_FORMATS)}.",
     )
+    max_drop: float = Field(
+        0.01, ge=0, le=1, description="The accuracy gate: a file that loses more of the held-out images ends in exit code 1."
+    )
     num_calibration: int = Field(200, ge=1, description="Training images that ranges of int8 and int16 are measured on.")
     edgetpu_compiler: Path | None = Field(None, description="Google's edgetpu_compiler; default: the one on the PATH.")
     data_dir: Path | None = Field(None, description="Folder or table of the images; default: where the run found them.")

@@ -44,6 +44,7 @@ def main(args: config.DeployConfig) -> None:
         calibration,
         held_out,
         formats=args.formats,
+        max_drop=args.max_drop,
         edgetpu_compiler=args.edgetpu_compiler,
         about={"run": str(run.path), "checkpoint": weights.name, "model": trained.model, "held_out": held_out.mode},
     )
@@ -51,6 +52,11 @@ def main(args: config.DeployConfig) -> None:
     print(f"in {deployment.path}; all that was measured is in {deployment.report}")
     if failed := [row.format for row in rows if row.status == "failed"]:
         raise kerakit.JobError(f"not delivered: {', '.join(failed)}. The reasons are above and in the report.")
+    if below := [row.format for row in rows if row.measured and not row.measured.passed]:
+        raise kerakit.JobError(
+            f"{', '.join(below)}: more than --max_drop {args.max_drop:g} of the accuracy is lost. The files are kept, and "
+            "marked in the report."
+        )
 
 
 if __name__ == "__main__":
