@@ -75,7 +75,7 @@ def test_a_model_a_loss_and_an_augmentation_of_ones_own(project: Project) -> Non
     with (project.path / "loss.py").open("a") as file:
         file.write(LOSS)
     datagen = project.path / "datagen.py"
-    edit(datagen, "A.Erasing(scale=(0.02, 0.1), p=0.2),", "A.Transpose(p=0.0), A.InvertImg(p=1.0),")
+    edit(datagen, "A.Erasing(scale=(0.02, 0.1), p=0.2 * s),", "A.Transpose(p=0.0), A.InvertImg(p=1.0),")
     edit(datagen, "        return image, annot\n", "        assert image.dtype == np.uint8\n        return image, annot\n")
 
     args = ("--model", "mine", "--loss", "focal", "--jitter", "--num_epochs", 12, "--learning_rate", 0.02)

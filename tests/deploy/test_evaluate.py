@@ -42,7 +42,7 @@ def test_the_gate(max_drop: float, passed: bool) -> None:
     assert made.measure(predicted).passed is passed
 
 
-@given(st.lists(st.tuples(st.floats(0.34, 1, width=32), st.booleans()), min_size=1, max_size=60))
+@given(st.lists(st.tuples(st.floats(0.34375, 1, width=32), st.booleans()), min_size=1, max_size=60))
 def test_the_error_of_confidence_lies_between_the_whole_gap_and_one(rows: list[tuple[float, bool]]) -> None:
     """The gap of all images together is the least it can be, since gaps of bins add up to at least that."""
     confidence = np.array([row[0] for row in rows], np.float32)

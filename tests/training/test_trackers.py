@@ -185,7 +185,9 @@ def expect(project: Project, name: str, how: str) -> None:
         found = stored(project, source)
         assert found["ended"] == ENDED[how][library]
         assert found["name"] == f"progress/{name}"
-        assert found["metrics"] == metrics
+        # Ctrl-C may come after the last epoch was written to history.csv and before a tracker is told of it.
+        possible = [metrics] + [{key: values[:-1] for key, values in metrics.items()}] * (how == "interrupted")
+        assert found["metrics"] in possible
         assert found["best"] == f"progress/{name}/ckpt/{best}"
         assert found["texts"] == {file: (folder / file).read_text() for file in ("config.json", "history.csv")}
         pictures = {f"plots/{path.name}" for path in (folder / "plots").glob("*.png")}
@@ -246,8 +248,9 @@ def test_ctrl_c_ends_the_tracked_run(project: Project) -> None:
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
+    path = project.path / "progress" / "test" / "history.csv"
     limit = time.monotonic() + 120
-    while not (project.path / "progress" / "test" / "history.csv").exists() and time.monotonic() < limit:
+    while not (path.exists() and len(history(project, "test")) >= 2) and time.monotonic() < limit:
         time.sleep(0.1)
     os.kill(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
