@@ -60,7 +60,7 @@ class SpeedVerdict(keras.callbacks.Callback):
                 "be read. Faster: a smaller --model or --input_size, or a GPU."
             )
         advice = [] if self._cached else ["--cache ram, or disk where memory is short"]
-        advice += ["a lighter get_aug_pipeline"] if generator.augments else []
+        advice += ["a lighter get_aug_pipeline"] if generator.strength else []
         return (
             f"\nspeed: {now:,.0f} images a second. Reading holds it back: it gives {read:,.0f}, the step would take "
             f"{step:,.0f}. Faster: {', '.join([*advice, 'images that are stored at about the --input_size'])}."
