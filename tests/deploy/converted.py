@@ -50,7 +50,7 @@ def int8(model: keras.Model, **changes: Any) -> bytes:
     converter._experimental_disable_per_channel_quantization_for_dense_layers = True
     for name, value in changes.items():
         setattr(converter, name, value)
-    return litert._convert(converter)
+    return litert._convert(converter.convert)
 
 
 def edited(content: bytes, change: Callable[[Any], None]) -> bytes:

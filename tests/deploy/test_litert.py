@@ -129,7 +129,7 @@ def test_ranges_are_those_of_each_layer() -> None:
     second = layers.Conv2D(4, 3, padding="same", name="second")(first)
     model = keras.Model(image, layers.Dense(3)(layers.Flatten()(layers.Add(name="sum")([first, second]))))
     images = digits()[0][:20]
-    ranges = quantize.measure(litert.convert_float(model), images)
+    ranges = quantize.look(litert.convert_float(model), images)
     assert ranges.low.shape == ranges.high.shape == (20, len(ranges.tensors))
     assert (ranges.low[:, 0] == 0).all()
     assert (ranges.high[:, 0] == 255).all()

@@ -167,7 +167,7 @@ def test_of_a_model_with_int8_weights_alone_nothing_is_mapped() -> None:
 
     converter = litert._converter(behind_a_convolution(ENDS["plain"]))
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    placement = forecast(litert._convert(converter))
+    placement = forecast(litert._convert(converter.convert))
     assert placement.on_tpu == 0
     assert placement.refused is not None or {one.status for one in placement.operators} == {TYPE}
 
@@ -191,7 +191,7 @@ def test_sizes_that_are_computed_are_refused() -> None:
 
     signature = tf.TensorSpec([None, 8, 8, 3], tf.float32)
     functions = [tf.function(flat).get_concrete_function(signature)]
-    content = litert._convert(tf.lite.TFLiteConverter.from_concrete_functions(functions, tf.Module()))
+    content = litert._convert(tf.lite.TFLiteConverter.from_concrete_functions(functions, tf.Module()).convert)
     refused = forecast(content).refused
     assert refused is not None
     assert refused.reason.endswith("with a graph that has dynamic-sized tensors.")

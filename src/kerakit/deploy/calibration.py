@@ -24,10 +24,12 @@ class Calibration:
     Attributes:
         keys: the name of each image.
         images: returns a new iterator over them, uint8 (height, width, 3).
+        twice: returns the list of twice as many, which begins with these; all where there are fewer. None: there are no more.
     """
 
     keys: tuple[str, ...]
     images: Callable[[], Iterator[Pixels]]
+    twice: Callable[[], Calibration] | None = None
 
     @property
     def sha256(self) -> str:
@@ -43,7 +45,11 @@ class Calibration:
 def calibration_images(generator: Any, count: int) -> Calibration:
     """Return the first ``count`` images of the project's ``ImageGenerator``; all where there are fewer, each once."""
     count = min(count, len(generator))
-    return Calibration(tuple(generator.keys(count)), lambda: itertools.islice(iter(generator), count))
+    return Calibration(
+        tuple(generator.keys(count)),
+        lambda: itertools.islice(iter(generator), count),
+        lambda: calibration_images(generator, 2 * count),
+    )
 
 
 def places_in_turn(generator: Any) -> NDArray[np.int64]:

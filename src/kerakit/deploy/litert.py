@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,12 +55,12 @@ class Int8:
     def write(self, source: Source) -> Written:
         """Quantise ``model_float32.tflite`` of the same folder with the ranges that the calibration images show."""
         content = (source.folder / self.made_from).read_bytes()
-        ranges = quantize.measure(content, source.calibration.images())
-        half = len(ranges.low) // 2
+        seen = quantize.look(content, source.calibration.images())
+        half = len(seen.low) // 2
         return Written(
-            _write(source.folder / self.file, _int8(content, ranges)),
+            _write(source.folder / self.file, int8(content, seen)),
             {"calibration": source.calibration.facts()},
-            half=_write(source.folder / "half.tflite", _int8(content, ranges.first(half))) if half else None,
+            half=_write(source.folder / "half.tflite", int8(content, seen.first(half))) if half else None,
         )
 
     def load(self, path: Path) -> Predict:
@@ -78,8 +79,8 @@ class Int16x8:
     def write(self, source: Source) -> Written:
         """Quantise ``model_float32.tflite`` of the same folder with the ranges that the calibration images show."""
         content = (source.folder / self.made_from).read_bytes()
-        ranges = quantize.measure(content, source.calibration.images())
-        quantized = _convert(lambda: quantize.to_int16x8(content, ranges))
+        seen = quantize.look(content, source.calibration.images())
+        quantized = _convert(lambda: quantize.to_int16x8(content, seen))
         return Written(_write(source.folder / self.file, quantized), {"calibration": source.calibration.facts()})
 
     def load(self, path: Path) -> Predict:
@@ -156,9 +157,20 @@ def _convert(convert: Callable[[], bytes]) -> bytes:
             raise JobError(f"TensorFlow's converter refused the model: {str(error).splitlines()[0]}") from error
 
 
-def _int8(content: bytes, ranges: quantize.Ranges) -> bytes:
-    """Return ``content`` in int8. Raises JobError unless that is what devices need."""
-    quantized = _convert(lambda: quantize.to_int8(content, ranges))
+def int8(
+    content: bytes,
+    seen: quantize.Seen,
+    ranges: Callable[[quantize.Seen], quantize.Limits] = quantize.without_outliers,
+    floats: Sequence[str] = (),
+) -> bytes:
+    """Return ``content`` in int8, all of it or without the operators whose outputs are named in ``floats``.
+
+    Raises:
+        JobError: it is not what devices need.
+    """
+    quantized = _convert(lambda: quantize.to_int8(content, seen, ranges, floats))
+    if floats:
+        return quantized
     if problems := int8_problems(quantized):
         raise JobError(f"the int8 model is not what devices need: {'; '.join(problems)}. Choose other layers for it.")
     return quantized
@@ -211,6 +223,16 @@ def _scales(tensor: Any) -> list[tuple[float, int]]:
     if quantization is None or quantization.scale is None:
         return []
     return [(float(scale), int(zero)) for scale, zero in zip(quantization.scale, quantization.zeroPoint, strict=True)]
+
+
+def layer_of(name: str) -> str:
+    """Return the name of the Keras layer that a tensor's name in a converted file begins with.
+
+    Such a name is "model_1/layer_1/Relu6;model_1/...": paths of layers, each with a number of its own, the last part an
+    operation.
+    """
+    parts = name.split(";")[0].split("/")
+    return re.sub(r"_\d+$", "", parts[1] if len(parts) > 2 else parts[0])
 
 
 def _name(tensor: Any) -> str:
