@@ -160,6 +160,7 @@ def _with_ranges(content: bytes, seen: Seen, limits: Limits) -> bytes:
     tensors: list[Any] = model.subgraphs[0].tensors
     for index, low, high in zip(seen.tensors, *limits, strict=True):
         noted = schema.QuantizationParametersT()
-        noted.min, noted.max = np.array([low]), np.array([high])
+        # What was always 0 has no scale, and the quantiser would abort the process: any range will do.
+        noted.min, noted.max = np.array([low]), np.array([high if high > low or low else 1.0], np.float32)
         tensors[index].quantization = noted
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
