@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kerakit.deploy import evaluate
+from kerakit.deploy import evaluate, pack
 from kerakit.deploy.edgetpu import EDGETPU
 from kerakit.deploy.format import Format, Skipped, Source, Written
+from kerakit.deploy.health import examine
 from kerakit.deploy.keras import H5, KERAS
 from kerakit.deploy.litert import FLOAT32, INT8
 from kerakit.deploy.report import Row, write_report
@@ -36,11 +38,13 @@ class Deployment:
         self.path = Path(path)
         self.report = self.path / REPORT
         self.names = [f.file for f in FORMATS.values()] + ["model_edgetpu.log", LABELS, REPORT]
+        self.names += [f"{pack.FOLDER}/{name}" for name in pack.FILES]
 
     def refuse_existing(self, overwrite: bool) -> None:
         """Raise UserError if deploying into this folder would lose something."""
-        if self.path.exists() and not self.path.is_dir():
-            raise UserError(f"{self.path} is a file; --save_to expects a folder.")
+        for path in (self.path, self.path / pack.FOLDER):
+            if path.exists() and not path.is_dir():
+                raise UserError(f"{path} is a file; --save_to expects a folder.")
         there = [name for name in self.names if (self.path / name).exists()]
         if there and not overwrite:
             raise UserError(
@@ -49,14 +53,19 @@ class Deployment:
 
     def take(self, folder: Path) -> None:
         """Move what was made in ``folder`` here; what an earlier deployment left under our names goes."""
-        made = {path.name for path in folder.iterdir()}
+        made = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
         self.report.unlink(missing_ok=True)
+        if pack.FOLDER in made:
+            make_folder(self.path / pack.FOLDER)
         for name in self.names:
             if name in made and name != REPORT:
                 (folder / name).replace(self.path / name)
             elif name not in made:
                 (self.path / name).unlink(missing_ok=True)
         (folder / REPORT).replace(self.report)
+        # One that holds other files than ours stays.
+        with contextlib.suppress(OSError):
+            (self.path / pack.FOLDER).rmdir()
 
 
 def deploy(
@@ -96,10 +105,11 @@ def deploy(
         say("the trained model: scoring the held-out images")
         reference, targets = evaluate.scores(lambda images: np.asarray(model.predict_on_batch(images)), held_out)
         wanted = [f for f in FORMATS.values() if formats is None or f.name in formats]
-        image = next(iter(held_out))[0][0]
-        rows = [_deliver(f, source, held_out, image, reference, asked=formats is not None, say=say) for f in wanted]
+        images = pack.pick(held_out, len(targets))
+        rows = [_deliver(f, source, held_out, images, reference, asked=formats is not None, say=say) for f in wanted]
         write_text(source.folder / LABELS, "".join(f"{name}\n" for name in class_names))
-        kept = {row.file for row in rows if row.status == "delivered"} | {LABELS, "model_edgetpu.log"}
+        _pack(source.folder, rows, images, say)
+        kept = {row.file for row in rows if row.status == "delivered"} | {LABELS, "model_edgetpu.log", pack.FOLDER}
         for path in source.folder.iterdir():
             if path.name not in kept:
                 path.unlink()
@@ -123,15 +133,15 @@ def _deliver(
     one: Format,
     source: Source,
     held_out: Iterable[Any],
-    image: NDArray[np.uint8],
+    images: NDArray[np.uint8],
     reference: NDArray[np.float32],
     asked: bool,
     say: Callable[[str], None],
 ) -> Row:
-    """Write, load and measure one format; the latency is measured on ``image``."""
+    """Write, load and measure one format; a few ``images`` tell its latency and health."""
     try:
         say(f"{one.name}: writing {one.file}")
-        written = _written(one, source)
+        written = _written(one, source, images)
     except Skipped as reason:
         # Asked for by name, a format that is left out is a failure.
         return Row(one.name, one.file, "failed" if asked else "skipped", str(reason))
@@ -147,13 +157,29 @@ def _deliver(
     predicted, targets = evaluate.scores(predict, held_out)
     row.accuracy = evaluate.share_right(predicted, targets)
     row.agreement = evaluate.share_equal(predicted, reference)
-    row.latency_ms = evaluate.latency_ms(predict, image)
+    row.latency_ms = evaluate.latency_ms(predict, images[0])
     return row
 
 
-def _written(one: Format, source: Source) -> Written:
-    """Write a format, after what it is made from."""
+def _written(one: Format, source: Source, images: NDArray[np.uint8]) -> Written:
+    """Write a format, after what it is made from; the int8 file must be sound."""
     needs = getattr(one, "made_from", None)
     if needs is not None and not (source.folder / needs).exists():
-        next(f for f in FORMATS.values() if f.file == needs).write(source)
-    return one.write(source)
+        _written(next(f for f in FORMATS.values() if f.file == needs), source, images)
+    written = one.write(source)
+    if one is INT8:
+        written.details["health"] = examine(written.path, source.model, images)
+    return written
+
+
+def _pack(folder: Path, rows: list[Row], images: NDArray[np.uint8], say: Callable[[str], None]) -> None:
+    """Make the device's pack of an int8 file that is delivered; if it does not find its scores again, neither is."""
+    for row in rows:
+        if row.format == INT8.name and row.status == "delivered":
+            try:
+                pack.write_pack(folder, images)
+                say(
+                    f"{pack.FOLDER}: a folder to copy to the device; its program found the scores of {len(images)} images again"
+                )
+            except JobError as error:
+                row.status, row.reason = "failed", str(error)

@@ -1,0 +1,79 @@
+"""The pack for a device: one folder to copy there, with a program that needs nothing of Kerakit and checks itself.
+
+What it holds beside the models is in ``device/``, as it is copied.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kerakit.deploy.device import classify
+from kerakit.deploy.edgetpu import EDGETPU
+from kerakit.deploy.litert import INT8
+from kerakit.errors import JobError
+from kerakit.quiet import native_output
+
+FOLDER = "device"
+GOLDEN = "golden.npz"
+PROGRAM, README = "classify.py", "README.txt"
+FILES = (INT8.file, EDGETPU.file, "labels.txt", GOLDEN, PROGRAM, README)
+"""All that a pack may hold."""
+
+IMAGES = 16
+"""How many images the golden scores are of: 2.4 MB at 224 by 224."""
+
+TIMEOUT_S = 300
+"""How long the pack's check of itself may take."""
+
+
+def pick(batches: Iterable[tuple[Any, Any]], total: int) -> NDArray[np.uint8]:
+    """Return up to IMAGES of ``total`` images, evenly spaced over all batches: uint8 (n, height, width, 3)."""
+    wanted = set(np.linspace(0, total - 1, min(IMAGES, total)).astype(int).tolist())
+    images = (image for batch, _ in batches for image in batch)
+    return np.stack([image for i, image in enumerate(images) if i in wanted])
+
+
+def write_pack(folder: Path, images: NDArray[np.uint8]) -> None:
+    """Write the pack for the int8 model that lies in ``folder`` with its labels, and have it check itself.
+
+    Args:
+        folder: holds ``model.tflite``, ``labels.txt`` and perhaps ``model_edgetpu.tflite``; gets FOLDER.
+        images: uint8 (n, height, width, 3), held out; with their scores they become the golden file.
+
+    Raises:
+        JobError: the program does not find again, in a process of its own, what was written.
+    """
+    pack = folder / FOLDER
+    pack.mkdir()
+    for name in FILES:
+        source = Path(classify.__file__).parent / name if name in (PROGRAM, README) else folder / name
+        if source.exists():
+            shutil.copyfile(source, pack / name)
+    with native_output():
+        model = classify.Classifier(pack / INT8.file)
+    scores = np.stack([model.run(image)[0] for image in images])
+    np.savez_compressed(pack / GOLDEN, images=images, scores=scores, sha256=model.sha256, runtime=model.runtime)
+    try:
+        _refuse_other_scores([sys.executable, str(pack / PROGRAM), "--check"])
+    except JobError:
+        shutil.rmtree(pack)
+        raise
+
+
+def _refuse_other_scores(command: list[str]) -> None:
+    try:
+        done = subprocess.run(  # noqa: S603 - our own program
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=TIMEOUT_S
+        )
+    except subprocess.TimeoutExpired:
+        raise JobError(f"the device's program did not check itself within {TIMEOUT_S} s.") from None
+    if done.returncode:
+        raise JobError(f"the device's program failed its own check: {(done.stdout + done.stderr).strip()}")
