@@ -6,6 +6,7 @@ error" (google-coral/edgetpu #350, #453). The rest are warnings: dead channels a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ weight decay had left nothing, more than 2^17 apart.
 """
 CUT = 0.1
 """A channel is cut off where more than this share of its values stands at the end of the range."""
+MANY = 100
+"""Of fewer values, as of a Dense layer, one channel may well be the same or at the end by chance: there all count as one."""
 AT_LIMIT, FEWEST = 0.5, 8
 """Weights are suspicious where more than this share of a channel, of at least so many, is -127 or 127."""
 TOLERANCE = 1e-5
@@ -63,8 +66,12 @@ def health(content: bytes, layers: Sequence[Any], images: NDArray[np.uint8]) -> 
         What was found, in the order of the operators; empty for a healthy file.
     """
     file = TfliteFile(content, layers)
-    found = [*_scales(file), *_weights(file)]
-    return found if any(one.level == "error" for one in found) else [*found, *_activations(file, content, images)]
+    found: list[Finding] = []
+    # What follows needs numbers that are sound.
+    for findings in (_scales(file), _weights(file), _activations(file, content, images)):
+        if not any(one.level == "error" for one in found):
+            found += findings
+    return found
 
 
 def layers_of(model: Any) -> list[Any]:
@@ -110,7 +117,7 @@ def _scales(file: TfliteFile) -> Iterator[Finding]:
                 yield Finding("error", operator.layer, f"{tensor_name(file.tensors[index])}: no scale")
             wrong = ~np.isfinite(scales) | (scales < _SMALLEST)
             if wrong.any():
-                worst = ", ".join(f"{scale:g}" for scale in scales[wrong][:_NAMED])
+                worst = ", ".join(f"{scale:.3g}" for scale in scales[wrong][:_NAMED])
                 yield Finding(
                     "error",
                     operator.layer,
@@ -138,10 +145,8 @@ def _weights(file: TfliteFile) -> Iterator[Finding]:
 
 def _bias(file: TfliteFile, layer: str, bias: int, expected: NDArray[np.float64]) -> Iterator[Finding]:
     scales, values = file.scales(bias), file.values(bias).reshape(-1).astype(np.int64)
-    # A scale that is not finite has been named already.
-    with np.errstate(invalid="ignore"):
-        if scales.shape != expected.shape or (np.abs(scales / expected - 1) > TOLERANCE).any():
-            yield Finding("error", layer, "the bias's scale is not that of the input times that of the weights")
+    if scales.shape != expected.shape or (np.abs(scales / expected - 1) > TOLERANCE).any():
+        yield Finding("error", layer, "the bias's scale is not that of the input times that of the weights")
     if (limit := np.abs(values) >= _INT32).any():
         yield Finding("error", layer, f"the bias of {_which(limit)} is at the end of int32")
 
@@ -166,12 +171,14 @@ def _activations(file: TfliteFile, content: bytes, images: NDArray[np.uint8]) ->
     ]
     lowest, highest, cut = _observe(file, watched, content, images)
     for i, operator in enumerate(watched):
-        still = lowest[i] == highest[i]
+        still, cutting = lowest[i] == highest[i], cut[i] > CUT
+        if len(images) * math.prod(file.tensors[operator.outputs[0]].shape[:-1]) < MANY:
+            still[:], cutting = still.all(), (cut[i] > 0) & (cut[i].mean() > CUT)
         if operator.weighted:
             still &= ~_dead(file.scales(operator.weighted[1]), file.channels(operator.weighted[1]))
         if still.any():
             yield Finding("warning", operator.layer, f"the same for all {len(images)} images: {_which(still)}")
-        if (cutting := cut[i] > CUT).any():
+        if cutting.any():
             yield Finding(
                 "warning",
                 operator.layer,
