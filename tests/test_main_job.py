@@ -63,7 +63,7 @@ def test_what_is_delivered_is_proven(trained: Project) -> None:
         assert rows[name]["latency_ms"] > 0
         assert rows[name]["agreement"] == 1.0 or name == "int8"
     assert not [one for one in rows["int8"]["details"]["health"] if one["level"] == "error"]
-    assert "device: a folder to copy to the device" in result.out
+    assert "device: a folder for the device; its program found the scores of" in result.out
     assert rows["edgetpu"]["status"] == "skipped"
     assert "edgetpu_compiler --show_operations model.tflite" in rows["edgetpu"]["reason"]
     assert rows["keras"]["accuracy"] == report["keras_accuracy"] == 1.0

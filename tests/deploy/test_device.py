@@ -145,6 +145,8 @@ def write_pickle(path: Path) -> None:
         (lambda d: (d / "golden.npz").write_bytes(b"PK\x03\x04 cut"), ["--check"], "golden.npz"),
         (lambda d: write_pickle(d / "golden.npz"), ["--check"], "allow_pickle"),
         (lambda d: change_golden(d, images=lambda x: x[:, 1:]), ["--check"], "it is of another model"),
+        (lambda d: change_golden(d, images=lambda x: x.astype(np.float32)), ["--check"], "it is of another model"),
+        (lambda d: (d / "golden.npz").write_bytes((d / "model.tflite").read_bytes()), ["--check"], "golden.npz"),
         (lambda d: change_golden(d, scores=lambda x: x[1:]), ["--check"], "it is of another model"),
         (lambda d: change_golden(d, images=lambda x: x[:0], scores=lambda x: x[:0]), ["--check"], "it is of another model"),
         (lambda _: None, ["gone.png"], "gone.png"),
@@ -292,6 +294,22 @@ def test_a_file_in_the_place_of_the_pack_is_said(tmp_path: Path) -> None:
     (tmp_path / "device").write_text("mine")
     with pytest.raises(UserError, match="is a file"):
         Deployment(tmp_path).refuse_existing(overwrite=True)
+
+
+def test_a_compiled_model_goes_along(delivered_digits: Delivered, tmp_path: Path) -> None:
+    for name in ("model.tflite", "labels.txt"):
+        shutil.copy(delivered_digits.folder / name, tmp_path)
+    (tmp_path / "model_edgetpu.tflite").write_bytes(b"edgetpu-custom-op")
+    pack.write_pack(tmp_path, delivered_digits.held_out[:4])
+    assert {p.name for p in (tmp_path / "device").iterdir()} == set(pack.FILES)
+
+
+def test_a_model_of_floats_is_refused(device: Path, delivered_digits: Delivered) -> None:
+    from kerakit.deploy.litert import convert_float
+
+    (device / "float.tflite").write_bytes(convert_float(delivered_digits.model))
+    done = run(device, "--model", "float.tflite", "--time", 1)
+    assert (done.returncode, "does not take and give uint8" in done.stderr) == (2, True), done.stderr
 
 
 def test_a_pack_that_fails_its_own_check_is_not_delivered(

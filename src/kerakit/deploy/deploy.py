@@ -149,6 +149,8 @@ def _deliver(
         return Row(one.name, one.file, "failed", str(error))
     row = Row(one.name, one.file, "delivered", bytes=written.path.stat().st_size, sha256=sha256(written.path))
     row.details = written.details
+    if warnings := row.details.get("health"):
+        say(f"{one.name}: {len(warnings)} warning(s) about its numbers, each in the report with its layer")
     predict = one.load(written.path)
     if predict is None:
         row.reason = "not run: no device here"
@@ -178,8 +180,6 @@ def _pack(folder: Path, rows: list[Row], images: NDArray[np.uint8], say: Callabl
         if row.format == INT8.name and row.status == "delivered":
             try:
                 pack.write_pack(folder, images)
-                say(
-                    f"{pack.FOLDER}: a folder to copy to the device; its program found the scores of {len(images)} images again"
-                )
+                say(f"{pack.FOLDER}: a folder for the device; its program found the scores of {len(images)} images again")
             except JobError as error:
                 row.status, row.reason = "failed", str(error)

@@ -169,6 +169,8 @@ def _activations(file: TfliteFile, content: bytes, images: NDArray[np.uint8]) ->
         and not any(file.is_constant(i) for i in one.inputs if not one.weighted)
         and file.types[file.tensors[one.outputs[0]].type] == "INT8"
     ]
+    if not watched:
+        return
     lowest, highest, cut = _observe(file, watched, content, images)
     for i, operator in enumerate(watched):
         still, cutting = lowest[i] == highest[i], cut[i] > CUT

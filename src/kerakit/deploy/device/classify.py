@@ -48,8 +48,8 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (
-        *(OSError, RuntimeError, ValueError, KeyError, EOFError, SyntaxError, struct.error),
-        *(zipfile.BadZipFile, Image.DecompressionBombError),
+        *(OSError, RuntimeError, ValueError, TypeError, KeyError, EOFError, SyntaxError),
+        *(struct.error, zipfile.BadZipFile, Image.DecompressionBombError),
     ) as error:
         raise Refused(f"cannot use {path}: {error}") from None
 
@@ -67,6 +67,8 @@ class Classifier:
         self._interpreter = runtime.Interpreter(model_path=str(path), experimental_delegates=delegates)
         self._interpreter.allocate_tensors()
         self._into, self._out = self._interpreter.get_input_details()[0], self._interpreter.get_output_details()[0]
+        if self._into["dtype"] is not np.uint8 or self._out["dtype"] is not np.uint8:
+            raise ValueError("it does not take and give uint8")
         self.shape, self.classes = tuple(self._into["shape"][1:]), int(self._out["shape"][-1])
         self.scale, self.zero_point = self._out["quantization"]
 
@@ -120,8 +122,9 @@ def check(model: Classifier, path: Path) -> bool:
     """Compare with what was delivered; print how far the scores are from it, in steps of 1/256."""
     with reading(path), np.load(path, allow_pickle=False) as golden:
         images, expected, sha256, runtime = (golden[name] for name in ("images", "scores", "sha256", "runtime"))
-        if images.shape[1:] != model.shape or expected.shape != (len(images), model.classes) or not len(images):
-            raise ValueError(f"it is of another model, from images {images.shape} to scores {expected.shape}")
+        here, there = (images.dtype, images.shape[1:], expected.shape), (np.uint8, model.shape, (len(images), model.classes))
+        if here != there or not len(images):
+            raise ValueError(f"it is of another model: it has {images.shape} and {expected.shape}, the model {model.shape}")
     if not model.compiled and model.sha256 != sha256:
         print(f"FAILED: this is not the model that was delivered: its SHA-256 is {model.sha256}, not {sha256}")
         return False
@@ -174,6 +177,6 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except Refused as error:
+    except (Refused, RuntimeError) as error:  # a runtime raises RuntimeError where a model cannot run, as without its Coral
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
