@@ -18,7 +18,7 @@ async function main([folder, modelPath, imagesPath, outputsPath]) {
   const said = [];
   const print = (line) => said.push(line);
   const wasmBinary = fs.readFileSync(`${wasm}.wasm`);
-  const runtime = await (page.exports || page).tflite_web_api_ModuleFactory({ wasmBinary, print, printErr: print });
+  const runtime = await page.tflite_web_api_ModuleFactory({ wasmBinary, print, printErr: print });
 
   const model = fs.readFileSync(modelPath);
   const at = runtime._malloc(model.length);
