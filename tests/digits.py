@@ -58,6 +58,11 @@ def train() -> Any:
     return model
 
 
+def calibration(images: np.ndarray[Any, Any]) -> Any:
+    """Return what ``deploy`` takes for calibration on ``images``."""
+    return lambda: iter(images)
+
+
 NAMES = [f"digit {i}" for i in range(10)]
 
 
@@ -67,7 +72,7 @@ def deliver(model: Any, folder: Path, names: list[str] = NAMES, **changes: Any) 
 
     images, targets = digits()
     held_out: Any = [(images[i : i + 32], targets[i : i + 32]) for i in range(TRAINED, len(images), 32)]
-    given: dict[str, Any] = {"calibration": lambda: iter(images[:200]), "held_out": held_out, "formats": ["int8"], **changes}
+    given: dict[str, Any] = {"calibration": calibration(images[:200]), "held_out": held_out, "formats": ["int8"], **changes}
     rows = deploy(model, Deployment(folder), names, say=lambda _: None, **given)
     assert [row.status for row in rows] == ["delivered"], rows
     return Delivered(model, folder)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from digits import Delivered, digits
+from digits import Delivered, calibration, deliver, digits
 
 from kerakit import JobError
 from kerakit.deploy.health import Finding, examine, health, layers_of
@@ -148,11 +148,8 @@ def test_a_layer_that_always_says_the_same_is_named(delivered_digits: Delivered)
 
 def test_activations_beyond_what_was_calibrated_are_named(delivered_digits: Delivered, tmp_path: Path) -> None:
     """Calibrated on dark images: bright ones leave the ranges, but ReLU6's own limits are no finding."""
-    from kerakit.deploy.format import Source
-    from kerakit.deploy.litert import INT8
-
-    dark = digits()[0][:50] // 8
-    path = INT8.write(Source(delivered_digits.model, lambda: iter(dark), tmp_path)).path
+    dark = calibration(digits()[0][:50] // 8)
+    path = deliver(delivered_digits.model, tmp_path / "deploy", calibration=dark).int8
     cut = {one.layer for one in found(delivered_digits, path.read_bytes()) if "cut off at the end of int8" in one.what}
     assert "dense_1" in cut
     assert not cut & {"conv2d", "depthwise_conv2d"}

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from digits import TRAINED, Delivered, deliver, digits
+from digits import TRAINED, Delivered, calibration, deliver, digits
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
@@ -109,10 +109,10 @@ def test_an_efficientnet_lite0_says_the_same_in_2021(tmp_path: Path) -> None:
 
     image = keras.Input((224, 224, 3))
     model = EfficientNetLite(0, input_tensor=keras.layers.Rescaling(SCALE, OFFSET)(image))
-    images, calibration = squares(48, seed=0), squares(48, seed=1)
+    images, others = squares(48, seed=0), squares(48, seed=1)
     held_out = [(images, model.predict(images, verbose=0).argmax(1))]
     names = [str(i) for i in range(1000)]
-    delivered = deliver(model, tmp_path / "deploy", names, calibration=lambda: iter(calibration), held_out=held_out)
+    delivered = deliver(model, tmp_path / "deploy", names, calibration=calibration(others), held_out=held_out)
     old, new = run_of_2021(delivered.int8, images, tmp_path), run_of_today(delivered.int8, images)
     second, best = np.sort(new.astype(int), axis=1)[:, -2:].T
     sure = best - second >= SURE_STEPS

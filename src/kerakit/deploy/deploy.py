@@ -163,13 +163,13 @@ def _deliver(
     return row
 
 
-def _written(one: Format, source: Source, images: NDArray[np.uint8]) -> Written:
-    """Write a format, after what it is made from; the int8 file must be sound."""
+def _written(one: Format, source: Source, images: NDArray[np.uint8] | None = None) -> Written:
+    """Write a format, after what it is made from; given ``images``, the int8 file must be sound."""
     needs = getattr(one, "made_from", None)
     if needs is not None and not (source.folder / needs).exists():
         _written(next(f for f in FORMATS.values() if f.file == needs), source, images)
     written = one.write(source)
-    if one is INT8:
+    if one is INT8 and images is not None:
         written.details["health"] = examine(written.path, source.model, images)
     return written
 
