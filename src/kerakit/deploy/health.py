@@ -27,8 +27,9 @@ weight decay had left nothing, more than 2^17 apart.
 """
 CUT = 0.1
 """A channel is cut off where more than this share of its values stands at the end of the range."""
-MANY = 100
-"""Of fewer values, as of a Dense layer, one channel may well be the same or at the end by chance: there all count as one."""
+MANY, CUT_OF_FEW = 100, 0.5
+"""Of fewer values, as of a Dense layer, some may well stand there by chance: then it takes a larger share. Nor does it say much
+there that one channel is the same for all images; that all channels are, does."""
 AT_LIMIT, FEWEST = 0.5, 8
 """Weights are suspicious where more than this share of a channel, of at least so many, is -127 or 127."""
 TOLERANCE = 1e-5
@@ -175,7 +176,7 @@ def _activations(file: TfliteFile, content: bytes, images: NDArray[np.uint8]) ->
     for i, operator in enumerate(watched):
         still, cutting = lowest[i] == highest[i], cut[i] > CUT
         if len(images) * math.prod(file.tensors[operator.outputs[0]].shape[:-1]) < MANY:
-            still[:], cutting = still.all(), (cut[i] > 0) & (cut[i].mean() > CUT)
+            still[:], cutting = still.all(), cut[i] > CUT_OF_FEW
         if operator.weighted:
             still &= ~_dead(file.scales(operator.weighted[1]), file.channels(operator.weighted[1]))
         if still.any():
