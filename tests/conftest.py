@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from digits import Delivered, deliver, train
 from PIL import Image
 
 # TensorFlow reads it when it is first imported, in whichever test that is.
@@ -105,6 +106,12 @@ def trained(trained_once: Path, tmp_path: Path) -> Project:
     """A copy of a project with one short run in progress/test."""
     shutil.copytree(trained_once, tmp_path / "trained")
     return Project(tmp_path / "trained")
+
+
+@pytest.fixture(scope="session")
+def delivered_digits(tmp_path_factory: pytest.TempPathFactory) -> Delivered:
+    """A classifier of digits, delivered as int8. Read its folder only, or copy it."""
+    return deliver(train(), tmp_path_factory.mktemp("digits") / "deploy")
 
 
 @pytest.fixture

@@ -51,6 +51,7 @@ def test_what_is_delivered_is_proven(trained: Project, trained_once: Path) -> No
         "model.tflite",
         "labels.txt",
         "report.json",
+        "device",
     }
     assert (folder / "labels.txt").read_text() == "apple\npear\n"
     report = json.loads((folder / "report.json").read_text())
@@ -64,6 +65,8 @@ def test_what_is_delivered_is_proven(trained: Project, trained_once: Path) -> No
         assert rows[name]["measured"]["agreement"] == 1.0 or name == "int8"
     reader = kerakit.DataReader(trained_once.parent / "photos")
     assert rows["int8"]["details"]["calibration"]["images"] == len(reader.indices("train"))
+    assert not [one for one in rows["int8"]["details"]["health"] if one["level"] == "error"]
+    assert "device: a folder for the device; its program found the scores of" in result.out
     assert rows["edgetpu"]["status"] == "skipped"
     assert "edgetpu_compiler --show_operations model.tflite" in rows["edgetpu"]["reason"]
     assert rows["h5"]["measured"]["accuracy"] == report["keras_accuracy"] == 1.0

@@ -57,7 +57,7 @@ def test_all_formats_and_then_fewer(model: keras.Model, tmp_path: Path, monkeypa
     assert rows["onnx"].status == "skipped"
     assert rows["onnx"].reason == "needs tf2onnx and onnxruntime: pip install 'kerakit[onnx]'"
     delivered = {row.file: row for row in rows.values() if row.status == "delivered"}
-    assert {path.name for path in tmp_path.iterdir()} == {*delivered, "labels.txt", "report.json", "mine.txt"}
+    assert {path.name for path in tmp_path.iterdir()} == {*delivered, "device", "labels.txt", "report.json", "mine.txt"}
     for name, row in delivered.items():
         path = tmp_path / name
         if path.is_file():

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from kerakit.deploy import ALL, DEFAULT_FORMATS, evaluate, ladder
+import numpy as np
+from numpy.typing import NDArray
+
+from kerakit.deploy import ALL, DEFAULT_FORMATS, evaluate, ladder, pack
 from kerakit.deploy.calibration import Calibration
 from kerakit.deploy.edgetpu import EDGETPU
-from kerakit.deploy.format import LABELS, Format, Predict, Skipped, Source, Written
+from kerakit.deploy.format import LABELS, Format, Skipped, Source, Written
+from kerakit.deploy.health import examine
 from kerakit.deploy.keras import H5, KERAS, predictor
 from kerakit.deploy.litert import DYNAMIC_RANGE, FLOAT16, FLOAT32, INT8, INT16X8
 from kerakit.deploy.onnx import ONNX
@@ -38,11 +43,13 @@ class Deployment:
         self.path = Path(path)
         self.report = self.path / REPORT
         self.names = [f.file for f in FORMATS.values()] + ["model_edgetpu.log", LABELS, REPORT]
+        self.names += [f"{pack.FOLDER}/{name}" for name in pack.FILES]
 
     def refuse_existing(self, overwrite: bool) -> None:
         """Raise UserError if deploying into this folder would lose something."""
-        if self.path.exists() and not self.path.is_dir():
-            raise UserError(f"{self.path} is a file; --save_to expects a folder.")
+        for path in (self.path, self.path / pack.FOLDER):
+            if path.exists() and not path.is_dir():
+                raise UserError(f"{path} is a file; --save_to expects a folder.")
         there = [name for name in self.names if (self.path / name).exists()]
         if there and not overwrite:
             raise UserError(
@@ -51,14 +58,19 @@ class Deployment:
 
     def take(self, folder: Path) -> None:
         """Move what was made in ``folder`` here; what an earlier deployment left under our names goes."""
-        made = {path.name for path in folder.iterdir()}
+        made = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
         self.report.unlink(missing_ok=True)
+        if pack.FOLDER in made:
+            make_folder(self.path / pack.FOLDER)
         for name in self.names:
             if name in made and name != REPORT:
                 put_in_place(folder / name, self.path / name)
             elif name not in made:
                 remove(self.path / name)
         (folder / REPORT).replace(self.report)
+        # One that holds other files than ours stays.
+        with contextlib.suppress(OSError):
+            (self.path / pack.FOLDER).rmdir()
 
 
 def deploy(
@@ -102,9 +114,15 @@ def deploy(
         gate = evaluate.Gate(held_out, predictor(model), class_names, max_drop)
         names = DEFAULT_FORMATS if formats is None else FORMATS if ALL in formats else formats
         asked = formats is not None and ALL not in formats
-        rows = [_deliver(f, source, gate, asked, say) for f in FORMATS.values() if f.name in names]
+        rows: list[Row] = []
+        for one in (FORMATS[name] for name in FORMATS if name in names):
+            if one is EDGETPU and any(row.format == INT8.name and row.status == "failed" for row in rows):
+                rows.append(Row(one.name, one.file, "failed", "the int8 file, which it is made from, failed"))
+            else:
+                rows.append(_deliver(one, source, gate, asked, say))
         write_text(source.folder / LABELS, "".join(f"{name}\n" for name in class_names))
-        kept = {row.file for row in rows if row.status == "delivered"} | {LABELS, "model_edgetpu.log"}
+        _pack(source.folder, rows, gate.few, say)
+        kept = {row.file for row in rows if row.status == "delivered"} | {LABELS, "model_edgetpu.log", pack.FOLDER}
         for path in source.folder.iterdir():
             if path.name not in kept:
                 remove(path)
@@ -130,44 +148,61 @@ def _deliver(one: Format, source: Source, gate: evaluate.Gate, asked: bool, say:
         say(f"{one.name}: writing {one.file}")
         written = _written(one, source)
         predict = one.load(written.path)
+        if predict is None:
+            row = _row(one, written)
+            row.reason = "not run: no device here"
+            return row
+        say(f"{one.name}: scoring the held-out images")
+        predicted = gate.scores(predict)
+        measured = gate.measure(predicted)
+        if one is INT8 and not measured.passed:
+            say(f"int8: loses {measured.drop:.2%}, more than the gate lets pass: trying other ways")
+            written = _repaired(written, source, gate, say)
+            predict = INT8.load(written.path)
+            predicted = gate.scores(predict)
+            measured = gate.measure(predicted)
+        if one is INT8:
+            written.details["health"] = examine(written.path, source.model, gate.few)
     except Skipped as reason:
         # Asked for by name, a format that is left out is a failure.
         return Row(one.name, one.file, "failed" if asked else "skipped", str(reason))
     except JobError as error:
+        remove(source.folder / one.file)
         return Row(one.name, one.file, "failed", str(error))
-    row = Row(one.name, one.file, "delivered", bytes=size(written.path), sha256=sha256(written.path), details=written.details)
-    if predict is None:
-        row.reason = "not run: no device here"
-        return row
-    say(f"{one.name}: scoring the held-out images")
-    predicted = gate.scores(predict)
-    row.measured = gate.measure(predicted)
-    if one is INT8 and not row.measured.passed:
-        say(f"int8: loses {row.measured.drop:.2%}, more than the gate lets pass: trying other ways")
-        predict = _repair(written.path, row, source, gate, say)
-        predicted = gate.scores(predict)
-        row.measured = gate.measure(predicted)
-    row.latency_ms = evaluate.latency_ms(predict, gate.image())
-    if written.half is not None and (predict := one.load(written.half)) is not None:
-        with_half = gate.scores(predict)
-        measured = gate.measure(with_half)
-        row.details["half_the_calibration"] = {
-            "accuracy": measured.accuracy,
-            "agreement": measured.agreement,
-            "same_class": evaluate.share_equal(with_half, predicted),
-        }
+    row = _row(one, written)
+    row.measured, row.latency_ms = measured, evaluate.latency_ms(predict, gate.few[0])
+    if written.half is not None:
+        row.details["half_the_calibration"] = _with_half(one.load(written.half), predicted, gate)
     return row
 
 
-def _repair(path: Path, row: Row, source: Source, gate: evaluate.Gate, say: Callable[[str], None]) -> Predict:
-    """Replace an int8 file that is below the gate by what the ladder finds; return what runs it."""
+def _row(one: Format, written: Written) -> Row:
+    """Return a row for what was delivered, to be filled with what is measured."""
+    row = Row(one.name, one.file, "delivered", bytes=size(written.path), sha256=sha256(written.path), details=written.details)
+    row.reason = str(row.details.get("taken", ""))
+    return row
+
+
+def _with_half(predict: Any, predicted: NDArray[np.float32], gate: evaluate.Gate) -> dict[str, float]:
+    """Return what half of the calibration images would have given: where it is the same, they were enough."""
+    with_half = gate.scores(predict)
+    measured = gate.measure(with_half)
+    same = evaluate.share_equal(with_half, predicted)
+    return {"accuracy": measured.accuracy, "agreement": measured.agreement, "same_class": same}
+
+
+def _repaired(written: Written, source: Source, gate: evaluate.Gate, say: Callable[[str], None]) -> Written:
+    """Replace an int8 file that is below the gate by what the ladder finds."""
     content, rungs = ladder.climb((source.folder / FLOAT32.file).read_bytes(), source.calibration, gate, say)
-    path.write_bytes(content)
-    row.bytes, row.sha256 = size(path), sha256(path)
-    row.details["ladder"] = [rung.facts() for rung in rungs]
+    written.path.write_bytes(content)
     taken = next(rung for rung in rungs if rung.content == content)
-    row.reason = f"{taken.tried} was taken; an Edge TPU would take {taken.on_tpu} of {taken.on_tpu + taken.on_cpu} operators"
-    return INT8.load(path)
+    operators = taken.on_tpu + taken.on_cpu
+    details = {
+        **written.details,
+        "ladder": [rung.facts() for rung in rungs],
+        "taken": f"{taken.tried} was taken; an Edge TPU would take {taken.on_tpu} of {operators} operators",
+    }
+    return Written(written.path, details, written.half)
 
 
 def _written(one: Format, source: Source) -> Written:
@@ -176,3 +211,16 @@ def _written(one: Format, source: Source) -> Written:
     if needs is not None and not (source.folder / needs).exists():
         _written(next(f for f in FORMATS.values() if f.file == needs), source)
     return one.write(source)
+
+
+def _pack(folder: Path, rows: list[Row], images: NDArray[np.uint8], say: Callable[[str], None]) -> None:
+    """Make the device's pack of an int8 file that is delivered; if it does not find its scores again, neither is."""
+    for row in rows:
+        if row.format == INT8.name and row.status == "delivered":
+            if warnings := row.details["health"]:
+                say(f"int8: {len(warnings)} warning(s) about its numbers, each in the report with its layer")
+            try:
+                pack.write_pack(folder, images)
+                say(f"{pack.FOLDER}: a folder for the device; its program found the scores of {len(images)} images again")
+            except JobError as error:
+                row.status, row.reason = "failed", str(error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ from kerakit.deploy.format import Predict
 TIMED_RUNS = 30
 """How many single images the latency is the median of, after WARM_UP_RUNS that don't count."""
 WARM_UP_RUNS = 3
+FEW = 16
+"""How many held-out images are kept for what needs only a few; 2.4 MB at 224 by 224."""
 BINS = 15
 """Of confidences, each as wide, in ``confidence_error``."""
 
@@ -67,6 +69,7 @@ class Gate:
         reference: scores of the Keras model, float32 (n, classes).
         targets: the right classes, int64 (n,).
         accuracy: share of the images that the Keras model gets right.
+        few: up to FEW of the images, evenly spaced, uint8 (n, height, width, 3).
     """
 
     def __init__(
@@ -74,7 +77,9 @@ class Gate:
     ) -> None:
         self.max_drop = max_drop
         self._held_out, self._class_names = held_out, class_names
-        self.reference, self.targets = scores(keras, held_out)
+        few = _Few()
+        self.reference, self.targets = scores(keras, few.of(held_out))
+        self.few = few.images()
         self.accuracy = share_right(self.reference, self.targets)
 
     def scores(self, predict: Predict) -> NDArray[np.float32]:
@@ -99,10 +104,27 @@ class Gate:
             confidence_error(predicted, self.targets),
         )
 
-    def image(self) -> NDArray[np.uint8]:
-        """Return one of the images, (height, width, 3)."""
-        pixels: NDArray[np.uint8] = next(iter(self._held_out))[0][0]
-        return pixels
+
+class _Few:
+    """A few images of a stream of unknown length, evenly spaced: every n-th, where n doubles as they become too many."""
+
+    def __init__(self) -> None:
+        self._kept: list[NDArray[np.uint8]] = []
+        self._every, self._place = 1, 0
+
+    def of(self, batches: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
+        for images, targets in batches:
+            for image in images:
+                if self._place % self._every == 0:
+                    self._kept.append(np.array(image))
+                self._place += 1
+                if len(self._kept) > 4 * FEW:
+                    self._kept, self._every = self._kept[::2], 2 * self._every
+            yield images, targets
+
+    def images(self) -> NDArray[np.uint8]:
+        places = np.linspace(0, len(self._kept) - 1, min(FEW, len(self._kept))).astype(int)
+        return np.stack([self._kept[place] for place in places])
 
 
 def confidence_error(predicted: NDArray[np.float32], targets: NDArray[np.int64]) -> float:

@@ -76,7 +76,7 @@ def climb(content: bytes, calibration: Calibration, gate: Gate, say: Callable[[s
         measured = gate.measure(gate.scores(predict))
         placed = forecast(made)
         rest = len(placed.operators) - placed.on_tpu
-        rungs.append(Rung(tried, made, measured, evaluate.latency_ms(predict, gate.image()), placed.on_tpu, rest, in_floats))
+        rungs.append(Rung(tried, made, measured, evaluate.latency_ms(predict, gate.few[0]), placed.on_tpu, rest, in_floats))
         say(f"int8: {tried}: {measured.accuracy:.2%} are right, {measured.agreement:.2%} as Keras")
         if measured.passed:
             break
