@@ -140,7 +140,7 @@ def test_a_file_that_is_no_good_table_is_explained(tmp_path: Path, name: str, co
 def test_a_class_that_is_not_held_out_is_said(tmp_path: Path) -> None:
     rows = [{**row, "split": "val" if i < 50 and row["label"] == "cat" else "train"} for i, row in enumerate(many())]
     assert remarks(DataReader(write(tmp_path, rows))) == [
-        "the class 'dog' has no val images: nothing is known of how well it is told"
+        "the class 'dog' has no val images: nothing is known of how well it is told."
     ]
 
 

@@ -17,7 +17,7 @@ import pytest
 from kerakit import JobError
 from kerakit.deploy.calibration import Calibration
 from kerakit.deploy.edgetpu import EDGETPU, compile_for_edgetpu
-from kerakit.deploy.format import Skipped, Source
+from kerakit.deploy.format import Compiling, Skipped, Source
 
 HEAD = "Edge TPU Compiler version 16.0.384591198\nStarted a compilation timeout timer of 180 seconds.\n"
 TAIL = "Compilation child process completed within timeout period.\nCompilation succeeded! \n"
@@ -75,6 +75,9 @@ pathlib.Path({script!r}).with_suffix(".seen").write_text(json.dumps(arguments))
 folder = pathlib.Path(arguments[arguments.index("--out_dir") + 1])
 stem = pathlib.Path(arguments[-1]).stem
 time.sleep(script.get("sleep", 0))
+if script["fails"]:
+    pathlib.Path({script!r}).write_text(json.dumps({{**script, "fails": script["fails"] - 1}}))
+    sys.exit("Internal compiler error. Aborting! ")
 if script["compiled"] is not None:
     (folder / f"{{stem}}_edgetpu.tflite").write_bytes(bytes.fromhex(script["compiled"]))
 if script["log"] is not None:
@@ -96,10 +99,11 @@ def compiler(tmp_path: Path, executable: Callable[[str], Path]) -> Compiler:
         compiled: bytes | None = COMPILED,
         code: int = 0,
         sleep: float = 0,
+        fails: int = 0,
     ) -> Path:
         script = tmp_path / "replay.json"
         written = None if compiled is None else compiled.hex()
-        content = {"said": said, "log": log, "compiled": written, "code": code, "sleep": sleep}
+        content = {"said": said, "log": log, "compiled": written, "code": code, "sleep": sleep, "fails": fails}
         script.write_text(json.dumps(content))
         return executable(REPLAY.format(script=str(script)))
 
@@ -240,4 +244,17 @@ def test_without_a_compiler_it_says_what_to_run_elsewhere(tmp_path: Path, monkey
     with pytest.raises(Skipped, match=r"edgetpu_compiler --show_operations model\.tflite"):
         EDGETPU.write(source)
     with pytest.raises(JobError, match="cannot be run: No such file"):
-        EDGETPU.write(Source(None, Calibration((), lambda: iter(())), tmp_path, tmp_path / "gone"))
+        EDGETPU.write(Source(None, Calibration((), lambda: iter(())), tmp_path, Compiling(tmp_path / "gone")))
+
+
+def test_a_failure_by_chance_is_tried_again(compiler: Compiler, model: Path) -> None:
+    assert compile_for_edgetpu(compiler(fails=2), model, model.parent)["tries"] == 3
+    with pytest.raises(JobError, match=r"Internal compiler error. Aborting! \(3 tries\)"):
+        compile_for_edgetpu(compiler(fails=3), model, model.parent)
+
+
+def test_the_oldest_runtime_is_handed_on(compiler: Compiler, model: Path, tmp_path: Path) -> None:
+    compile_for_edgetpu(compiler(), model, model.parent, runtime=13)
+    seen = json.loads((tmp_path / "replay.seen").read_text())
+    assert seen[seen.index("--min_runtime_version") + 1] == "13"
+    assert "--num_segments" not in seen

@@ -188,14 +188,14 @@ def remarks(reader: Reader) -> list[str]:
     if not isinstance(reader, DataReader):
         return lines
     if reader.left_out:
-        lines.append(f"{reader.left_out} images are left out, as the list of kerakit check says")
+        lines.append(f"{reader.left_out} images are left out, as the list of kerakit check says.")
     if gifs := pc.sum(pc.ends_with(reader._keys, ".gif", ignore_case=True)).as_py():
-        lines.append(f"{gifs} images are GIFs: the first frame of each is read")
+        lines.append(f"{gifs} images are GIFs: the first frame of each is read.")
     for mode in MODES[1:]:
         counts = reader.counts(mode)
         missing = [name for name, count in zip(reader.class_names, counts, strict=True) if not count]
         if counts.any():
-            lines += [f"the class {name!r} has no {mode} images: nothing is known of how well it is told" for name in missing]
+            lines += [f"the class {name!r} has no {mode} images: nothing is known of how well it is told." for name in missing]
     return lines
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from kerakit.deploy import ALL, DEFAULT_FORMATS, evaluate, ladder, pack
 from kerakit.deploy.calibration import Calibration
 from kerakit.deploy.edgetpu import EDGETPU
-from kerakit.deploy.format import LABELS, Format, Skipped, Source, Written
+from kerakit.deploy.format import LABELS, Compiling, Format, Skipped, Source, Written
 from kerakit.deploy.health import examine
 from kerakit.deploy.keras import H5, KERAS, predictor
 from kerakit.deploy.litert import DYNAMIC_RANGE, FLOAT16, FLOAT32, INT8, INT16X8
@@ -81,7 +81,7 @@ def deploy(
     held_out: Iterable[tuple[Any, Any]],
     formats: Sequence[str] | None = None,
     max_drop: float = 0.01,
-    edgetpu_compiler: Path | None = None,
+    edgetpu: Compiling = Compiling(),  # noqa: B008 - frozen
     about: dict[str, Any] | None = None,
     say: Callable[[str], None] = print,
 ) -> list[Row]:
@@ -95,7 +95,7 @@ def deploy(
         held_out: batches of (uint8 images, int targets) that no training saw; iterated once for each format.
         formats: keys of FORMATS, which must succeed. Of the default, and of "all", what cannot be made here is skipped.
         max_drop: the largest loss of accuracy that passes the gate.
-        edgetpu_compiler: Google's compiler, or None for the one on the PATH.
+        edgetpu: how the int8 file is compiled for the Edge TPU.
         about: facts for the report.
         say: gets one line for each step.
 
@@ -109,7 +109,7 @@ def deploy(
     _refuse_other_tasks(model, class_names)
     make_folder(deployment.path)
     with tempfile.TemporaryDirectory(prefix=".kerakit-", dir=deployment.path) as temporary:
-        source = Source(model, calibration, Path(temporary), edgetpu_compiler)
+        source = Source(model, calibration, Path(temporary), edgetpu)
         say("the trained model: scoring the held-out images")
         gate = evaluate.Gate(held_out, predictor(model), class_names, max_drop)
         names = DEFAULT_FORMATS if formats is None else FORMATS if ALL in formats else formats

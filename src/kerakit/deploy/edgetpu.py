@@ -15,11 +15,14 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from kerakit.deploy.compiled import verify
 from kerakit.deploy.format import Predict, Skipped, Source, Written
 from kerakit.errors import JobError
 
 TIMEOUT_S = 180
 """The compiler's own limit for one model, in seconds."""
+TRIES = 3
+"""How often a compilation is tried."""
 GRACE_S = 30
 """How much longer than that we wait for it to say so, in seconds."""
 
@@ -33,10 +36,15 @@ class EdgeTpu:
     name, file, made_from = "edgetpu", "model_edgetpu.tflite", "model.tflite"
 
     def write(self, source: Source) -> Written:
-        """Compile ``model.tflite`` of the same folder."""
-        compiler = _find_compiler(source.edgetpu_compiler)
-        details = compile_for_edgetpu(compiler, source.folder / self.made_from, source.folder)
-        return Written(source.folder / self.file, details)
+        """Compile ``model.tflite`` of the same folder, or verify what was compiled elsewhere."""
+        path, int8 = source.folder / self.file, source.folder / self.made_from
+        if source.edgetpu.compiled is not None:
+            content = source.edgetpu.compiled.read_bytes()
+            details = verify(content, int8.read_bytes())
+            path.write_bytes(content)
+            return Written(path, details)
+        compiler = _find_compiler(source.edgetpu.compiler)
+        return Written(path, compile_for_edgetpu(compiler, int8, source.folder, runtime=source.edgetpu.runtime))
 
     def load(self, path: Path) -> Predict | None:  # noqa: ARG002 - the protocol's signature
         """Return None: no Coral is here to run it."""
@@ -53,34 +61,46 @@ def _find_compiler(named: Path | None) -> Path:
     if found is not None:
         return Path(found).resolve()
     command = shlex.join(["edgetpu_compiler", "--show_operations", EDGETPU.made_from])
-    raise Skipped(f"edgetpu_compiler is not installed here. Elsewhere, beside {EDGETPU.made_from}: {command}")
+    raise Skipped(
+        f"edgetpu_compiler is not installed here. Elsewhere, beside {EDGETPU.made_from}: {command}; then here again, with "
+        "--edgetpu_compiled model_edgetpu.tflite"
+    )
 
 
-def compile_for_edgetpu(compiler: Path, model: Path, folder: Path, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
+def compile_for_edgetpu(
+    compiler: Path, model: Path, folder: Path, timeout_s: float = TIMEOUT_S, runtime: int | None = None
+) -> dict[str, Any]:
     """Compile ``model`` into ``folder``; return what the compiler said, for the report.
+
+    It is known to fail by chance (google-coral/edgetpu#211), so it is tried up to TRIES times, but after a timeout.
 
     Args:
         compiler: the program.
         model: an int8 .tflite file.
         folder: gets ``<stem>_edgetpu.tflite`` and ``<stem>_edgetpu.log``.
         timeout_s: limit for the compiler, in seconds.
+        runtime: the oldest version of the runtime that the file must run on; None for the compiler's choice.
 
     Raises:
         JobError: the compiler failed, hung, or did not say and do all that success means: exit code 0, its closing line, a
             file with an Edge TPU operator, a log of at least one mapped operator.
     """
     compiled, log = (folder.resolve() / f"{model.stem}_edgetpu{ending}" for ending in (".tflite", ".log"))
-    for stale in (compiled, log):
-        stale.unlink(missing_ok=True)
+    # Never --num_segments: of files that TensorFlow's converter made, it takes the compiler down.
     command = [str(compiler), "--show_operations", "--timeout_sec", str(int(timeout_s)), "--out_dir", str(folder.resolve())]
-    code, said = _run([*command, str(model.resolve())], timeout_s + GRACE_S)
-    try:
-        _refuse_failure(code, said, compiled, log)
-        return _details(said, log.read_text("utf-8", "replace"))
-    except JobError:
-        for left in (compiled, log):
-            left.unlink(missing_ok=True)
-        raise
+    command += [] if runtime is None else ["--min_runtime_version", str(runtime)]
+    for tries in range(1, TRIES + 1):
+        for stale in (compiled, log):
+            stale.unlink(missing_ok=True)
+        code, said = _run([*command, str(model.resolve())], timeout_s + GRACE_S)
+        try:
+            _refuse_failure(code, said, compiled, log)
+            return {**_details(said, log.read_text("utf-8", "replace")), "tries": tries}
+        except JobError as error:
+            for left in (compiled, log):
+                left.unlink(missing_ok=True)
+            failure = error
+    raise JobError(f"{failure} ({TRIES} tries)")
 
 
 def _run(command: list[str], timeout_s: float) -> tuple[int, str]:

@@ -25,6 +25,21 @@ class Skipped(Exception):  # noqa: N818 - not an error: the format was left out,
 
 
 @dataclass(frozen=True)
+class Compiling:
+    """How the int8 file is compiled for the Edge TPU.
+
+    Attributes:
+        compiler: Google's compiler, or None for the one on the PATH.
+        runtime: the oldest version of the Edge TPU's runtime that it must run on, 10 to 14; None for the compiler's choice.
+        compiled: what the compiler made of it elsewhere, to be verified instead.
+    """
+
+    compiler: Path | None = None
+    runtime: int | None = None
+    compiled: Path | None = None
+
+
+@dataclass(frozen=True)
 class Source:
     """What every format is made from.
 
@@ -32,13 +47,13 @@ class Source:
         model: the trained ``keras.Model``; takes raw pixels, (n, height, width, 3), 0 to 255.
         calibration: the images that ranges are measured on.
         folder: where the files are written; a format may read what another one wrote there.
-        edgetpu_compiler: Google's compiler, or None for the one on the PATH.
+        edgetpu: how the int8 file is compiled for the Edge TPU.
     """
 
     model: Any
     calibration: Calibration
     folder: Path
-    edgetpu_compiler: Path | None = None
+    edgetpu: Compiling = Compiling()
 
 
 @dataclass(frozen=True)

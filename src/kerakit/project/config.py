@@ -89,6 +89,9 @@ class TrainConfig(kerakit.Config):
         description="What is trained (phases.py): the head on features of a pretrained backbone, in seconds; then its upper "
         "layers too; or all at once. auto: finetune with ImageNet weights, scratch without.",
     )
+    target: Literal["edgetpu"] | None = Field(
+        None, description="Warn before the training of what of the model this device will not take."
+    )
     input_size: kerakit.InputSize = Field((224, 224), description="Size that the images are scaled to, in pixels.")
     jitter: bool = Field(False, description="Augment the training images (get_aug_pipeline in datagen.py).")
     jitter_strength: float = Field(1, gt=0, le=3, description="How strongly --jitter augments; 1 is as listed there.")
@@ -191,6 +194,12 @@ class DeployConfig(kerakit.Config):
     )
     num_calibration: int = Field(200, ge=1, description="Training images that ranges of int8 and int16 are measured on.")
     edgetpu_compiler: Path | None = Field(None, description="Google's edgetpu_compiler; default: the one on the PATH.")
+    edgetpu_runtime: int | None = Field(
+        None, ge=10, le=14, description="Oldest runtime of the Edge TPU to compile for, 10 to 14; default: the compiler's, 14."
+    )
+    edgetpu_compiled: Path | None = Field(
+        None, description="What the compiler made of model.tflite elsewhere: verified and delivered with it."
+    )
     data_dir: Path | None = Field(None, description="Folder or table of the images; default: where the run found them.")
     overwrite: bool = Field(False, description="Replace what was deployed to --save_to before.")
 

@@ -26,10 +26,14 @@ def main(args: config.DeployConfig) -> None:
     from datagen import ImageGenerator
     from kerakit.deploy import report
     from kerakit.deploy.calibration import calibration_images
+    from kerakit.deploy.compiled import refuse_other_files
     from kerakit.deploy.deploy import Deployment, deploy
+    from kerakit.deploy.format import Compiling
 
     deployment = Deployment(args.save_to)
     deployment.refuse_existing(args.overwrite)
+    if args.edgetpu_compiled:
+        refuse_other_files(args.edgetpu_compiled)
 
     # ---------------------------------------------------------------------------------------------------------- Data
     reader = restore.reader(trained, args.data_dir)
@@ -45,7 +49,7 @@ def main(args: config.DeployConfig) -> None:
         held_out,
         formats=args.formats,
         max_drop=args.max_drop,
-        edgetpu_compiler=args.edgetpu_compiler,
+        edgetpu=Compiling(args.edgetpu_compiler, args.edgetpu_runtime, args.edgetpu_compiled),
         about={"run": str(run.path), "checkpoint": weights.name, "model": trained.model, "held_out": held_out.mode},
     )
     report.show(rows, len(held_out.index))

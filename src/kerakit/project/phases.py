@@ -18,6 +18,7 @@ from kerakit.training.cut import below, split
 from kerakit.training.features import FeatureBatches, FeatureStore
 from kerakit.training.speed import SpeedVerdict
 from kerakit.training.tune import find_batch_size, find_learning_rate
+from kerakit.training.tune import use_half_precision as use_half_precision
 
 Phase = Literal["head", "finetune", "scratch"]
 

@@ -30,14 +30,14 @@ def main(args: config.TrainConfig) -> None:
     from datagen import BatchGenerator
     from kerakit.data.cache import open_cache
     from kerakit.data.reader import remarks
+    from kerakit.deploy.target import advice
     from kerakit.models import build
     from kerakit.run import find_weights, load_weights
     from kerakit.training.session import session
-    from kerakit.training.tune import use_half_precision
     from reader import DataReader
 
     keras.utils.set_random_seed(args.seed)
-    use_half_precision(args.mixed_precision)
+    phases.use_half_precision(args.mixed_precision)
 
     # --------------------------------------------------------------------------------------------------------- Model
     reader = DataReader(args.data_dir, seed=args.seed)
@@ -58,8 +58,8 @@ def main(args: config.TrainConfig) -> None:
     train_data = make(mode="train", jitter=args.jitter and args.jitter_strength, drop_last=args.drop_last)
     val_data = make(mode="val")
     print(f"{len(train_data.index)} images to train on, {len(val_data.index)} to validate, {len(reader.class_names)} classes.")
-    for line in remarks(reader):
-        print(f"WARNING: {line}.")
+    for line in [*remarks(reader), *(advice(model) if args.target == "edgetpu" else [])]:
+        print(f"WARNING: {line}")
 
     # --------------------------------------------------------------------------------------------------------- Train
     cb = callbacks.get(run.path, overwrite=args.overwrite, model=model, track=args.track)
