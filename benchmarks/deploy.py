@@ -1,6 +1,6 @@
 """``deploy.py`` with all its checks against a bare conversion: ``python benchmarks/deploy.py PROJECT RUN``.
 
-PROJECT is a folder that ``kerakit new`` made, RUN a run in it, of a model at 224 by 224. The bare script does what tutorials do:
+PROJECT is a folder that ``kerakit new`` made, RUN a run in it, of a model at 224 by 224. The bare script does what is usual:
 it loads the model, gives TensorFlow's converter 200 training images and writes the int8 file. Each in a fresh process, in turn,
 three rounds. Printed are medians, and what the report says of int8.
 """
