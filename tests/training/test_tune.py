@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from conftest import Project
 
 from kerakit.training import tune
 
@@ -67,3 +68,25 @@ def test_the_batch_size_ends_where_memory_does(monkeypatch: pytest.MonkeyPatch) 
 def test_another_error_is_not_taken_for_a_lack_of_memory() -> None:
     with pytest.raises(ValueError, match="shape"):
         tune.find_batch_size(model(), compile_with, lambda count: np.zeros((count, 5)))
+
+
+HALF = """
+import runpy, sys
+from kerakit.training import tune
+tune.has_accelerator = lambda: True  # this CPU passes for a GPU: slow, and the same arithmetic
+sys.argv = ["train.py", *sys.argv[1:]]
+runpy.run_path("train.py", run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+def test_half_precision_trains_what_full_precision_deploys(project: Project) -> None:
+    flags = ("--model", "efficientnet_lite0", "--input_size", "32,32", "--num_epochs", 1, "--mixed_precision")
+    result = project.run("train.py", "--save_to", "progress/test", *flags)
+    assert result.code == 2
+    assert "faster on a GPU only" in result.err
+    result = project.run("-c", HALF, "--save_to", "progress/test", *flags)
+    assert result.code == 0, result.err
+    assert "epoch 21/21" in result.out
+    result = project.deploy("--formats", "float32", "--max_drop", 1)
+    assert result.code == 0, result.err

@@ -27,6 +27,7 @@ from kerakit.data.order import order
 from kerakit.deploy.keras import predictor
 from kerakit.errors import UserError
 from kerakit.files import make_folder, replacing
+from kerakit.training import tune
 
 Features = NDArray[np.float32]
 
@@ -201,7 +202,7 @@ def _crc32(features: Features) -> int:
 
 
 def _fastest(backbone: keras.Model) -> Callable[[NDArray[Any]], Features]:
-    if keras.backend.backend() != "tensorflow" or _has_gpu():
+    if keras.backend.backend() != "tensorflow" or tune.has_accelerator():
         return predictor(backbone)
     from kerakit.deploy.litert import convert_float, load
 
@@ -218,9 +219,3 @@ def _fastest(backbone: keras.Model) -> Callable[[NDArray[Any]], Features]:
         return np.concatenate(list(parts))
 
     return predict
-
-
-def _has_gpu() -> bool:
-    import tensorflow as tf
-
-    return bool(tf.config.list_physical_devices("GPU"))
