@@ -84,7 +84,7 @@ def test_twice_the_images_come_before_floats() -> None:
     greens = seen[colours == 1]
     more = Calibration(tuple(map(str, range(80))), lambda: iter(seen))
     few = Calibration(tuple(map(str, range(40))), lambda: iter(greens), lambda: more)
-    _, rungs = ladder.climb(litert.convert_float(model), few, gate, lambda _: None)
+    _, rungs = ladder.climb(litert.convert_float(model), model, few, gate, lambda _: None)
     assert [rung.tried for rung in rungs] == ["ranges without outliers, 40 images", "the same, 80 images"]
     assert rungs[-1].measured.passed
     assert not rungs[-1].in_floats
@@ -94,7 +94,7 @@ def test_where_nothing_passes_the_best_is_taken() -> None:
     model = of_two_scales()
     pixels, targets = images(40, seed=1)
     gate = Gate([(pixels, targets)], predictor(model), CLASSES, max_drop=-1)
-    content, rungs = ladder.climb(litert.convert_float(model), calibration(images(30)[0]), gate, lambda _: None)
+    content, rungs = ladder.climb(litert.convert_float(model), model, calibration(images(30)[0]), gate, lambda _: None)
     assert not any(rung.measured.passed for rung in rungs)
     assert max(rung.measured.accuracy for rung in rungs) == next(r.measured.accuracy for r in rungs if r.content == content)
 

@@ -193,7 +193,8 @@ def _with_half(predict: Any, predicted: NDArray[np.float32], gate: evaluate.Gate
 
 def _repaired(written: Written, source: Source, gate: evaluate.Gate, say: Callable[[str], None]) -> Written:
     """Replace an int8 file that is below the gate by what the ladder finds."""
-    content, rungs = ladder.climb((source.folder / FLOAT32.file).read_bytes(), source.calibration, gate, say)
+    floats = (source.folder / FLOAT32.file).read_bytes()
+    content, rungs = ladder.climb(floats, source.model, source.calibration, gate, say)
     written.path.write_bytes(content)
     taken = next(rung for rung in rungs if rung.content == content)
     operators = taken.on_tpu + taken.on_cpu

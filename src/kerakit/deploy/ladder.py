@@ -12,7 +12,9 @@ import numpy as np
 from kerakit.deploy import evaluate, litert, quantize, runtime
 from kerakit.deploy.calibration import Calibration
 from kerakit.deploy.evaluate import Gate, Measured
+from kerakit.deploy.health import layers_of
 from kerakit.deploy.placement import forecast
+from kerakit.deploy.tflite_file import TfliteFile, tensor_name
 
 FEWER = (1, 2, 4, 8, 16, 32)
 """How many layers are left in floats, one after the other."""
@@ -20,6 +22,10 @@ CLEAN = 100.0
 """In dB: what no rounding to 8 bits reaches counts as without noise."""
 IMAGES_OF_NOISE = 16
 """On so many calibration images the noise of each layer is measured."""
+
+
+Layer = tuple[str, float, float]
+"""A Keras layer's name, and the signal-to-noise ratios of what goes into it and of what comes out, in dB, at most CLEAN."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,7 @@ class Rung:
         latency_ms: as in the report.
         on_tpu: how many operators the forecast for the Edge TPU maps.
         on_cpu: how many it does not, or cannot tell.
-        in_floats: the layers that were left in floats, as (name, signal-to-noise ratio in dB before it, after it).
+        in_floats: the layers that were left in floats.
     """
 
     tried: str
@@ -42,7 +48,7 @@ class Rung:
     latency_ms: float
     on_tpu: int
     on_cpu: int
-    in_floats: tuple[tuple[str, float, float], ...] = ()
+    in_floats: tuple[Layer, ...] = ()
 
     def facts(self) -> dict[str, Any]:
         """Return what the report says of it."""
@@ -61,17 +67,20 @@ class Rung:
         }
 
 
-def climb(content: bytes, calibration: Calibration, gate: Gate, say: Callable[[str], None]) -> tuple[bytes, list[Rung]]:
+def climb(
+    content: bytes, model: Any, calibration: Calibration, gate: Gate, say: Callable[[str], None]
+) -> tuple[bytes, list[Rung]]:
     """Return the first file that passes ``gate``, else the one that loses least; and all rungs up to it.
 
     Args:
         content: the TensorFlow Lite file of floats.
+        model: the ``keras.Model`` that it was made of, for the names of its layers.
         calibration: as for the file that did not pass.
         gate: which it did not pass.
         say: gets a line for each rung.
     """
     rungs: list[Rung] = []
-    for tried, made, in_floats in _candidates(content, calibration):
+    for tried, made, in_floats in _candidates(content, model, calibration):
         predict = litert.predictor(runtime.start(made, "the int8 model"))
         measured = gate.measure(gate.scores(predict))
         placed = forecast(made)
@@ -84,7 +93,7 @@ def climb(content: bytes, calibration: Calibration, gate: Gate, say: Callable[[s
     return best.content, rungs
 
 
-def _candidates(content: bytes, calibration: Calibration) -> Iterator[tuple[str, bytes, tuple[tuple[str, float, float], ...]]]:
+def _candidates(content: bytes, model: Any, calibration: Calibration) -> Iterator[tuple[str, bytes, tuple[Layer, ...]]]:
     seen = quantize.look(content, calibration.images())
     yield f"ranges without outliers, {len(seen.low)} images", litert.int8(content, seen), ()
     more = calibration.twice() if calibration.twice else calibration
@@ -93,20 +102,18 @@ def _candidates(content: bytes, calibration: Calibration) -> Iterator[tuple[str,
         yield f"the same, {len(seen.low)} images", litert.int8(content, seen), ()
     yield f"ranges of all that {len(seen.low)} images show", litert.int8(content, seen, quantize.of_all), ()
     yield "ranges of a typical image", litert.int8(content, seen, quantize.typical), ()
-    noisy = noise(content, quantize.to_int8(content, seen), calibration)
+    noisy = noise(content, quantize.to_int8(content, seen), model, calibration)
     for count in (*(number for number in FEWER if number < len(noisy)), len(noisy)):
         worst = noisy[:count]
-        made = litert.int8(content, seen, floats=[name for name, _, _ in worst])
-        named = tuple((litert.layer_of(name), before, after) for name, before, after in worst)
-        yield f"{count} of {len(noisy)} layers in floats", made, named
+        made = litert.int8(content, seen, floats=[tensor for tensor, _ in worst])
+        yield f"{count} of {len(noisy)} layers in floats", made, tuple(layer for _, layer in worst)
 
 
-def noise(content: bytes, quantized: bytes, calibration: Calibration) -> list[tuple[str, float, float]]:
+def noise(content: bytes, quantized: bytes, model: Any, calibration: Calibration) -> list[tuple[str, Layer]]:
     """Return what each operator adds to the noise, the worst first.
 
     Returns:
-        For each operator of floats that int8 has too: the name of its output, and the signal-to-noise ratios of what goes in
-        and of what comes out, in dB, at most CLEAN.
+        For each operator of floats that int8 has too: the name of its output, and its layer with the signal-to-noise ratios.
     """
     from tensorflow.lite.tools import flatbuffer_utils
 
@@ -124,9 +131,9 @@ def noise(content: bytes, quantized: bytes, calibration: Calibration) -> list[tu
     ratio = 10 * np.log10(np.maximum(signal, 1e-30) / np.maximum(error, 1e-30))
     snr = {int(of_exact[a]): min(CLEAN, float(value)) for (a, _), value in zip(pairs, ratio, strict=True)}
     found = []
-    for operator in exact.operators:
-        (out, *_) = (int(index) for index in operator.outputs)
-        before = [snr[int(index)] for index in operator.inputs if int(index) in snr]
+    for operator in TfliteFile(content, layers_of(model)).operators:
+        out = operator.outputs[0]
+        before = [snr[index] for index in operator.inputs if index in snr]
         if out in snr and before:
-            found.append((bytes(exact.tensors[out].name).decode(errors="replace"), min(before), snr[out]))
-    return sorted(found, key=lambda one: 10 ** (-one[1] / 10) - 10 ** (-one[2] / 10))
+            found.append((tensor_name(exact.tensors[out]), (operator.layer, min(before), snr[out])))
+    return sorted(found, key=lambda one: 10 ** (-one[1][1] / 10) - 10 ** (-one[1][2] / 10))

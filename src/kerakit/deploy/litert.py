@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import tempfile
 import warnings
@@ -223,16 +222,6 @@ def _scales(tensor: Any) -> list[tuple[float, int]]:
     if quantization is None or quantization.scale is None:
         return []
     return [(float(scale), int(zero)) for scale, zero in zip(quantization.scale, quantization.zeroPoint, strict=True)]
-
-
-def layer_of(name: str) -> str:
-    """Return the name of the Keras layer that a tensor's name in a converted file begins with.
-
-    Such a name is "model_1/layer_1/Relu6;model_1/...": paths of layers, each with a number of its own, the last part an
-    operation.
-    """
-    parts = name.split(";")[0].split("/")
-    return re.sub(r"_\d+$", "", parts[1] if len(parts) > 2 else parts[0])
 
 
 def _name(tensor: Any) -> str:
