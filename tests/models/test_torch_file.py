@@ -81,6 +81,13 @@ def test_a_damaged_file_is_refused_or_gives_tensors(tmp_path_factory: pytest.Tem
         read_tensors(path)
 
 
+def test_a_damaged_string_is_refused_without_a_warning(tmp_path: Path) -> None:
+    path = tmp_path / "damaged.pth"
+    path.write_bytes(rb"S'\o'" + b"\n." * 5)
+    with pytest.raises(UserError, match="cannot be read"):
+        read_tensors(path)
+
+
 @pytest.mark.parametrize("length", [0, 10, 200, 42000, PICKLES, PICKLES + 100, len(REAL) - 1])
 def test_a_file_that_was_cut_is_refused(tmp_path: Path, length: int) -> None:
     path = tmp_path / "cut.pth"

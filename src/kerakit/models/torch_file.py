@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import pickletools
 import struct
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,9 @@ def read_tensors(path: Path) -> dict[str, NDArray[Any]]:
         UserError: the file is damaged, of another format, or holds anything but tensors.
     """
     try:
-        return _read(io.BytesIO(path.read_bytes()))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of escape sequences in damaged strings
+            return _read(io.BytesIO(path.read_bytes()))
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, struct.error, OverflowError) as error:
         raise UserError(
             f"the weights in {path} cannot be read: {error}. Install the package that brought them again."
