@@ -15,6 +15,7 @@ from kerakit.deploy.keras import H5, KERAS, predictor
 from kerakit.deploy.litert import DYNAMIC_RANGE, FLOAT16, FLOAT32, INT8, INT16X8
 from kerakit.deploy.onnx import ONNX
 from kerakit.deploy.openvino import OPENVINO
+from kerakit.deploy.page import write_page
 from kerakit.deploy.report import Row, write_report
 from kerakit.deploy.saved_model import SAVED_MODEL
 from kerakit.errors import JobError, UserError
@@ -24,7 +25,7 @@ _ALL = (H5, KERAS, SAVED_MODEL, FLOAT32, FLOAT16, DYNAMIC_RANGE, INT8, EDGETPU, 
 FORMATS: dict[str, Format] = {f.name: f for f in _ALL}
 """The formats by name, as in ``kerakit.deploy.FORMAT_NAMES``: each after what it is made from, the slow ones last."""
 
-REPORT = "report.json"
+REPORT, PAGE = "report.json", "report.html"
 
 
 class Deployment:
@@ -37,7 +38,8 @@ class Deployment:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self.report = self.path / REPORT
-        self.names = [f.file for f in FORMATS.values()] + ["model_edgetpu.log", LABELS, REPORT]
+        self.page = self.path / PAGE
+        self.names = [f.file for f in FORMATS.values()] + ["model_edgetpu.log", LABELS, PAGE, REPORT]
 
     def refuse_existing(self, overwrite: bool) -> None:
         """Raise UserError if deploying into this folder would lose something."""
@@ -71,6 +73,7 @@ def deploy(
     max_drop: float = 0.01,
     edgetpu_compiler: Path | None = None,
     about: dict[str, Any] | None = None,
+    key: Callable[[int], str] | None = None,
     say: Callable[[str], None] = print,
 ) -> list[Row]:
     """Deliver ``model``.
@@ -85,6 +88,7 @@ def deploy(
         max_drop: the largest loss of accuracy that passes the gate.
         edgetpu_compiler: Google's compiler, or None for the one on the PATH.
         about: facts for the report.
+        key: gives the name of a held-out image by its place, for the page.
         say: gets one line for each step.
 
     Returns:
@@ -109,7 +113,8 @@ def deploy(
             if path.name not in kept:
                 remove(path)
         facts = {"held_out_images": len(gate.targets), "keras_accuracy": gate.accuracy, "max_drop": max_drop, **(about or {})}
-        write_report(source.folder / REPORT, rows, facts)
+        report = write_report(source.folder / REPORT, rows, facts)
+        write_page(source.folder / PAGE, rows, report, gate, key)
         deployment.take(source.folder)
     return rows
 
@@ -142,6 +147,7 @@ def _deliver(one: Format, source: Source, gate: evaluate.Gate, asked: bool, say:
     say(f"{one.name}: scoring the held-out images")
     predicted = gate.scores(predict)
     row.measured = gate.measure(predicted)
+    row.answers = evaluate.Answers.of(predicted)
     row.latency_ms = evaluate.latency_ms(predict, gate.image())
     if written.half is not None and (predict := one.load(written.half)) is not None:
         with_half = gate.scores(predict)
