@@ -51,8 +51,8 @@ def coarseness(share: float, count: int) -> str:
     """Say how much a share of ``count`` images means."""
     low, high = interval(share, count)
     return (
-        f"One of {count:,} images is {1 / count:.2%}. For other images of the same kind the share lies between {low:.1%} and "
-        f"{high:.1%} with 95% certainty."
+        f"One of {count:,} images is {100 / count:.3g}%. For other images of the same kind the share lies between "
+        f"{low:.1%} and {high:.1%} with 95% certainty."
     )
 
 

@@ -56,7 +56,8 @@ class Frame:
             tag("text", y_label, x=left, y=top - 18, class_="name"),
             tag("text", x_label, x=right, y=bottom + 36, class_="name end"),
         ]
-        for value, text in _labelled(_ticks(*self._y), percent):
+        shares = [value for value in _ticks(*self._y) if not percent or 0 <= value <= 1]
+        for value, text in _labelled(shares, percent):
             _, y = self.at(self._x[0], value)
             parts.append(tag("line", x1=left, x2=right, y1=y, y2=y, class_="grid"))
             parts.append(tag("text", text, x=left - 8, y=y + 4, class_="end"))

@@ -148,6 +148,11 @@ def shown(value: Any, name: str = "") -> Html:
     return tag("code", value) if name.endswith("sha256") else escaped(_value(value, name))
 
 
+def made_with(report: Mapping[str, Any]) -> Html:
+    """Return what ``machine.facts`` found out, as a section."""
+    return section("Made with", shown({**{key: report[key] for key in ("machine", "cpu", "cores")}, **report["versions"]}))
+
+
 def in_words(name: str) -> str:
     """Return the key of a report as words."""
     return str(name).replace("_", " ")

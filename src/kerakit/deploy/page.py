@@ -26,6 +26,7 @@ from kerakit.page import (
     in_words,
     join,
     kibibytes,
+    made_with,
     note,
     section,
     shown,
@@ -70,7 +71,7 @@ def write_page(
         _mistakes(gate, int8, key),
         _placement(path.parent, rows),
         *_details(rows),
-        section("Made with", shown({key: report[key] for key in ("machine", "cpu", "cores", "versions")})),
+        made_with(report),
     ]
     write_text(path, document(name, *body))
 
@@ -228,7 +229,7 @@ def _forecast(content: bytes) -> list[object]:
     )
     counted = Counter((one.op, one.target, one.status) for one in placed.operators)
     kinds = {"tpu": badge("Edge TPU", "good"), "cpu": badge("CPU", "bad"), "unknown": badge("unknown", "idle")}
-    rows = [[op, n, kinds[target], status] for (op, target, status), n in counted.items()]
+    rows = [[tag("code", op), n, kinds[target], status] for (op, target, status), n in counted.items()]
     return [*parts, tag("p", summary), table(["operator", "count", "runs on", "because"], rows, ("count",))]
 
 

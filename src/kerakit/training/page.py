@@ -24,6 +24,7 @@ from kerakit.page import (
     gallery,
     header,
     join,
+    made_with,
     note,
     picture,
     section,
@@ -86,7 +87,7 @@ def write_page(run: Run, mistakes: Sequence[Mistake] = ()) -> None:
         _data(report),
         section("Next", *_next(run, evaluation)),
         section("Settings", shown({key: value for key, value in config.items() if key != "class_names"})),
-        section("Made with", shown({key: report[key] for key in ("machine", "cpu", "cores", "versions")})) if report else None,
+        made_with(report) if report else None,
     ]
     write_text(run.page, document(name, *body))
 
