@@ -61,7 +61,7 @@ class Page:
 
     def images(self) -> list[Image.Image]:
         """Return every picture, decoded."""
-        images = []
+        images: list[Image.Image] = []
         for element in self.root.iter("img"):
             kind, _, data = element.attrib["src"].partition(";base64,")
             image = Image.open(io.BytesIO(base64.b64decode(data, validate=True)))
