@@ -131,9 +131,11 @@ def scatter(dots: Sequence[Dot], x_label: str, y_label: str, floor: tuple[float,
         least: what y spans at least, so that small differences don't look large.
     """
     values = [dot.y for dot in dots] + [floor[0]]
-    room = max(least - (max(values) - min(values)), 0) / 2 + 0.12 * max(least, max(values) - min(values))
+    span = max(least, 1.24 * (max(values) - min(values)))
+    # In the middle, but for what would lie above 100%.
+    high = min((max(values) + min(values) + span) / 2, 1 + 0.12 * span)
     xs = [dot.x for dot in dots]
-    frame = Frame((min(xs) / 1.8, max(xs) * 1.8), (min(values) - room, max(values) + room), (900, 360), log=True)
+    frame = Frame((min(xs) / 1.8, max(xs) * 1.8), (high - span, high), (900, 360), log=True)
     largest = max(dot.size for dot in dots) or 1
     places = [(*frame.at(dot.x, dot.y), 5 + 11 * math.sqrt(dot.size / largest)) for dot in dots]
     left, _, right, _ = frame.area

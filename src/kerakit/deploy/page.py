@@ -130,8 +130,8 @@ def _status(row: Row) -> Html:
 
 def _how_measured(report: Mapping[str, Any]) -> list[Html]:
     kind = {
-        "test": ", the test images, which neither training nor the choice of the checkpoint saw",
-        "val": ", the validation images; the checkpoint was chosen on them, too, so that new images may be told a little worse",
+        "test": " They are the test images: neither training nor the choice of the checkpoint saw them.",
+        "val": " They are the validation images: the checkpoint was chosen on them, too, so that new ones may be told worse.",
     }.get(report.get("held_out", ""), "")
     accuracy, count = report["keras_accuracy"], report["held_out_images"]
     terms = {
@@ -142,7 +142,7 @@ def _how_measured(report: Mapping[str, Any]) -> list[Html]:
         f"{TIMED_RUNS}; on one thread, or with TensorFlow (h5, keras, saved_model) on as many as it takes.",
     }
     return [
-        note(f"Measured on {count:,} held-out images{kind}, the same for all files. {answers.coarseness(accuracy, count)}"),
+        note(f"Measured on {count:,} held-out images, the same for all files.{kind} {answers.coarseness(accuracy, count)}"),
         note(*(join(tag("b", term), f": {meaning} ") for term, meaning in terms.items())),
     ]
 
