@@ -20,7 +20,8 @@ lint: $(VENV)/.ready
 	$(BIN)/mypy src/kerakit tests benchmarks --exclude src/kerakit/project
 	cd src/kerakit/project && MYPYPATH=. $(abspath $(BIN))/mypy --cache-dir $(abspath .mypy_cache)/project --explicit-package-bases --config-file ../../../pyproject.toml .
 
-# With torch as Keras's backend, MLflow, Weights & Biases, and a TensorFlow Lite of 2021 under Node: too large for the fast tests.
+# With torch as Keras's backend, MLflow, Weights & Biases, a TensorFlow Lite of 2021 under Node, and a browser, which must be there
+# (apt-get install chromium): too large for the fast tests.
 test-slow: $(VENV)/.ready
 	@command -v node npm || { echo "make test-slow needs Node 20 or newer, with npm, to run a TensorFlow Lite of 2021."; exit 1; }
 	npm install --prefix build/tflite_2021 --no-save --ignore-scripts --legacy-peer-deps @tensorflow/tfjs-tflite@0.0.1-alpha.4

@@ -13,10 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from digits import Delivered, deliver, train
+from hypothesis import settings
 from PIL import Image
 
 # TensorFlow reads it when it is first imported, in whichever test that is.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+# A machine that is busy with other work makes no property wrong.
+settings.register_profile("kerakit", deadline=None)
+settings.load_profile("kerakit")
 
 PROJECT = Path(__file__).parents[1] / "src" / "kerakit" / "project"
 

@@ -170,6 +170,7 @@ def test_what_was_deployed_is_not_replaced_unasked(trained: Project) -> None:
         "model_float32.tflite",
         "labels.txt",
         "report.json",
+        "report.html",
         "notes.txt",
     }
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Project, write_image
+from pages import Page
 from PIL import Image
 
 import kerakit
@@ -23,7 +24,7 @@ import kerakit
 # ------------------------------------------------------------------------------------------------------------- what is there
 
 
-def test_a_run_holds_what_it_promises(trained: Project) -> None:
+def test_a_run_holds_what_it_promises(trained: Project, trained_once: Path) -> None:
     run = trained.path / "progress" / "test"
     config = json.loads((run / "config.json").read_text())
     assert (config["model"], config["input_size"], config["weights"]) == ("small_cnn", [16, 12], "none")
@@ -36,9 +37,24 @@ def test_a_run_holds_what_it_promises(trained: Project) -> None:
     assert [c["epoch"] for c in kept] == [int(row["epoch"]) for row in best_three]
     assert {c["file"] for c in kept} == {p.name for p in (run / "ckpt").glob("*.h5")}
     assert list((run / "logs" / "train").iterdir())
+    expect_a_page_of_the_run(run, len(rows), kept[0], kerakit.DataReader(trained_once.parent / "photos"))
     for mode in ("train", "val"):
         with Image.open(run / "plots" / f"{mode}_batch.png") as picture:
             assert picture.width >= 160
+
+
+def expect_a_page_of_the_run(run: Path, epochs: int, best: dict[str, Any], reader: kerakit.DataReader) -> None:
+    page = Page(run / "report.html")
+    page.expect_it_loads_nothing()
+    assert page.headings == ["Curves", "The first batches", "2 classes", "Next", "Settings", "Made with"]
+    assert f"best epoch {best['epoch']} of {epochs}, chosen by val_loss" in page.text
+    assert f"{best['value']:.4g}" in page.text
+    assert sum(element.attrib["class"] == "validation" for element in page.root.iter("circle")) == 2 * epochs
+    counts = [reader.counts(mode) for mode in ("train", "val", "test")]
+    assert page.tables()[-1][1:] == [[n, *(str(c[i]) for c in counts), ""] for i, n in enumerate(reader.class_names)]
+    assert "python deploy.py --read_from progress/test --save_to deploy/test" in page.section("Next")
+    assert "batch size 4" in page.section("Settings")
+    assert len(page.images()) == 2
 
 
 def test_what_is_delivered_is_proven(trained: Project, trained_once: Path) -> None:
@@ -52,6 +68,7 @@ def test_what_is_delivered_is_proven(trained: Project, trained_once: Path) -> No
         "labels.txt",
         "report.json",
         "device",
+        "report.html",
     }
     assert (folder / "labels.txt").read_text() == "apple\npear\n"
     report = json.loads((folder / "report.json").read_text())
@@ -70,7 +87,14 @@ def test_what_is_delivered_is_proven(trained: Project, trained_once: Path) -> No
     assert rows["edgetpu"]["status"] == "skipped"
     assert "edgetpu_compiler --show_operations model.tflite" in rows["edgetpu"]["reason"]
     assert rows["h5"]["measured"]["accuracy"] == report["keras_accuracy"] == 1.0
-    assert "in deploy/test; all that was measured" in result.out
+    assert (
+        "in deploy/test; all that was measured is in deploy/test/report.json, to look at in deploy/test/report.html"
+        in result.out
+    )
+    page = Page(folder / "report.html")
+    page.expect_it_loads_nothing()
+    assert "progress/test, checkpoint epoch-0" in page.text
+    assert "passed no file loses more than 1.00%" in page.text
 
 
 def test_the_delivered_int8_file_tells_the_classes_apart(trained: Project, tmp_path: Path) -> None:
@@ -149,8 +173,10 @@ def test_ctrl_c_keeps_what_was_saved_and_says_how_to_go_on(project: Project) -> 
     while not history.exists() and time.monotonic() < limit:
         time.sleep(0.1)
     os.kill(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
+    assert "to look at: progress/test/report.html" in out
+    assert Page(project.path / "progress" / "test" / "report.html").text.count("interrupted 20") == 1
     assert "interrupted" in err
     assert "--from_ckpt progress/test --save_to progress/test-2" in err
     assert "Traceback" not in err

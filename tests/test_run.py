@@ -85,6 +85,8 @@ def test_a_linked_folder_is_not_emptied(tmp_path: Path) -> None:
 def test_a_run_that_never_saved_anything_is_discarded(tmp_path: Path) -> None:
     run = finished(tmp_path / "run")
     run.write_history([{"epoch": 1}])
+    run.report.touch()
+    run.page.touch()
     run.discard_if_empty()
     assert not run.path.exists()
     run = finished(tmp_path / "run")

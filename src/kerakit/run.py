@@ -49,6 +49,8 @@ class Run:
         self.history = self.path / "history.csv"
         self.plots = self.path / "plots"
         self.evaluation = self.path / "evaluation.json"
+        self.report = self.path / "report.json"
+        self.page = self.path / "report.html"
 
     # ------------------------------------------------------------------------------------------------ create and open
 
@@ -58,9 +60,8 @@ class Run:
             raise UserError(f"{self.path} is a file; --save_to expects a folder.")
         if not self.path.is_dir() or not any(self.path.iterdir()):
             return
-        in_the_way = [
-            p for p in (self.config, self.checkpoints, self.logs, self.history, self.plots, self.evaluation) if p.exists()
-        ]
+        ours = (self.config, self.checkpoints, self.logs, self.history, self.plots, self.evaluation, self.report, self.page)
+        in_the_way = [path for path in ours if path.exists()]
         if in_the_way and not self._is_run():
             raise UserError(f"{in_the_way[0]} was not written by Kerakit, so it stays. Choose another --save_to.")
         if in_the_way and not overwrite:
@@ -100,7 +101,8 @@ class Run:
 
     def _remove(self, keep: Path | None = None) -> None:
         """Remove our files, and folders of ours that are empty then; links are not followed."""
-        ours = [self.history, self.index, *self.checkpoints.glob("*epoch-*.weights.h5"), self.config, self.evaluation]
+        ours = [self.history, self.index, *self.checkpoints.glob("*epoch-*.weights.h5"), self.config]
+        ours += [self.evaluation, self.report, self.page]
         ours += [self.plots / f"{name}.png" for name in ("train_batch", "val_batch", "curves", "confusion", "mistakes")]
         ours += [path for path in self.logs.rglob("events.out.tfevents.*") if not self.logs.is_symlink()]
         for path in ours:

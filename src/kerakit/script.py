@@ -77,8 +77,17 @@ def print_table(table: Table) -> None:
 
 def deploy_command(run: Run) -> str:
     """Return the command that deploys ``run``, to be pasted into a shell."""
-    script = Path(sys.argv[0]).with_name("deploy.py")
-    return shlex.join(["python", str(script), "--read_from", str(run.path), "--save_to", f"deploy/{run.path.name}"])
+    return _command("deploy.py", "--read_from", str(run.path), "--save_to", f"deploy/{run.path.name}")
+
+
+def evaluate_command(run: Run) -> str:
+    """Return the command that evaluates ``run``, to be pasted into a shell."""
+    return _command("evaluate.py", "--read_from", str(run.path))
+
+
+def _command(script: str, *flags: str) -> str:
+    """Return a command that runs another script of the project that this one belongs to."""
+    return shlex.join(["python", str(Path(sys.argv[0]).with_name(script)), *flags])
 
 
 def fail(message: str, code: int) -> None:

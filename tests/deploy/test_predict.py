@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Project
+from pages import Page
 from PIL import Image
 
 
@@ -120,6 +121,13 @@ def test_evaluate_scores_the_held_out_images(trained: Project) -> None:
         assert row["images"] == matrix[i].sum()
         assert row["recall"] == pytest.approx(matrix[i, i] / matrix[i].sum())
     assert f"{found['accuracy']:.2%} of {found['images']} test images are right" in result.out
+    page = Page(run / "report.html")
+    page.expect_it_loads_nothing()
+    assert f"{found['accuracy']:.2%} of {found['images']} test images are right" in page.section("Evaluation")
+    shown = [
+        [r["class"], str(r["images"]), *(f"{r[key]:.2%}" for key in ("precision", "recall", "f1"))] for r in found["classes"]
+    ]
+    assert shown in [rows[1:] for rows in page.tables()]
     for name in ("confusion.png", "curves.png"):
         with Image.open(run / "plots" / name) as picture:
             assert min(picture.size) > 200
@@ -128,6 +136,7 @@ def test_evaluate_scores_the_held_out_images(trained: Project) -> None:
     assert trained.train("--overwrite").code == 0
     assert not (run / "evaluation.json").exists()
     assert not (run / "plots/confusion.png").exists()
+    assert "Evaluation" not in Page(run / "report.html").headings
 
 
 def test_a_script_that_only_has_the_name_is_not_run(delivered: Path, tmp_path: Path) -> None:

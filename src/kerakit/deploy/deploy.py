@@ -20,6 +20,7 @@ from kerakit.deploy.keras import H5, KERAS, predictor
 from kerakit.deploy.litert import DYNAMIC_RANGE, FLOAT16, FLOAT32, INT8, INT16X8
 from kerakit.deploy.onnx import ONNX
 from kerakit.deploy.openvino import OPENVINO
+from kerakit.deploy.page import write_page
 from kerakit.deploy.report import Row, write_report
 from kerakit.deploy.saved_model import SAVED_MODEL
 from kerakit.errors import JobError, UserError
@@ -29,7 +30,7 @@ _ALL = (H5, KERAS, SAVED_MODEL, FLOAT32, FLOAT16, DYNAMIC_RANGE, INT8, EDGETPU, 
 FORMATS: dict[str, Format] = {f.name: f for f in _ALL}
 """The formats by name, as in ``kerakit.deploy.FORMAT_NAMES``: each after what it is made from, the slow ones last."""
 
-REPORT = "report.json"
+REPORT, PAGE = "report.json", "report.html"
 
 
 class Deployment:
@@ -42,7 +43,8 @@ class Deployment:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self.report = self.path / REPORT
-        self.names = [f.file for f in FORMATS.values()] + ["model_edgetpu.log", LABELS, REPORT]
+        self.page = self.path / PAGE
+        self.names = [f.file for f in FORMATS.values()] + ["model_edgetpu.log", LABELS, PAGE, REPORT]
         self.names += [f"{pack.FOLDER}/{name}" for name in pack.FILES]
 
     def refuse_existing(self, overwrite: bool) -> None:
@@ -83,6 +85,7 @@ def deploy(
     max_drop: float = 0.01,
     edgetpu: Compiling = Compiling(),  # noqa: B008 - frozen
     about: dict[str, Any] | None = None,
+    key: Callable[[int], str] | None = None,
     say: Callable[[str], None] = print,
 ) -> list[Row]:
     """Deliver ``model``.
@@ -97,6 +100,7 @@ def deploy(
         max_drop: the largest loss of accuracy that passes the gate.
         edgetpu: how the int8 file is compiled for the Edge TPU.
         about: facts for the report.
+        key: gives the name of a held-out image by its place, for the page.
         say: gets one line for each step.
 
     Returns:
@@ -127,7 +131,8 @@ def deploy(
             if path.name not in kept:
                 remove(path)
         facts = {"held_out_images": len(gate.targets), "keras_accuracy": gate.accuracy, "max_drop": max_drop, **(about or {})}
-        write_report(source.folder / REPORT, rows, facts)
+        report = write_report(source.folder / REPORT, rows, facts)
+        write_page(source.folder / PAGE, rows, report, gate, key)
         deployment.take(source.folder)
     return rows
 
@@ -171,6 +176,7 @@ def _deliver(one: Format, source: Source, gate: evaluate.Gate, asked: bool, say:
         return Row(one.name, one.file, "failed", str(error))
     row = _row(one, written)
     row.measured, row.latency_ms = measured, evaluate.latency_ms(predict, gate.few[0])
+    row.answers = evaluate.Answers.of(predicted)
     if written.half is not None:
         row.details["half_the_calibration"] = _with_half(one.load(written.half), predicted, gate)
     return row

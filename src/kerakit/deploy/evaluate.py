@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +57,24 @@ class Measured:
     confidence_error: float
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What was answered for each of the held-out images.
+
+    Attributes:
+        classes: int64 (n,).
+        confidence: the score of that class, float32 (n,).
+    """
+
+    classes: NDArray[np.int64]
+    confidence: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, predicted: NDArray[np.float32]) -> Answers:
+        """Return what scores, (n, classes), answer."""
+        return cls(predicted.argmax(1), predicted.max(1))
+
+
 class Gate:
     """The held-out images, what the Keras model says of them, and how much of its accuracy a delivered file may lose.
 
@@ -66,6 +85,7 @@ class Gate:
         max_drop: the largest loss of accuracy that passes, as a share of all images: 0.01 is one in a hundred.
 
     Attributes:
+        class_names, max_drop: as given.
         reference: scores of the Keras model, float32 (n, classes).
         targets: the right classes, int64 (n,).
         accuracy: share of the images that the Keras model gets right.
@@ -76,7 +96,7 @@ class Gate:
         self, held_out: Iterable[tuple[Any, Any]], keras: Predict, class_names: Sequence[str], max_drop: float
     ) -> None:
         self.max_drop = max_drop
-        self._held_out, self._class_names = held_out, class_names
+        self._held_out, self.class_names = held_out, class_names
         few = _Few()
         self.reference, self.targets = scores(keras, few.of(held_out))
         self.few = few.images()
@@ -99,10 +119,16 @@ class Gate:
             # A drop of exactly the limit passes, whatever the last bit of the subtraction says.
             drop <= self.max_drop + 1e-9,
             share_equal(predicted, self.reference),
-            self._class_names[worst],
+            self.class_names[worst],
             shares[worst],
             confidence_error(predicted, self.targets),
         )
+
+    def images(self, places: Collection[int]) -> dict[int, NDArray[np.uint8]]:
+        """Return the images at these places, each (height, width, 3)."""
+        every = itertools.chain.from_iterable(images for images, _ in self._held_out)
+        wanted = itertools.islice(every, max(places, default=-1) + 1)
+        return {place: pixels for place, pixels in enumerate(wanted) if place in places}
 
 
 class _Few:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import platform
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import version
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from rich.table import Table
 
-from kerakit.deploy.evaluate import Measured
+from kerakit import machine
+from kerakit.deploy.evaluate import Answers, Measured
 from kerakit.files import write_json
 from kerakit.script import print_table
 
@@ -33,6 +31,7 @@ class Row:
         bytes: size of the file or of all files in the folder.
         sha256: of the file's bytes, or of its folder as ``kerakit.files.sha256`` defines it.
         details: what else its format found out.
+        answers: what it answered; None where it was not run. For the page, not for the report.
     """
 
     format: str
@@ -44,22 +43,17 @@ class Row:
     bytes: int | None = None
     sha256: str | None = None
     details: dict[str, Any] = field(default_factory=dict)
+    answers: Answers | None = None
 
 
-def write_report(path: Path, rows: list[Row], facts: dict[str, Any]) -> None:
-    """Write ``facts``, the versions and the machine, and one entry for each format."""
-    import tensorflow as tf
-
-    write_json(
-        path,
-        {
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
-            "versions": {"tensorflow": tf.__version__, **{name: version(name) for name in _PACKAGES}},
-            **facts,
-            "formats": [asdict(row) for row in rows],
-        },
-    )
+def write_report(path: Path, rows: list[Row], facts: dict[str, Any]) -> dict[str, Any]:
+    """Write ``facts``, the versions and the machine, and one entry for each format; return what was written."""
+    entries = [asdict(replace(row, answers=None)) for row in rows]
+    for entry in entries:
+        del entry["answers"]
+    report = {**machine.facts(_PACKAGES), **facts, "formats": entries}
+    write_json(path, report)
+    return report
 
 
 def show(rows: list[Row], held_out_images: int) -> None:

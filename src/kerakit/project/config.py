@@ -183,7 +183,7 @@ class DeployConfig(kerakit.Config):
     """The flags of deploy.py."""
 
     read_from: Path = Field(description="Folder of a run: the --save_to of train.py.")
-    save_to: Path = Field(description="Folder for the models, labels.txt and report.json.")
+    save_to: Path = Field(description="Folder for the models, labels.txt, report.json and report.html.")
     formats: kerakit.List.Text | None = Field(
         None,
         description=f"Only these, and none left out: {', '.join(FORMAT_NAMES)}; or {ALL}: what can be made here of all. "

@@ -4,6 +4,7 @@ python deploy.py --read_from progress/test --save_to deploy/test
 """
 
 import os
+from functools import partial
 
 import config
 import kerakit
@@ -51,9 +52,10 @@ def main(args: config.DeployConfig) -> None:
         max_drop=args.max_drop,
         edgetpu=Compiling(args.edgetpu_compiler, args.edgetpu_runtime, args.edgetpu_compiled),
         about={"run": str(run.path), "checkpoint": weights.name, "model": trained.model, "held_out": held_out.mode},
+        key=partial(held_out.key, 0),
     )
     report.show(rows, len(held_out.index))
-    print(f"in {deployment.path}; all that was measured is in {deployment.report}")
+    print(f"in {deployment.path}; all that was measured is in {deployment.report}, to look at in {deployment.page}")
     if failed := [row.format for row in rows if row.status == "failed"]:
         raise kerakit.JobError(f"not delivered: {', '.join(failed)}. The reasons are above and in the report.")
     if below := [row.format for row in rows if row.measured and not row.measured.passed]:

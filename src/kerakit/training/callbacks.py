@@ -32,6 +32,9 @@ class Checkpoints(keras.callbacks.Callback):
         limit: how many of the best to keep; None keeps every one.
         model: whose weights to save; default: the model that is fitted.
 
+    Attributes:
+        monitor: as given.
+
     Raises:
         JobError: at the end of an epoch whose logs lack ``monitor``.
     """
@@ -45,7 +48,8 @@ class Checkpoints(keras.callbacks.Callback):
         model: keras.Model | None = None,
     ) -> None:
         super().__init__()
-        self._run, self._monitor, self._higher_is_better, self._limit = run, monitor, higher_is_better, limit
+        self.monitor = monitor
+        self._run, self._higher_is_better, self._limit = run, higher_is_better, limit
         self._whole = model
         self._best: tuple[float, int, float, Any] | None = None
         self._saved = -math.inf
@@ -56,7 +60,7 @@ class Checkpoints(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Save, rank, and remove the worst."""
-        value = _value(self._monitor, logs)
+        value = _value(self.monitor, logs)
         if self._whole is None or self.model is self._whole:
             self._save(self.model, epoch + 1, value)
             return
@@ -82,12 +86,21 @@ class Checkpoints(keras.callbacks.Callback):
 
 
 class History(keras.callbacks.Callback):
-    """Write every epoch's metrics to the run's history, one row an epoch, and draw them at the end."""
+    """Write every epoch's metrics to the run's history, one row an epoch, and draw them at the end.
+
+    Attributes:
+        starts: the first epoch of each ``fit``, counted from 1.
+    """
 
     def __init__(self, run: Run) -> None:
         super().__init__()
         self._run = run
         self._rows: list[dict[str, float]] = []
+        self.starts: list[int] = []
+
+    def on_train_begin(self, logs: Any = None) -> None:  # noqa: ARG002 - Keras's signature
+        """Note where this phase begins."""
+        self.starts.append(len(self._rows) + 1)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Write the history anew, with this epoch in it."""

@@ -12,9 +12,12 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from kerakit.answers import MOST_WITH_NUMBERS
+
 _CELL = 160
 _CAPTION = 18
-_MOST_CLASSES_WITH_NUMBERS = 30
+ROW_HEIGHT = _CELL + _CAPTION
+"""Of ``image_grid``, in pixels."""
 
 
 def image_grid(images: Sequence[Any], titles: Sequence[str], columns: int = 8) -> Image.Image:
@@ -27,10 +30,10 @@ def image_grid(images: Sequence[Any], titles: Sequence[str], columns: int = 8) -
     """
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
-    picture = Image.new("RGB", (columns * _CELL, rows * (_CELL + _CAPTION)), "white")
+    picture = Image.new("RGB", (columns * _CELL, rows * ROW_HEIGHT), "white")
     draw = ImageDraw.Draw(picture)
     for n, (pixels, title) in enumerate(zip(images, titles, strict=True)):
-        left, top = n % columns * _CELL, n // columns * (_CELL + _CAPTION)
+        left, top = n % columns * _CELL, n // columns * ROW_HEIGHT
         image = Image.fromarray(np.asarray(pixels).astype(np.uint8))
         scale = (_CELL - 4) / max(image.size)
         image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
@@ -51,7 +54,7 @@ def draw_confusion(matrix: NDArray[np.int64], names: Sequence[str], path: Path) 
         axes.set_ylabel("is")
         axes.set_xticks(range(len(names)), names, rotation=90)
         axes.set_yticks(range(len(names)), names)
-        if len(names) <= _MOST_CLASSES_WITH_NUMBERS:
+        if len(names) <= MOST_WITH_NUMBERS:
             for (row, column), value in np.ndenumerate(values):
                 text = f"{value:.0%}" if title != "images" else str(value)
                 if value:

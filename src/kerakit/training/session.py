@@ -14,6 +14,7 @@ from kerakit.errors import KerakitError, UserError
 from kerakit.run import Run
 from kerakit.script import INTERRUPTED, deploy_command
 from kerakit.training.callbacks import Checkpoints
+from kerakit.training.report import reported
 from kerakit.training.trackers import tracking
 
 
@@ -27,7 +28,7 @@ def session(run: Run, generators: Sequence[BatchGenerator], callbacks: Sequence[
     ``callbacks`` take the whole block as one run.
     """
     try:
-        with tracking(callbacks):
+        with tracking(callbacks), reported(run, generators, callbacks):
             try:
                 yield
             except BaseException:
