@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from numpy.typing import NDArray
 
 from kerakit.data import memory
 from kerakit.data.augment import Augmenter, seed_of
+from kerakit.data.clock import Clock
 from kerakit.data.decode import Pixels, available_cores, read_image
 from kerakit.data.mix import Mix
 from kerakit.data.order import order
@@ -254,40 +253,6 @@ class BatchGenerator(keras.utils.Sequence):
         reading = iter(grain.MapDataset.range(sys.maxsize).map(self._timed_load).to_iter_dataset(options))
         reading.set_state({"next_index": position})
         return reading
-
-
-class Clock:
-    """Seconds that reading took, summed over the threads, and that were spent waiting for it.
-
-    Attributes:
-        images: how many were read.
-        reading: seconds of all threads together.
-        waiting: seconds until an asked batch was there.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self.reset()
-
-    def reset(self) -> None:
-        """Begin anew."""
-        self.images, self.reading, self.waiting = 0, 0.0, 0.0
-
-    @contextlib.contextmanager
-    def read(self, images: int) -> Iterator[None]:
-        """Time the reading of a batch."""
-        start = time.perf_counter()
-        yield
-        with self._lock:
-            self.images += images
-            self.reading += time.perf_counter() - start
-
-    @contextlib.contextmanager
-    def wait(self) -> Iterator[None]:
-        """Time the waiting for a batch."""
-        start = time.perf_counter()
-        yield
-        self.waiting += time.perf_counter() - start
 
 
 class FollowEpochs(keras.callbacks.Callback):
