@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
-from converted import PAIRS, pair
+from ai_edge_litert import schema_py_generated as schema
+from converted import PAIRS, edited, pair
+from digits import NAMES, Delivered, calibration, digits
 
 from kerakit import JobError, UserError
 from kerakit.deploy.compiled import refuse_other_files, verify
+from kerakit.deploy.deploy import Deployment, deploy
+from kerakit.deploy.format import Compiling
 from kerakit.deploy.tflite_graph import read_graph
 
-NAMES = sorted(path.name.removesuffix("_edgetpu.tflite.gz") for path in PAIRS.glob("*_edgetpu.tflite.gz"))
+PAIR_NAMES = sorted(path.name.removesuffix("_edgetpu.tflite.gz") for path in PAIRS.glob("*_edgetpu.tflite.gz"))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PAIR_NAMES)
 def test_a_real_pair_belongs_together(name: str) -> None:
     said = verify(pair(f"{name}_edgetpu"), pair(name))
     operators = len(read_graph(pair(name)).operators)
@@ -27,9 +32,9 @@ def test_a_real_pair_belongs_together(name: str) -> None:
     assert said["forecast"]["on_tpu"] == said["on_tpu"]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PAIR_NAMES)
 def test_others_do_not(name: str) -> None:
-    for other in NAMES:
+    for other in PAIR_NAMES:
         # Two filters of one kind and size may have the same inputs and outputs: nothing in the files tells them apart.
         if other != name and read_graph(pair(other)).inputs[0].shape != read_graph(pair(name)).inputs[0].shape:
             with pytest.raises(JobError, match="made from another model"):
@@ -46,3 +51,34 @@ def test_what_was_not_compiled_is_refused(tmp_path: Path) -> None:
             refuse_other_files(path)
     path.write_bytes(pair("dense_256_edgetpu"))
     refuse_other_files(path)
+
+
+def compiled_elsewhere(content: bytes) -> bytes:
+    """Return what the compiler would make of a file that it maps whole: one operator of its own kind, the same ends."""
+
+    def change(model: Any) -> None:
+        graph = model.subgraphs[0]
+        code, operator = schema.OperatorCodeT(), schema.OperatorT()
+        code.builtinCode, code.deprecatedBuiltinCode, code.customCode, code.version = 32, 32, b"edgetpu-custom-op", 1
+        operator.opcodeIndex, operator.inputs, operator.outputs = len(model.operatorCodes), graph.inputs, graph.outputs
+        model.operatorCodes.append(code)
+        graph.operators = [operator]
+
+    return edited(content, change)
+
+
+def test_it_is_delivered_with_its_int8_file_alone(delivered_digits: Delivered, tmp_path: Path) -> None:
+    path = tmp_path / "from elsewhere.tflite"
+    path.write_bytes(compiled_elsewhere(delivered_digits.int8.read_bytes()))
+    images, targets = digits()
+    data: dict[str, Any] = {"calibration": calibration(images[:200]), "held_out": [(images[1500:], targets[1500:])]}
+    given = {**data, "formats": ["int8", "edgetpu"], "edgetpu": Compiling(compiled=path), "say": lambda _: None}
+    rows = {row.format: row for row in deploy(delivered_digits.model, Deployment(tmp_path / "out"), NAMES, **given)}
+    assert rows["edgetpu"].status == "delivered"
+    assert rows["edgetpu"].details["on_cpu"] == 0
+    assert (tmp_path / "out" / "device" / "model_edgetpu.tflite").read_bytes() == path.read_bytes()
+    assert "would look the same" in rows["edgetpu"].details["note"]
+    path.write_bytes(pair("dense_256_edgetpu"))
+    rows = {row.format: row for row in deploy(delivered_digits.model, Deployment(tmp_path / "third"), NAMES, **given)}
+    assert rows["edgetpu"].status == "failed"
+    assert "made from another model" in rows["edgetpu"].reason
