@@ -77,7 +77,9 @@ def _smoothed(loss: Callable[[Any, Any], Any], smoothing: float) -> Callable[[An
 
     def cross_entropy(targets: Any, predictions: Any) -> Any:
         if loss is keras.losses.sparse_categorical_crossentropy:
-            targets = keras.ops.one_hot(keras.ops.reshape(targets, (-1,)), predictions.shape[-1])
+            if len(targets.shape) == len(predictions.shape):  # a last axis of 1, as Keras's own takes it, too
+                targets = keras.ops.squeeze(targets, -1)
+            targets = keras.ops.one_hot(targets, predictions.shape[-1])
         return keras.losses.categorical_crossentropy(targets, predictions, label_smoothing=smoothing)
 
     return cross_entropy
