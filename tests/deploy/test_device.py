@@ -67,6 +67,14 @@ def test_it_checks_and_times_itself_and_classifies(device: Path, delivered_digit
         assert answer.startswith(f"{path}: digit {scores.argmax()} {scores.max():.2f} (")
 
 
+def test_labels_in_another_order_fail_the_check(device: Path) -> None:
+    labels = device / "labels.txt"
+    labels.write_text("".join(sorted(labels.read_text().splitlines(keepends=True), reverse=True)))
+    done = run(device, "--check")
+    assert done.returncode == 1
+    assert "labels.txt is not the one that was delivered" in done.stdout
+
+
 def test_the_pack_is_all_that_is_needed_and_is_reported(delivered_digits: Delivered) -> None:
     folder = delivered_digits.folder
     assert {p.name for p in (folder / "device").iterdir()} == set(pack.FILES) - {"model_edgetpu.tflite"}

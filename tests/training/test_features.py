@@ -166,6 +166,11 @@ def test_training_head_and_fine_tuning_of_a_pretrained_model(project: Project) -
     assert "epoch 21/21 - accuracy:" in result.out
     config = json.loads((project.path / "progress/tuned/config.json").read_text())
     assert config["phases"] == ["head", "finetune"]
+    again = project.run("train.py", "--save_to", "progress/more", *small, "--from_ckpt", "progress/tuned")
+    assert again.code == 0, again.err
+    config = json.loads((project.path / "progress/more/config.json").read_text())
+    assert config["phases"] == ["finetune"]
+    assert "epoch 1/1" in again.out
     history = (project.path / "progress/tuned/history.csv").read_text().splitlines()
     assert len(history) == 1 + 21
 

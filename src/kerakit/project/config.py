@@ -87,7 +87,8 @@ class TrainConfig(kerakit.Config):
     schedule: Literal["auto", "head", "finetune", "scratch"] = Field(
         "auto",
         description="What is trained (phases.py): the head on features of a pretrained backbone, in seconds; then its upper "
-        "layers too; or all at once. auto: finetune with ImageNet weights, scratch without.",
+        "layers too; or all at once. auto: finetune with ImageNet weights, or from such a run, whose head is "
+        "not trained again; else scratch.",
     )
     target: Literal["edgetpu"] | None = Field(
         None, description="Warn before the training of what of the model this device will not take."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -52,17 +53,22 @@ class Training:
     epoch: int = field(default=0, init=False)
 
 
-def of(schedule: str, origin: Literal["imagenet", "checkpoint", "none"]) -> tuple[Phase, ...]:
-    """Return the phases of a ``--schedule`` for a model whose weights come from ``origin``.
+def of(args: config.TrainConfig, weights: Literal["imagenet", "none"]) -> tuple[Phase, ...]:
+    """Return the phases that ``args.schedule`` comes to, for a model with these pretrained weights or with --from_ckpt.
 
-    "auto" is the head and then the upper layers on ImageNet weights, and all layers at once otherwise.
+    "auto" is the head and then the upper layers on ImageNet weights; the upper layers alone where a run of theirs goes on,
+    since its head has learnt; and all layers at once otherwise.
 
     Raises:
         UserError: a head alone has nothing to stand on.
     """
+    schedule, checkpoint = args.schedule, args.from_ckpt
     if schedule == "auto":
-        schedule = "finetune" if origin == "imagenet" else "scratch"
-    if schedule != "scratch" and origin == "none":
+        goes_on = checkpoint is not None and checkpoint.is_dir() and "scratch" not in config.read(checkpoint).phases
+        schedule = "finetune" if weights == "imagenet" or goes_on else "scratch"
+    if schedule == "finetune" and checkpoint is not None:
+        return ("finetune",)
+    if schedule != "scratch" and weights == "none" and checkpoint is None:
         raise kerakit.UserError(
             f"--schedule {schedule} trains on what a pretrained model says of the images, and this one starts from nothing. "
             "Leave it away, or give --from_ckpt."
@@ -81,6 +87,13 @@ def batch_size(args: config.TrainConfig, model: keras.Model) -> int:
         return np.eye(classes, dtype=np.float32)[numbers] if args.mixup or args.cutmix else numbers
 
     return find_batch_size(model, lambda part, by: part.compile(by, **loss.options(part, args)), targets)
+
+
+def run(todo: Sequence[Phase], training: Training) -> None:
+    """Go through the phases in turn."""
+    for name in todo:
+        print(f"phase: {name}", flush=True)
+        {"head": head, "finetune": finetune, "scratch": scratch}[name](training)
 
 
 def head(training: Training) -> None:
@@ -171,6 +184,3 @@ def _store(lower: keras.Model) -> FeatureStore:
 
 def _views(training: Training) -> int:
     return VIEWS if training.args.jitter else 1
-
-
-PHASES = {"head": head, "finetune": finetune, "scratch": scratch}

@@ -46,7 +46,7 @@ def main(args: config.TrainConfig) -> None:
     if args.from_ckpt:
         load_weights(model, find_weights(args.from_ckpt))
     loss.options(model, args)  # refuses a loss that does not fit before the run folder is touched
-    todo = phases.of(args.schedule, "checkpoint" if args.from_ckpt else weights)
+    todo = phases.of(args, weights)
     batch_size = phases.batch_size(args, model)
     args = args.model_copy(update={"batch_size": batch_size, "weights": weights})
 
@@ -68,8 +68,7 @@ def main(args: config.TrainConfig) -> None:
     with session(run, (train_data, val_data), cb):
         train_data.visualize(0, run.plots / "train_batch.png")
         val_data.visualize(0, run.plots / "val_batch.png")
-        for phase in todo:
-            phases.PHASES[phase](training)
+        phases.run(todo, training)
 
     print(f"trained: the best checkpoint is {run.best()}")
     print(f"next: {script.deploy_command(run)}")

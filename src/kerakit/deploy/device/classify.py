@@ -122,11 +122,15 @@ def check(model: Classifier, path: Path) -> bool:
     """Compare with what was delivered; print how far the scores are from it, in steps of 1/256."""
     with reading(path), np.load(path, allow_pickle=False) as golden:
         images, expected, sha256, runtime = (golden[name] for name in ("images", "scores", "sha256", "runtime"))
+        labels = str(golden["labels"])
         here, there = (images.dtype, images.shape[1:], expected.shape), (np.uint8, model.shape, (len(images), model.classes))
         if here != there or not len(images):
             raise ValueError(f"it is of another model: it has {images.shape} and {expected.shape}, the model {model.shape}")
     if not model.compiled and model.sha256 != sha256:
         print(f"FAILED: this is not the model that was delivered: its SHA-256 is {model.sha256}, not {sha256}")
+        return False
+    if (HERE / "labels.txt").read_text(encoding="utf-8") != labels:
+        print("FAILED: labels.txt is not the one that was delivered")
         return False
     found = np.stack([model.run(image)[0] for image in images])
     steps, same = np.abs(found.astype(int) - expected), found.argmax(1) == expected.argmax(1)
