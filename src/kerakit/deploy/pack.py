@@ -49,8 +49,9 @@ def write_pack(folder: Path, images: NDArray[np.uint8]) -> None:
     with native_output():
         model = classify.Classifier(pack / INT8.file)
     scores = np.stack([model.run(image)[0] for image in images])
-    facts = {"sha256": model.sha256, "runtime": model.runtime, "labels": (pack / LABELS).read_text(encoding="utf-8")}
-    np.savez_compressed(pack / GOLDEN, images=images, scores=scores, **{name: np.array(text) for name, text in facts.items()})
+    labels = (pack / LABELS).read_text(encoding="utf-8")
+    digest, runtime = model.sha256, model.runtime
+    np.savez_compressed(pack / GOLDEN, images=images, scores=scores, sha256=digest, runtime=runtime, labels=labels)
     try:
         _refuse_other_scores([sys.executable, str(pack / PROGRAM), "--check"])
     except JobError:
