@@ -19,7 +19,6 @@ from kerakit.training.cut import below, split
 from kerakit.training.features import FeatureBatches, FeatureStore
 from kerakit.training.speed import SpeedVerdict
 from kerakit.training.tune import find_batch_size, find_learning_rate
-from kerakit.training.tune import use_half_precision as use_half_precision
 
 Phase = Literal["head", "finetune", "scratch"]
 
@@ -99,7 +98,7 @@ def run(todo: Sequence[Phase], training: Training) -> None:
 def head(training: Training) -> None:
     """Train what follows the layer "features" on what the backbone says of the images."""
     backbone, top = split(training.model)
-    _fit_on_features(training, backbone, top, HEAD_EPOCHS)
+    _fit_on_features(training, _store(backbone), top, HEAD_EPOCHS)
 
 
 def finetune(training: Training) -> None:
@@ -110,8 +109,9 @@ def finetune(training: Training) -> None:
     border = below(training.model, FROZEN_SHARE)
     if border is not None:
         lower, upper = split(training.model, border)
-        if _store(lower).fits(training.train_data, _views(training)):
-            _fit_on_features(training, lower, upper, training.args.num_epochs)
+        store = _store(lower)
+        if store.fits(training.train_data, _views(training)):
+            _fit_on_features(training, store, upper, training.args.num_epochs)
             return
         lower.trainable = False
     _fit_on_images(training)
@@ -132,8 +132,7 @@ def optimizer(learning_rate: float, steps: int, ema: float = 0) -> keras.optimiz
     return keras.optimizers.AdamW(schedule, weight_decay=1e-4, global_clipnorm=1.0, **average)
 
 
-def _fit_on_features(training: Training, lower: keras.Model, upper: keras.Model, epochs: int) -> None:
-    store = _store(lower)
+def _fit_on_features(training: Training, store: FeatureStore, upper: keras.Model, epochs: int) -> None:
     validation = FeatureBatches(store, training.val_data, batch_size=256)
     batches = FeatureBatches(store, training.train_data, views=_views(training))
     _fit(training, upper, batches, validation, epochs, [Lines()], verbose=0)

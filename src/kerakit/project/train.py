@@ -34,10 +34,11 @@ def main(args: config.TrainConfig) -> None:
     from kerakit.models import build
     from kerakit.run import find_weights, load_weights
     from kerakit.training.session import session
+    from kerakit.training.tune import use_half_precision
     from reader import DataReader
 
     keras.utils.set_random_seed(args.seed)
-    phases.use_half_precision(args.mixed_precision)
+    use_half_precision(args.mixed_precision)
 
     # --------------------------------------------------------------------------------------------------------- Model
     reader = DataReader(args.data_dir, seed=args.seed)

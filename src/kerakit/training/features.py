@@ -158,7 +158,8 @@ class FeatureBatches(keras.utils.Sequence):
 
     def __getitem__(self, i: int) -> tuple[Features, NDArray[Any]]:
         """Return batch ``i`` of the current epoch: features, float32 (batch, ...), and targets, (batch, ...)."""
-        memory.keep_freed()
+        if i == 0:
+            memory.keep_freed()
         features, targets = self._views[self.epoch % len(self._views)]
         rows = self._rows(i)
         return np.asarray(features[rows]), targets[rows]
