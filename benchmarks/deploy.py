@@ -53,12 +53,31 @@ def main() -> None:
     times: dict[str, list[float]] = {"bare": [], "deploy.py": []}
     with tempfile.TemporaryDirectory() as temporary:
         made = Path(temporary)
-        deploy = [sys.executable, "deploy.py", "--read_from", run, "--save_to", str(made / "deployed"), "--overwrite"]
-        subprocess.run([*deploy, "--formats", "keras"], cwd=project, check=True, capture_output=True)
+        deploy = [
+            sys.executable,
+            "deploy.py",
+            "--read_from",
+            run,
+            "--save_to",
+            str(made / "deployed"),
+            "--overwrite",
+        ]
+        subprocess.run(
+            [*deploy, "--formats", "keras"], cwd=project, check=True, capture_output=True
+        )
         model = made / "model.keras"
         (made / "deployed" / "model.keras").rename(model)
         step = len([p for p in Path(data).rglob("*") if p.suffix in (".jpg", ".png")]) // IMAGES
-        bare = [sys.executable, "-c", BARE, str(model), data, str(made / "bare.tflite"), str(step), str(IMAGES)]
+        bare = [
+            sys.executable,
+            "-c",
+            BARE,
+            str(model),
+            data,
+            str(made / "bare.tflite"),
+            str(step),
+            str(IMAGES),
+        ]
         for _ in range(ROUNDS):
             times["bare"].append(timed(bare, made))
             times["deploy.py"].append(timed(deploy, project))
@@ -66,7 +85,9 @@ def main() -> None:
     print("| | seconds, median of 3 (min to max) |")
     print("|---|---|")
     for name, seconds in times.items():
-        print(f"| {name} | {statistics.median(seconds):.1f} ({min(seconds):.1f} to {max(seconds):.1f}) |")
+        print(
+            f"| {name} | {statistics.median(seconds):.1f} ({min(seconds):.1f} to {max(seconds):.1f}) |"
+        )
     rows = {row["format"]: row for row in report["formats"]}
     int8, float32 = rows["int8"], rows["float32"]
     print(f"int8: {json.dumps(int8['measured'])}")

@@ -30,23 +30,29 @@ def one(kind: str, folder: str) -> float:
     from kerakit.data.cache import RamCache
 
     if kind == "sequence":
-        memory.keep_freed = lambda: None
+        memory.retain_freed_memory = lambda: None
 
     class Short(BatchGenerator):
         def __len__(self) -> int:
             return min(STEPS, super().__len__())
 
     cache = RamCache((SIZE, SIZE)) if kind == "cached" else None
-    generator = Short(DataReader(folder, train_ratio=0.999999), "train", BATCH, (SIZE, SIZE), read=cache)
+    generator = Short(
+        DataReader(folder, train_ratio=0.999999), "train", BATCH, (SIZE, SIZE), read=cache
+    )
     image = keras.Input((SIZE, SIZE, 3))
     x = keras.layers.Rescaling(1 / 127.5, offset=-1)(image)
-    backbone = keras.applications.MobileNetV2((SIZE, SIZE, 3), input_tensor=x, include_top=False, weights=None)
-    scores = keras.layers.Dense(10, activation="softmax")(keras.layers.GlobalAveragePooling2D()(backbone.output))
+    backbone = keras.applications.MobileNetV2(
+        (SIZE, SIZE, 3), input_tensor=x, include_top=False, weights=None
+    )
+    scores = keras.layers.Dense(10, activation="softmax")(
+        keras.layers.GlobalAveragePooling2D()(backbone.output)
+    )
     model = keras.Model(image, scores)
     model.compile("adam", "sparse_categorical_crossentropy")
     times: list[float] = []
 
-    class Clock(keras.callbacks.Callback):
+    class ReadTimer(keras.callbacks.Callback):
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002 - Keras's signature
             times.append(time.perf_counter())
 
@@ -54,9 +60,15 @@ def one(kind: str, folder: str) -> float:
         batches = [generator[i] for i in range(len(generator))]
         generator.close()
         images, targets = (np.concatenate(part) for part in zip(*batches, strict=True))
-        model.fit(images, targets, batch_size=BATCH, epochs=2, verbose=0, callbacks=[Clock()])
+        model.fit(images, targets, batch_size=BATCH, epochs=2, verbose=0, callbacks=[ReadTimer()])
     else:
-        model.fit(generator, epochs=2, verbose=0, shuffle=False, callbacks=[generator.follow_epochs(), Clock()])
+        model.fit(
+            generator,
+            epochs=2,
+            verbose=0,
+            shuffle=False,
+            callbacks=[generator.epoch_callback(), ReadTimer()],
+        )
         generator.close()
     return statistics.median(np.diff(times[STEPS:])) * 1e3
 
@@ -72,7 +84,9 @@ def memory(folder: str) -> tuple[float, float]:
         def get_aug_pipeline(self) -> Any:
             return same_augmentation()
 
-    generator = Generator(DataReader(folder, train_ratio=0.999999), "train", BATCH, (SIZE, SIZE), jitter=True)
+    generator = Generator(
+        DataReader(folder, train_ratio=0.999999), "train", BATCH, (SIZE, SIZE), jitter=True
+    )
     image = keras.Input((SIZE, SIZE, 3))
     x = keras.layers.Conv2D(8, 3, strides=4, activation="relu")(image)
     scores = keras.layers.Dense(10, activation="softmax")(keras.layers.GlobalAveragePooling2D()(x))
@@ -85,7 +99,13 @@ def memory(folder: str) -> tuple[float, float]:
             pages = int(Path("/proc/self/statm").read_text().split()[1])
             resident.append(pages * os.sysconf("SC_PAGE_SIZE") / 2**20)
 
-    model.fit(generator, epochs=20, verbose=0, shuffle=False, callbacks=[generator.follow_epochs(), Weigh()])
+    model.fit(
+        generator,
+        epochs=20,
+        verbose=0,
+        shuffle=False,
+        callbacks=[generator.epoch_callback(), Weigh()],
+    )
     generator.close()
     return resident[1], resident[19]
 
@@ -109,13 +129,22 @@ def main() -> None:
     print("| ms a step, median of 5 (min to max) | | share of arrays' speed |\n|---|---|---|")
     for kind, values in found.items():
         middle = statistics.median(values)
-        print(f"| {kind} | {middle:.0f} ({min(values):.0f} to {max(values):.0f}) | {arrays / middle:.2f} |")
+        print(
+            f"| {kind} | {middle:.0f} ({min(values):.0f} to {max(values):.0f}) | {arrays / middle:.2f} |"
+        )
     ratios = []
     for _ in range(ROUNDS):
-        done = subprocess.run([sys.executable, __file__, "memory", str(folder)], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, __file__, "memory", str(folder)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         after_2, after_20 = map(float, done.stdout.splitlines()[-1].split())
         ratios.append(after_20 / after_2)
-    print(f"memory after 20 epochs over that after 2: {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
+    print(
+        f"memory after 20 epochs over that after 2: {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+    )
 
 
 if __name__ == "__main__":

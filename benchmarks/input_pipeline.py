@@ -26,10 +26,25 @@ PEERS = Path(__file__).with_name("peers.py")
 
 # What is compared: name, Kerakit's words for peers.py, the peer's, and the ratio that was set as a goal.
 COMPARISONS = [
-    ("first epoch, no augmentation, against image_dataset_from_directory", "kerakit", "tfdata", 1.3),
+    (
+        "first epoch, no augmentation, against image_dataset_from_directory",
+        "kerakit",
+        "tfdata",
+        1.3,
+    ),
     ("the same, against a bare loop of threads", "kerakit", "loop", 0.95),
-    ("flip, affine, brightness, contrast, against Keras layers in tf.data", "kerakit jitter=1", "tfdata jitter=1", 4.0),
-    ("12-megapixel photos, against image_dataset_from_directory", "kerakit LARGE", "tfdata LARGE", 3.0),
+    (
+        "flip, affine, brightness, contrast, against Keras layers in tf.data",
+        "kerakit jitter=1",
+        "tfdata jitter=1",
+        4.0,
+    ),
+    (
+        "12-megapixel photos, against image_dataset_from_directory",
+        "kerakit LARGE",
+        "tfdata LARGE",
+        3.0,
+    ),
     ("12-megapixel photos, against a bare loop of threads", "kerakit LARGE", "loop LARGE", 0.95),
     (
         "later epochs from the disk cache, against tf.data .cache(file)",
@@ -43,9 +58,24 @@ COMPARISONS = [
         "kerakit jitter=1 warm=1",
         1.5,
     ),
-    ("against torch's DataLoader, 2 workers, augmented", "kerakit jitter=1", "torch jitter=1 workers=2", 1.2),
-    ("against torch's DataLoader, 1 worker, augmented", "kerakit jitter=1", "torch jitter=1 workers=1", 1.2),
-    ("against torch's DataLoader, 3 workers, augmented", "kerakit jitter=1", "torch jitter=1 workers=3", 1.2),
+    (
+        "against torch's DataLoader, 2 workers, augmented",
+        "kerakit jitter=1",
+        "torch jitter=1 workers=2",
+        1.2,
+    ),
+    (
+        "against torch's DataLoader, 1 worker, augmented",
+        "kerakit jitter=1",
+        "torch jitter=1 workers=1",
+        1.2,
+    ),
+    (
+        "against torch's DataLoader, 3 workers, augmented",
+        "kerakit jitter=1",
+        "torch jitter=1 workers=3",
+        1.2,
+    ),
 ]
 
 
@@ -53,7 +83,13 @@ def measure(words: str, folder: Path, large: Path) -> float:
     """Return images a second of one fresh process."""
     peer, *options = words.split()
     data = large if "LARGE" in options else folder
-    command = [sys.executable, str(PEERS), peer, str(data), *(word for word in options if word != "LARGE")]
+    command = [
+        sys.executable,
+        str(PEERS),
+        peer,
+        str(data),
+        *(word for word in options if word != "LARGE"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{words} failed:\n{done.stderr}")
@@ -62,7 +98,9 @@ def measure(words: str, folder: Path, large: Path) -> float:
 
 def compare(ours: str, theirs: str, folder: Path, large: Path) -> tuple[list[float], list[float]]:
     """Measure two in turn; the first round is not counted."""
-    rounds = [(measure(ours, folder, large), measure(theirs, folder, large)) for _ in range(ROUNDS + 1)][1:]
+    rounds = [
+        (measure(ours, folder, large), measure(theirs, folder, large)) for _ in range(ROUNDS + 1)
+    ][1:]
     return [a for a, _ in rounds], [b for _, b in rounds]
 
 
@@ -80,11 +118,15 @@ def make_large(folder: Path, target: Path, count: int = 80) -> Path:
     """Enlarge photos to 12 megapixels (4000 by 3000)."""
     from PIL import Image
 
-    for n, path in enumerate(sorted(folder.glob("*/*.jpg"))[:: max(1, len(list(folder.glob("*/*.jpg"))) // count)]):
+    for n, path in enumerate(
+        sorted(folder.glob("*/*.jpg"))[:: max(1, len(list(folder.glob("*/*.jpg"))) // count)]
+    ):
         where = target / f"class{n % 2}"
         where.mkdir(parents=True, exist_ok=True)
         with Image.open(path) as image:
-            image.convert("RGB").resize((4000, 3000), Image.Resampling.BICUBIC).save(where / f"{n}.jpg", quality=90)
+            image.convert("RGB").resize((4000, 3000), Image.Resampling.BICUBIC).save(
+                where / f"{n}.jpg", quality=90
+            )
     return target
 
 
@@ -101,7 +143,9 @@ def main() -> None:
     parser.add_argument("--only", default="", help="only the comparisons whose name holds this")
     args = parser.parse_args()
     results = []
-    print("| images a second, median of 5 (min to max) | Kerakit | peer | ratio | goal |\n|---|---|---|---|---|")
+    print(
+        "| images a second, median of 5 (min to max) | Kerakit | peer | ratio | goal |\n|---|---|---|---|---|"
+    )
     with tempfile.TemporaryDirectory() as temporary:
         photos = multiply(args.photos, Path(temporary) / "photos")
         large = make_large(args.photos, Path(temporary) / "large")
@@ -117,7 +161,11 @@ def main() -> None:
             print(f"| {name} | {say(a)} | {say(b)} | {ratio:.2f} | {goal} |", flush=True)
     if args.json:
         machine = f"{platform.machine()}, {len(results)} comparisons"
-        report = {"created": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine, "results": results}
+        report = {
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "machine": machine,
+            "results": results,
+        }
         args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 

@@ -81,7 +81,9 @@ def tfdata(folder: str, cache: str = "none", jitter: bool = False) -> Epoch:
         store = Path(folder).parent / f".bench-tf-cache-{Path(folder).name}"
         store.mkdir(exist_ok=True)
         # As bytes, as Kerakit keeps them: floats would be four times as much to read.
-        data = data.map(lambda x, y: (tf.cast(x, tf.uint8), y), num_parallel_calls=tf.data.AUTOTUNE).cache(str(store / "c"))
+        data = data.map(
+            lambda x, y: (tf.cast(x, tf.uint8), y), num_parallel_calls=tf.data.AUTOTUNE
+        ).cache(str(store / "c"))
     if jitter:
         layers = keras.Sequential(
             [
@@ -91,7 +93,10 @@ def tfdata(folder: str, cache: str = "none", jitter: bool = False) -> Epoch:
                 keras.layers.RandomContrast(0.2),
             ]
         )
-        data = data.map(lambda x, y: (layers(tf.cast(x, tf.float32), training=True), y), num_parallel_calls=tf.data.AUTOTUNE)
+        data = data.map(
+            lambda x, y: (layers(tf.cast(x, tf.float32), training=True), y),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
     data = data.prefetch(tf.data.AUTOTUNE)
     return lambda: iter(data)
 
@@ -114,7 +119,9 @@ def torch(folder: str, workers: str = "2", jitter: bool = False) -> Epoch:
             image = read_image(self.paths[i], SIZE)
             return self.augment(image=image)["image"] if self.augment else image
 
-    loader = DataLoader(Images(), BATCH, shuffle=True, num_workers=int(workers), persistent_workers=int(workers) > 0)
+    loader = DataLoader(
+        Images(), BATCH, shuffle=True, num_workers=int(workers), persistent_workers=int(workers) > 0
+    )
     return lambda: iter(loader)
 
 

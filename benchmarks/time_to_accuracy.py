@@ -42,11 +42,15 @@ def usual(folder: str) -> None:
     image = keras.Input((*SIZE, 3))
     backbone = EfficientNetLite(0, (*SIZE, 3), include_top=False)
     backbone.trainable = False
-    x = keras.layers.GlobalAveragePooling2D()(backbone(keras.layers.Rescaling(SCALE, OFFSET)(image), training=False))
+    x = keras.layers.GlobalAveragePooling2D()(
+        backbone(keras.layers.Rescaling(SCALE, OFFSET)(image), training=False)
+    )
     x = keras.layers.Dropout(0.3)(x)
     classes = len(list((Path(folder) / "train").iterdir()))
     model = keras.Model(image, keras.layers.Dense(classes, activation="softmax")(x))
-    model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.compile(
+        keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy", metrics=["accuracy"]
+    )
     model.fit(train, validation_data=validation, epochs=EPOCHS, verbose=2)
 
 
@@ -57,8 +61,14 @@ def timed(command: list[str], cwd: Path, history: Path | None = None) -> Epochs:
     """
     start = time.perf_counter()
     found: Epochs = []
-    options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-    with subprocess.Popen(command, cwd=cwd, env={**os.environ, "PYTHONUNBUFFERED": "1"}, **options) as process:
+    options: dict[str, Any] = {
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.DEVNULL,
+        "text": True,
+    }
+    with subprocess.Popen(
+        command, cwd=cwd, env={**os.environ, "PYTHONUNBUFFERED": "1"}, **options
+    ) as process:
         assert process.stdout is not None  # noqa: S101 - for the type checker
         if history is None:
             for line in process.stdout:
@@ -68,8 +78,13 @@ def timed(command: list[str], cwd: Path, history: Path | None = None) -> Epochs:
         while history is not None and process.poll() is None:
             time.sleep(0.01)
             with contextlib.suppress(FileNotFoundError):
-                accuracies = [float(row["val_accuracy"]) for row in csv.DictReader(io.StringIO(history.read_text()))]
-                found += [(time.perf_counter() - start, accuracy) for accuracy in accuracies[len(found) :]]
+                accuracies = [
+                    float(row["val_accuracy"])
+                    for row in csv.DictReader(io.StringIO(history.read_text()))
+                ]
+                found += [
+                    (time.perf_counter() - start, accuracy) for accuracy in accuracies[len(found) :]
+                ]
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} failed with {process.returncode}")
     return found
@@ -90,24 +105,37 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         project = Path(temporary) / "project"
         subprocess.run(
-            [sys.executable, "-m", "kerakit.cli", "new", str(project), "--data", str(data)], check=True, capture_output=True
+            [sys.executable, "-m", "kerakit.cli", "new", str(project), "--data", str(data)],
+            check=True,
+            capture_output=True,
         )
         train = [sys.executable, "train.py", "--save_to", "progress/test"]
         history = project / "progress" / "test" / "history.csv"
         for _ in range(ROUNDS):
-            found["usual"].append(timed([sys.executable, str(Path(__file__).absolute()), "usual", str(data)], project))
+            found["usual"].append(
+                timed([sys.executable, str(Path(__file__).absolute()), "usual", str(data)], project)
+            )
             for name in ("first", "second"):
                 if name == "first":
                     shutil.rmtree(project / ".cache", ignore_errors=True)
                 shutil.rmtree(history.parent, ignore_errors=True)
                 found[name].append(timed(train, project, history))
     target = statistics.median(max(accuracy for _, accuracy in epochs) for epochs in found["usual"])
-    print(f"validation accuracy of the usual recipe in {EPOCHS} epochs, at best, median: {target:.4f}")
-    print("| seconds, median of 3 (min to max) | to that accuracy | times faster | first epoch | to the end | best accuracy |")
+    print(
+        f"validation accuracy of the usual recipe in {EPOCHS} epochs, at best, median: {target:.4f}"
+    )
+    print(
+        "| seconds, median of 3 (min to max) | to that accuracy | times faster | first epoch | to the end | best accuracy |"
+    )
     print("|---|---|---|---|---|---|")
-    reference = statistics.median(until(epochs, max(a for _, a in epochs)) for epochs in found["usual"])
+    reference = statistics.median(
+        until(epochs, max(a for _, a in epochs)) for epochs in found["usual"]
+    )
     for name, rounds in found.items():
-        times = [until(epochs, target) if name != "usual" else until(epochs, max(a for _, a in epochs)) for epochs in rounds]
+        times = [
+            until(epochs, target) if name != "usual" else until(epochs, max(a for _, a in epochs))
+            for epochs in rounds
+        ]
         middle = statistics.median(times)
         print(
             f"| {name} | {middle:.1f} ({min(times):.1f} to {max(times):.1f}) | {reference / middle:.1f} "

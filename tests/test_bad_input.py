@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Project, write_image
+
+from projects import Project, write_image
 
 
 def snapshot(folder: Path) -> dict[str, str]:
     return {
-        p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()
+        p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in folder.rglob("*")
+        if p.is_file()
     }
 
 
@@ -29,7 +32,10 @@ def snapshot(folder: Path) -> dict[str, str]:
         (["--data_dir", "one"], "has one class"),
         (["--data_dir", "hollow"], "'b'"),
         (["--from_ckpt", "gone"], "gone"),
-        (["--loss", "sparse_categorical_crossentropi"], "did you mean 'sparse_categorical_crossentropy'?"),
+        (
+            ["--loss", "sparse_categorical_crossentropi"],
+            "did you mean 'sparse_categorical_crossentropy'?",
+        ),
         (["--loss_weights", "1,2"], "--loss_weights has 2 value(s); the model has 1 output(s)"),
         (["--model", "mobilenet_v2"], "at least 32,32"),
         (["--weights", "imagenet"], "no ImageNet weights"),
@@ -40,7 +46,9 @@ def snapshot(folder: Path) -> dict[str, str]:
         (["--save_to", "train.py/x"], "train.py/x"),
     ],
 )
-def test_what_train_cannot_use_is_explained_and_leaves_nothing(project: Project, args: list[str], said: str) -> None:
+def test_what_train_cannot_use_is_explained_and_leaves_nothing(
+    project: Project, args: list[str], said: str
+) -> None:
     (project.path / "empty").mkdir()
     write_image(project.path / "one" / "a" / "1.png", 0)
     write_image(project.path / "hollow" / "a" / "1.png", 0)
@@ -67,7 +75,7 @@ def test_a_bad_image_can_be_left_out(project: Project, photos: Path) -> None:
     for i in range(150):
         write_image(photos / "apple" / f"more-{i}.png", seed=i)
     (photos / "apple" / "more-7.png").write_bytes(b"no image")
-    result = project.train("--skip_bad")
+    result = project.train("--skip_unreadable")
     assert result.code == 0, result.err
     assert result.err.count("more-7.png") == 1
 
@@ -127,7 +135,15 @@ def test_a_folder_that_is_no_run_is_not_deployed(trained: Project) -> None:
 
 
 def test_a_checkpoint_of_another_model_is_refused(trained: Project) -> None:
-    result = trained.train("--model", "mobilenet_v1", "--input_size", "32,32", "--from_ckpt", "progress/test", save_to="p")
+    result = trained.train(
+        "--model",
+        "mobilenet_v1",
+        "--input_size",
+        "32,32",
+        "--from_ckpt",
+        "progress/test",
+        save_to="p",
+    )
     assert result.code == 2
     assert "does not fit this model (mobilenet_v1)" in result.err
     assert "Traceback" not in result.err
@@ -143,8 +159,19 @@ def test_a_compiler_that_is_not_there_is_refused_at_once(trained: Project) -> No
 def test_the_data_is_found_again_from_another_folder(trained: Project, photos: Path) -> None:
     photos.rename(trained.path / "moved")
     assert trained.train("--data_dir", "moved", save_to="progress/relative").code == 0
-    command = [sys.executable, "../deploy.py", "--read_from", "../progress/relative", "--save_to", "here", "--formats", "keras"]
-    done = subprocess.run(command, cwd=trained.path / "models", capture_output=True, text=True, check=False)
+    command = [
+        sys.executable,
+        "../deploy.py",
+        "--read_from",
+        "../progress/relative",
+        "--save_to",
+        "here",
+        "--formats",
+        "keras",
+    ]
+    done = subprocess.run(
+        command, cwd=trained.path / "models", capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -178,7 +205,11 @@ def test_what_was_deployed_is_not_replaced_unasked(trained: Project) -> None:
 @pytest.mark.parametrize("script", ["train", "deploy"])
 def test_a_place_that_cannot_be_written_is_named(trained: Project, script: str) -> None:
     """/proc takes no folders, from root neither."""
-    result = trained.train(save_to="/proc/run") if script == "train" else trained.deploy(save_to="/proc/run")
+    result = (
+        trained.train(save_to="/proc/run")
+        if script == "train"
+        else trained.deploy(save_to="/proc/run")
+    )
     assert result.code == 2
     assert "/proc/run" in result.err
     assert "Traceback" not in result.err
@@ -186,11 +217,23 @@ def test_a_place_that_cannot_be_written_is_named(trained: Project, script: str) 
 
 def test_a_full_disk_is_named_and_leaves_nothing_half_written(trained: Project) -> None:
     """A limit on the size of files (64 KiB) stands for a full disk. HDF5 files are checked for beforehand: test_files.py."""
-    limited = "import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); " + (
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536)); sys.argv = sys.argv[1:]; sys.path.insert(0, '.'); "
-        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    limited = (
+        "import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        + (
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536)); sys.argv = sys.argv[1:]; sys.path.insert(0, '.'); "
+            "runpy.run_path(sys.argv[0], run_name='__main__')"
+        )
     )
-    command = [sys.executable, "-c", limited, "deploy.py", "--read_from", "progress/test", "--save_to", "deploy/full"]
+    command = [
+        sys.executable,
+        "-c",
+        limited,
+        "deploy.py",
+        "--read_from",
+        "progress/test",
+        "--save_to",
+        "deploy/full",
+    ]
     command += ["--formats", "float32,int8"]
     done = subprocess.run(command, cwd=trained.path, capture_output=True, text=True, check=False)
     assert done.returncode == 1

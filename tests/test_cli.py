@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import PROJECT
 from PIL import Image
+
+from projects import PROJECT
 
 
 def new(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -23,7 +24,9 @@ def test_it_copies_the_project_and_brings_real_digits(tmp_path: Path) -> None:
     done = new("flowers", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "python train.py" in done.stdout
-    made = {p.relative_to(tmp_path / "flowers").as_posix() for p in (tmp_path / "flowers").rglob("*.py")}
+    made = {
+        p.relative_to(tmp_path / "flowers").as_posix() for p in (tmp_path / "flowers").rglob("*.py")
+    }
     assert made == {p.relative_to(PROJECT).as_posix() for p in PROJECT.rglob("*.py")}
     assert len(list((tmp_path / "flowers" / "data").glob("*/*.png"))) == 1797
     pixels = np.asarray(Image.open(tmp_path / "flowers" / "data" / "0" / "0000.png"))
@@ -57,6 +60,11 @@ def test_it_refuses_data_that_cannot_be_read_and_makes_nothing(tmp_path: Path, d
 
 
 def test_an_unknown_command_is_named() -> None:
-    done = subprocess.run([sys.executable, "-m", "kerakit.cli", "nwe", "x"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "kerakit.cli", "nwe", "x"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 2
     assert "new" in done.stderr

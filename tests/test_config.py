@@ -11,11 +11,11 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from conftest import PROJECT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kerakit
+from projects import PROJECT
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +28,7 @@ def config() -> Iterator[ModuleType]:
         del sys.modules[name]
 
 
-SEED_COMMAND = (
-    "--save_to progress/test --num_epochs 10 --batch_size 8 --model mobilenet_v2 --input_size 224,224 --jitter --overwrite"
-)
+SEED_COMMAND = "--save_to progress/test --num_epochs 10 --batch_size 8 --model mobilenet_v2 --input_size 224,224 --jitter --overwrite"
 
 
 def test_the_command_that_users_know(config: ModuleType) -> None:
@@ -66,7 +64,9 @@ def test_every_spelling_turns_a_flag_off(config: ModuleType, off: str) -> None:
         (["stray"], "stray"),
     ],
 )
-def test_a_wrong_flag_is_named(config: ModuleType, words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_flag_is_named(
+    config: ModuleType, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises((SystemExit, kerakit.UserError)) as stop:
         config.TrainConfig.parse(["--save_to", "x", *words])
     if isinstance(stop.value, SystemExit):
@@ -149,7 +149,9 @@ def test_flags_are_told_and_parsed_again(config: ModuleType, flags: dict[str, An
         (b'{"save_to": "x", "model": "gone"}', "unknown model 'gone'"),
     ],
 )
-def test_a_damaged_config_is_an_error(config: ModuleType, tmp_path: Path, content: bytes, said: str) -> None:
+def test_a_damaged_config_is_an_error(
+    config: ModuleType, tmp_path: Path, content: bytes, said: str
+) -> None:
     path = tmp_path / "config.json"
     path.write_bytes(content)
     with pytest.raises(kerakit.UserError, match=r"config\.json") as error:
@@ -165,4 +167,6 @@ def test_a_config_is_frozen(config: ModuleType) -> None:
 
 def test_the_file_holds_every_field(config: ModuleType, tmp_path: Path) -> None:
     config.TrainConfig(save_to=Path("x")).save(tmp_path / "config.json")
-    assert set(json.loads((tmp_path / "config.json").read_text())) == set(config.TrainConfig.model_fields)
+    assert set(json.loads((tmp_path / "config.json").read_text())) == set(
+        config.TrainConfig.model_fields
+    )

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kerakit import JobError
-from kerakit.files import replacing, require_space, sha256, write_json, write_text
+from kerakit.files import atomic_write, check_disk_space, sha256, write_json, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_alone(tmp_path: Path) -> None:
@@ -14,7 +14,7 @@ def test_a_failed_write_leaves_the_old_file_alone(tmp_path: Path) -> None:
     write_text(path, "old")
 
     def half_write() -> None:
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text("half")
             raise RuntimeError("the disk is full")
 
@@ -25,7 +25,7 @@ def test_a_failed_write_leaves_the_old_file_alone(tmp_path: Path) -> None:
 
 
 def test_the_ending_stays_while_writing(tmp_path: Path) -> None:
-    with replacing(tmp_path / "a.weights.h5") as temporary:
+    with atomic_write(tmp_path / "a.weights.h5") as temporary:
         assert temporary.name.endswith(".a.weights.h5")
         assert temporary.parent == tmp_path
         temporary.touch()
@@ -38,9 +38,9 @@ def test_json_that_others_could_not_read_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_does_not_fit_is_refused_before_it_is_begun(tmp_path: Path) -> None:
-    require_space(tmp_path, 1)
+    check_disk_space(tmp_path, 1)
     with pytest.raises(JobError, match="the disk is full"):
-        require_space(tmp_path, 10**18)
+        check_disk_space(tmp_path, 10**18)
 
 
 def test_sha256(tmp_path: Path) -> None:

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Project, write_image
-from pages import Page
 from PIL import Image
 
 import kerakit
+from pages import Page
+from projects import Project, write_image
 
 # ------------------------------------------------------------------------------------------------------------- what is there
 
@@ -27,7 +27,11 @@ import kerakit
 def test_a_run_holds_what_it_promises(trained: Project, trained_once: Path) -> None:
     run = trained.path / "progress" / "test"
     config = json.loads((run / "config.json").read_text())
-    assert (config["model"], config["input_size"], config["weights"]) == ("small_cnn", [16, 12], "none")
+    assert (config["model"], config["input_size"], config["weights"]) == (
+        "small_cnn",
+        [16, 12],
+        "none",
+    )
     assert config["class_names"] == ["apple", "pear"]
     with (run / "history.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -37,22 +41,40 @@ def test_a_run_holds_what_it_promises(trained: Project, trained_once: Path) -> N
     assert [c["epoch"] for c in kept] == [int(row["epoch"]) for row in best_three]
     assert {c["file"] for c in kept} == {p.name for p in (run / "ckpt").glob("*.h5")}
     assert list((run / "logs" / "train").iterdir())
-    expect_a_page_of_the_run(run, len(rows), kept[0], kerakit.DataReader(trained_once.parent / "photos"))
+    expect_a_page_of_the_run(
+        run, len(rows), kept[0], kerakit.DataReader(trained_once.parent / "photos")
+    )
     for mode in ("train", "val"):
         with Image.open(run / "plots" / f"{mode}_batch.png") as picture:
             assert picture.width >= 160
 
 
-def expect_a_page_of_the_run(run: Path, epochs: int, best: dict[str, Any], reader: kerakit.DataReader) -> None:
+def expect_a_page_of_the_run(
+    run: Path, epochs: int, best: dict[str, Any], reader: kerakit.DataReader
+) -> None:
     page = Page(run / "report.html")
     page.expect_it_loads_nothing()
-    assert page.headings == ["Curves", "The first batches", "2 classes", "Next", "Settings", "Made with"]
+    assert page.headings == [
+        "Curves",
+        "The first batches",
+        "2 classes",
+        "Next",
+        "Settings",
+        "Made with",
+    ]
     assert f"best epoch {best['epoch']} of {epochs}, chosen by val_loss" in page.text
     assert f"{best['value']:.4g}" in page.text
-    assert sum(element.attrib["class"] == "validation" for element in page.root.iter("circle")) == 2 * epochs
+    assert (
+        sum(element.attrib["class"] == "validation" for element in page.root.iter("circle"))
+        == 2 * epochs
+    )
     counts = [reader.counts(mode) for mode in ("train", "val", "test")]
-    assert page.tables()[-1][1:] == [[n, *(str(c[i]) for c in counts), ""] for i, n in enumerate(reader.class_names)]
-    assert "python deploy.py --read_from progress/test --save_to deploy/test" in page.section("Next")
+    assert page.tables()[-1][1:] == [
+        [n, *(str(c[i]) for c in counts), ""] for i, n in enumerate(reader.class_names)
+    ]
+    assert "python deploy.py --read_from progress/test --save_to deploy/test" in page.section(
+        "Next"
+    )
     assert "batch size 4" in page.section("Settings")
     assert len(page.images()) == 2
 
@@ -109,16 +131,25 @@ def test_the_delivered_int8_file_tells_the_classes_apart(trained: Project, tmp_p
     right = 0
     for i in range(40):
         path = write_image(tmp_path / "unseen.png", seed=90_000 + i, size=(16, 12), hue=i % 2)
-        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], np.asarray(Image.open(path))[None])
+        interpreter.set_tensor(
+            interpreter.get_input_details()[0]["index"], np.asarray(Image.open(path))[None]
+        )
         interpreter.invoke()
-        right += interpreter.get_tensor(interpreter.get_output_details()[0]["index"])[0].argmax() == i % 2
+        right += (
+            interpreter.get_tensor(interpreter.get_output_details()[0]["index"])[0].argmax()
+            == i % 2
+        )
     assert right >= 38
 
 
 def test_a_run_repeated_is_the_same_run(trained: Project) -> None:
-    again = trained.train("--jitter", "--num_epochs", 4, "--batch_size", 4, save_to="progress/again")
+    again = trained.train(
+        "--jitter", "--num_epochs", 4, "--batch_size", 4, save_to="progress/again"
+    )
     assert again.code == 0, again.err
-    first, second = ((trained.path / "progress" / name / "history.csv").read_text() for name in ("test", "again"))
+    first, second = (
+        (trained.path / "progress" / name / "history.csv").read_text() for name in ("test", "again")
+    )
     assert first == second
 
 
@@ -126,13 +157,21 @@ def test_training_goes_on_from_a_checkpoint(trained: Project) -> None:
     result = trained.train("--from_ckpt", "progress/test", save_to="progress/more")
     assert result.code == 0, result.err
     before, after = (
-        float(next(csv.DictReader((trained.path / "progress" / name / "history.csv").read_text().splitlines()))["loss"])
+        float(
+            next(
+                csv.DictReader(
+                    (trained.path / "progress" / name / "history.csv").read_text().splitlines()
+                )
+            )["loss"]
+        )
         for name in ("test", "more")
     )
     assert after < before
 
 
-def test_the_edge_tpu_asked_for_by_name_must_be_had(trained: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_edge_tpu_asked_for_by_name_must_be_had(
+    trained: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     result = trained.deploy("--formats", "edgetpu")
     assert result.code == 1
     assert "edgetpu_compiler is not installed" in result.out
@@ -151,14 +190,26 @@ def test_a_cache_changes_nothing_but_the_time(project: Project) -> None:
         assert result.code == 0, result.err
         histories.append((project.path / "progress" / name / "history.csv").read_text())
     assert len(set(histories)) == 1
-    assert sum(p.stat().st_size for p in (project.path / ".cache").rglob("*.pixels")) >= 40 * 16 * 12 * 3
+    assert (
+        sum(p.stat().st_size for p in (project.path / ".cache").rglob("*.pixels"))
+        >= 40 * 16 * 12 * 3
+    )
 
 
 # -------------------------------------------------------------------------------------------------------------- interruption
 
 
 def test_ctrl_c_keeps_what_was_saved_and_says_how_to_go_on(project: Project) -> None:
-    command = [sys.executable, "train.py", "--save_to", "progress/test", "--model", "small_cnn", "--input_size", "16,12"]
+    command = [
+        sys.executable,
+        "train.py",
+        "--save_to",
+        "progress/test",
+        "--model",
+        "small_cnn",
+        "--input_size",
+        "16,12",
+    ]
     process = subprocess.Popen(
         [*command, "--num_epochs", "10000"],
         cwd=project.path,
@@ -176,7 +227,9 @@ def test_ctrl_c_keeps_what_was_saved_and_says_how_to_go_on(project: Project) -> 
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "to look at: progress/test/report.html" in out
-    assert Page(project.path / "progress" / "test" / "report.html").text.count("interrupted 20") == 1
+    assert (
+        Page(project.path / "progress" / "test" / "report.html").text.count("interrupted 20") == 1
+    )
     assert "interrupted" in err
     assert "--from_ckpt progress/test --save_to progress/test-2" in err
     assert "Traceback" not in err

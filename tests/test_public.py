@@ -8,7 +8,7 @@ import pytest
 
 import kerakit
 from kerakit.deploy import FORMAT_NAMES
-from kerakit.deploy.deploy import FORMATS
+from kerakit.deploy.export import FORMATS
 
 PROJECT = Path(kerakit.__file__).parent / "project"
 
@@ -19,7 +19,9 @@ def test_every_public_name_is_there(name: str) -> None:
 
 
 def test_every_name_with_a_home_is_public() -> None:
-    assert set(kerakit._HOMES) | {"ImageError", "JobError", "KerakitError", "UserError"} == set(kerakit.__all__)
+    assert set(kerakit._HOMES) | {"ImageError", "JobError", "KerakitError", "UserError"} == set(
+        kerakit.__all__
+    )
 
 
 def test_the_names_of_the_formats_are_complete() -> None:
@@ -35,9 +37,15 @@ def test_help_explains_every_flag_and_imports_nothing_heavy(script: str) -> None
         f"sys.argv = ['{script}', '--help'];"
         f"sys.path.insert(0, '.'); runpy.run_path('{script}', run_name='__main__')"
     )
-    done = subprocess.run([sys.executable, "-c", listing], cwd=PROJECT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", listing], cwd=PROJECT, capture_output=True, text=True, check=True
+    )
     loaded = set(done.stdout.rpartition("LOADED")[2].split())
-    assert loaded & {"numpy", "keras", "tensorflow", "jax", "cv2", "grain", "albumentations", "sklearn"} == set()
+    assert (
+        loaded
+        & {"numpy", "keras", "tensorflow", "jax", "cv2", "grain", "albumentations", "sklearn"}
+        == set()
+    )
     assert "--read_from" in done.stdout or "--save_to" in done.stdout
     flags = [line for line in done.stdout.splitlines() if "│ --" in line]
     assert len(flags) >= 6

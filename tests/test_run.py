@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from kerakit import Run, UserError
 from kerakit.files import write_json
-from kerakit.run import find_weights
+from kerakit.run import resolve_weights
 
 
 class OneByteModel:
@@ -44,13 +44,18 @@ def test_a_run_is_not_replaced_unasked(tmp_path: Path) -> None:
 def test_overwriting_takes_what_is_ours_and_leaves_the_rest(tmp_path: Path) -> None:
     run = finished(tmp_path / "run")
     run.add_checkpoint(OneByteModel(), 1, 0.5)
-    own = [run.path / "notes.txt", run.checkpoints / "notes.txt", run.logs / "notes.txt", run.logs / "train" / "notes.txt"]
+    own = [
+        run.path / "notes.txt",
+        run.checkpoints / "notes.txt",
+        run.logs / "notes.txt",
+        run.logs / "train" / "notes.txt",
+    ]
     (run.logs / "train").mkdir()
     (run.logs / "train" / "events.out.tfevents.1").touch()
     for path in own:
         path.write_text("mine")
     Run(run.path).create(overwrite=True)
-    assert run.kept() == []
+    assert run.list_checkpoints() == []
     assert not list(run.checkpoints.glob("*.h5"))
     assert not list(run.logs.rglob("events*"))
     assert [path.read_text() for path in own] == ["mine"] * 4
@@ -111,13 +116,15 @@ def test_the_best_checkpoints_are_kept(
     run = finished(tmp_path_factory.mktemp("runs") / "run")
     for epoch, value in enumerate(values, 1):
         run.add_checkpoint(OneByteModel(str(epoch).encode()), epoch, value)
-        run.keep_best(limit, higher)
-    kept = run.kept()
+        run.prune_checkpoints(limit, higher)
+    kept = run.list_checkpoints()
     assert len(kept) == min(limit, len(values))
     assert {p.name for p in run.checkpoints.glob("*.h5")} == {c.file for c in kept}
 
     def badness(value: float | None) -> float:
-        return math.inf if value is None or not math.isfinite(value) else -value if higher else value
+        return (
+            math.inf if value is None or not math.isfinite(value) else -value if higher else value
+        )
 
     dropped = [v for epoch, v in enumerate(values, 1) if epoch not in {c.epoch for c in kept}]
     assert [badness(c.value) for c in kept] == sorted(badness(c.value) for c in kept)
@@ -138,7 +145,7 @@ def test_a_damaged_list_of_checkpoints_is_found(tmp_path: Path, content: str) ->
     run = finished(tmp_path / "run")
     run.index.write_text(content)
     with pytest.raises(UserError, match=r"index\.json is damaged"):
-        run.kept()
+        run.list_checkpoints()
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
@@ -150,7 +157,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no checkpoint"):
         run.best()
     run.add_checkpoint(OneByteModel(), 1, 0.5)
-    assert find_weights(run.path) == run.best()
+    assert resolve_weights(run.path) == run.best()
     run.best().unlink()
     with pytest.raises(UserError, match="is missing"):
         run.best()

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import Project
+from projects import Project
 
 MODEL = '''
 """A model of my own."""
@@ -75,10 +75,28 @@ def test_a_model_a_loss_and_an_augmentation_of_ones_own(project: Project) -> Non
     with (project.path / "loss.py").open("a") as file:
         file.write(LOSS)
     datagen = project.path / "datagen.py"
-    edit(datagen, "A.Erasing(scale=(0.02, 0.1), p=0.2 * s),", "A.Transpose(p=0.0), A.InvertImg(p=1.0),")
-    edit(datagen, "        return image, annot\n", "        assert image.dtype == np.uint8\n        return image, annot\n")
+    edit(
+        datagen,
+        "A.Erasing(scale=(0.02, 0.1), p=0.2 * s),",
+        "A.Transpose(p=0.0), A.InvertImg(p=1.0),",
+    )
+    edit(
+        datagen,
+        "        return image, annot\n",
+        "        assert image.dtype == np.uint8\n        return image, annot\n",
+    )
 
-    args = ("--model", "mine", "--loss", "focal", "--jitter", "--num_epochs", 12, "--learning_rate", 0.02)
+    args = (
+        "--model",
+        "mine",
+        "--loss",
+        "focal",
+        "--jitter",
+        "--num_epochs",
+        12,
+        "--learning_rate",
+        0.02,
+    )
     trained = project.train(*args)
     assert trained.code == 0, trained.err
     assert "mine has no ImageNet weights" in trained.out
@@ -88,10 +106,19 @@ def test_a_model_a_loss_and_an_augmentation_of_ones_own(project: Project) -> Non
     assert report["model"] == "mine"
     assert {row["status"] for row in report["formats"]} == {"delivered", "skipped"}
 
-    negative = "import sys; sys.path.insert(0, '.'); import datagen, reader; r = reader.DataReader(); " + (
-        "g = [datagen.BatchGenerator(r, 'train', 4, (16, 12), jitter=j)[0][0].mean() for j in (False, True)]; print(*g)"
+    negative = (
+        "import sys; sys.path.insert(0, '.'); import datagen, reader; r = reader.DataReader(); "
+        + (
+            "g = [datagen.BatchGenerator(r, 'train', 4, (16, 12), jitter=j)[0][0].mean() for j in (False, True)]; print(*g)"
+        )
     )
-    done = subprocess.run([sys.executable, "-c", negative], cwd=project.path, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", negative],
+        cwd=project.path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     plain, inverted = map(float, done.stdout.split())
     assert abs(plain - inverted) > 20
 
@@ -148,13 +175,21 @@ def test_several_outputs_with_weights(project: Project) -> None:
         "        return image, (annot, np.float32(image.mean() / 255))\n",
     )
 
-    args = ("--model", "two", "--loss", "sparse_categorical_crossentropy,mean_squared_error", "--jitter")
+    args = (
+        "--model",
+        "two",
+        "--loss",
+        "sparse_categorical_crossentropy,mean_squared_error",
+        "--jitter",
+    )
     losses = []
     for weights in ("1,0", "0,1"):
         trained = project.train(*args, "--loss_weights", weights, "--overwrite")
         assert trained.code == 0, trained.err
         with (project.path / "progress" / "test" / "history.csv").open() as file:
-            losses.append({name: float(value) for name, value in next(csv.DictReader(file)).items()})
+            losses.append(
+                {name: float(value) for name, value in next(csv.DictReader(file)).items()}
+            )
     assert losses[0]["loss"] != losses[1]["loss"]
     assert any("mae" in name for name in losses[0])
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kerakit.data.decode import decode, read_image
     from kerakit.data.generator import BatchGenerator
     from kerakit.data.mix import Mix
-    from kerakit.data.reader import DataReader, Listing
+    from kerakit.data.reader import DataReader, ImageIndex
     from kerakit.data.transforms import Recolor, Warp
     from kerakit.run import Run
 
@@ -28,7 +28,7 @@ _HOMES = {
     "BatchGenerator": "kerakit.data.generator",
     "Config": "kerakit.config",
     "DataReader": "kerakit.data.reader",
-    "Listing": "kerakit.data.reader",
+    "ImageIndex": "kerakit.data.reader",
     "InputSize": "kerakit.config",
     "List": "kerakit.config",
     "Mix": "kerakit.data.mix",
@@ -44,7 +44,7 @@ __all__ = [  # noqa: RUF022 - by kind, errors last
     "BatchGenerator",
     "Config",
     "DataReader",
-    "Listing",
+    "ImageIndex",
     "InputSize",
     "List",
     "Mix",

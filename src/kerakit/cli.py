@@ -33,11 +33,15 @@ def new(directory: tyro.conf.Positional[Path], data: Path | None = None) -> None
             it the project brings 1,797 handwritten digits.
     """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise UserError(f"{directory} exists and is not empty. Choose another folder: nothing in it was changed.")
+        raise UserError(
+            f"{directory} exists and is not empty. Choose another folder: nothing in it was changed."
+        )
     if data is not None:
         DataReader(data)
     directory.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(_PROJECT, directory, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+    shutil.copytree(
+        _PROJECT, directory, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", ".*")
+    )
     if data is None:
         from kerakit.data.digits import write_digits
 
@@ -48,7 +52,12 @@ def new(directory: tyro.conf.Positional[Path], data: Path | None = None) -> None
 
 
 @app.command
-def check(data: tyro.conf.Positional[Path], save_to: Path = Path("check.csv"), train_ratio: float = 0.8, seed: int = 0) -> None:
+def check(
+    data: tyro.conf.Positional[Path],
+    save_to: Path = Path("check.csv"),
+    train_ratio: float = 0.8,
+    seed: int = 0,
+) -> None:
     """Read every image once, and list what may spoil a training: in a project's folder, its reader respects the list.
 
     Looks for images that cannot be read, the same or nearly the same picture twice, above all on both sides of the split,
@@ -61,7 +70,7 @@ def check(data: tyro.conf.Positional[Path], save_to: Path = Path("check.csv"), t
         seed: As the --seed of train.py: of that split.
     """
     from kerakit.data import check as checking
-    from kerakit.data.decode import available_cores
+    from kerakit.machine import available_cores
 
     if save_to.is_dir() or not save_to.parent.is_dir():
         raise UserError(
@@ -72,13 +81,18 @@ def check(data: tyro.conf.Positional[Path], save_to: Path = Path("check.csv"), t
         findings = checking.check(reader, available_cores(), say)
     checking.show(reader, findings)
     checking.write_findings(save_to, findings)
-    left_out = len({finding.key for finding in findings if finding.leave_out})
-    print(f"{save_to}: {len(findings):,} findings; the project in whose folder it lies leaves {left_out:,} images out.")
+    num_excluded = len({finding.key for finding in findings if finding.exclusions})
+    print(
+        f"{save_to}: {len(findings):,} findings; the project in whose folder it lies leaves {num_excluded:,} images out."
+    )
 
 
 @app.command
 def predict(
-    model: tyro.conf.Positional[Path], images: tyro.conf.Positional[tuple[Path, ...]], top: int = 1, as_json: bool = False
+    model: tyro.conf.Positional[Path],
+    images: tyro.conf.Positional[tuple[Path, ...]],
+    top: int = 1,
+    as_json: bool = False,
 ) -> None:
     """Say what photos show: a line "path,label,confidence" for each.
 
@@ -112,7 +126,7 @@ def placement(file: tyro.conf.Positional[Path], json: bool = False) -> None:
         file: A .tflite file that was not compiled yet, such as the model.tflite that deploy.py writes.
         json: JSON instead of the table, with the source of each verdict.
     """
-    from kerakit.deploy.placement import forecast_file, show
+    from kerakit.deploy.edgetpu.forecast import forecast_file, show
 
     forecast = forecast_file(file)
     show(forecast, file, json)
@@ -124,10 +138,23 @@ def _predict_by_the_project(run: Path, images: tuple[Path, ...], top: int, as_js
     """Have the project's own script answer: its code, not a file of the run, says what the model is."""
     of_a_project = ("predict.py", "config.py", "models/__init__.py")
     folders = [Path.cwd(), *run.resolve().parents]
-    project = next((folder for folder in folders if all((folder / name).is_file() for name in of_a_project)), None)
+    project = next(
+        (folder for folder in folders if all((folder / name).is_file() for name in of_a_project)),
+        None,
+    )
     if project is None:
-        raise UserError(f"{run} is a run, but its project is not here: there is no predict.py in this folder or above the run.")
-    words = ["--read_from", str(run), "--top", str(top), *(["--as_json"] if as_json else []), "--", *map(str, images)]
+        raise UserError(
+            f"{run} is a run, but its project is not here: there is no predict.py in this folder or above the run."
+        )
+    words = [
+        "--read_from",
+        str(run),
+        "--top",
+        str(top),
+        *(["--as_json"] if as_json else []),
+        "--",
+        *map(str, images),
+    ]
     return subprocess.call([sys.executable, str(project / "predict.py"), *words])  # noqa: S603 - the user's own script, without a shell
 
 
@@ -157,7 +184,11 @@ def _next_steps(directory: Path, digits: bool) -> str:
 def main() -> None:
     """Run the command ``kerakit``."""
     with ending():
-        app.cli(prog="kerakit", description="Kerakit: the parts of every Keras vision project.", use_underscores=True)
+        app.cli(
+            prog="kerakit",
+            description="Kerakit: the parts of every Keras vision project.",
+            use_underscores=True,
+        )
 
 
 if __name__ == "__main__":

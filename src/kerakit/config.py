@@ -1,8 +1,7 @@
-"""One model for the flags of a script, their checks, and the ``config.json`` of a run."""
+"""Configuration: one model for the flags of a script, their validation, and the ``config.json`` of a run."""
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -14,11 +13,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from kerakit import __version__
 from kerakit.errors import UserError
-from kerakit.files import write_json
+from kerakit.files import read_json, write_json
 
 
 def _comma_separated(item: Callable[[str], Any], metavar: str, count: int | None = None) -> Any:
-    """Describe to tyro a flag whose one word holds several values: ``224,224``."""
+    """Return the tyro constructor of a flag with comma-separated values, such as ``224,224``."""
 
     def parse(words: list[str]) -> tuple[Any, ...]:
         parts = words[0].split(",")
@@ -43,16 +42,30 @@ InputSize = Annotated[tuple[int, int], _comma_separated(int, "WIDTH,HEIGHT", cou
 
 
 class List:
-    """Types of flags that take several values in one word."""
+    """Types of flags with comma-separated values.
+
+    >>> class Flags(Config):
+    ...     loss_weights: List.Float = (1.0,)
+    >>> Flags.parse(["--loss_weights", "1,0.5"]).loss_weights
+    (1.0, 0.5)
+    """
 
     Text = Annotated[tuple[str, ...], _comma_separated(str, "A,B,...")]
     Float = Annotated[tuple[float, ...], _comma_separated(float, "X,Y,...")]
 
 
 class Config(BaseModel):
-    """A flat, frozen record. Each field is a flag, its help, its check, and its key in ``config.json``."""
+    """A flat, frozen record. Each field is a flag with help and validation, and a key of ``config.json``.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+    >>> class Flags(Config):
+    ...     num_epochs: int = 10
+    >>> Flags.parse(["--num_epochs", "3"]).num_epochs
+    3
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
+    )
 
     kerakit: tyro.conf.Suppress[str] = __version__
 
@@ -60,32 +73,42 @@ class Config(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise UserError(_in_words(error)) from None
+            raise UserError(_describe(error)) from None
 
     @classmethod
     def parse(cls, args: Sequence[str] | None = None, description: str | None = None) -> Self:
-        """Read the fields from ``args`` (default: the command line).
+        """Parse the fields from ``args`` (default: the command line).
 
-        ``--flag`` and ``--no_flag`` (also ``--noflag``) set a yes-or-no field; ``-`` and ``_`` are the same. Wrong or unknown
+        ``--flag`` and ``--no_flag`` (also ``--noflag``) set a boolean field; ``-`` and ``_`` are equivalent. Invalid or unknown
         flags print what was expected and exit with 2; ``--help`` prints every field and exits with 0. ``model_fields_set``
         holds the names of the flags that were given.
         """
-        words = [cls._spelled_out(word) for word in (sys.argv[1:] if args is None else args)]
+        words = [cls._normalize(word) for word in (sys.argv[1:] if args is None else args)]
         parsed = tyro.cli(cls, args=words, use_underscores=True, description=description or "")
-        flags = {word[2:].partition("=")[0].replace("-", "_") for word in words if word.startswith("--")}
+        flags = {
+            word[2:].partition("=")[0].replace("-", "_") for word in words if word.startswith("--")
+        }
         given = {name for name in cls.model_fields if flags & {name, f"no_{name}"}}
         return cls.model_construct(given, **dict(parsed))
 
     def as_flags(self) -> list[str]:
-        """Return the words that give a command the flags of ``model_fields_set``."""
-        given = {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
+        """Return the command-line arguments for the fields in ``model_fields_set``."""
+        given = {
+            name: getattr(self, name)
+            for name in type(self).model_fields
+            if name in self.model_fields_set
+        }
         return [_as_flag(name, value) for name, value in given.items() if value is not None]
 
     @classmethod
-    def _spelled_out(cls, word: str) -> str:
-        """Turn ``--nojitter``, as absl and the template's users write it, into ``--no_jitter``."""
+    def _normalize(cls, word: str) -> str:
+        """Return ``--no_jitter`` for absl's spelling ``--nojitter``."""
         field = cls.model_fields.get(word.removeprefix("--no"))
-        return f"--no_{word.removeprefix('--no')}" if field is not None and field.annotation is bool else word
+        return (
+            f"--no_{word.removeprefix('--no')}"
+            if field is not None and field.annotation is bool
+            else word
+        )
 
     def save(self, path: Path) -> None:
         """Write every field to ``path`` as JSON."""
@@ -93,15 +116,13 @@ class Config(BaseModel):
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read the fields back from ``path``. A missing or damaged file, unknown keys and bad values are errors."""
+        """Read the fields back from ``path``. Raises UserError for a missing or damaged file, unknown keys and invalid values."""
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = read_json(path, dict, "Restore it from a copy, or train again.")
         except FileNotFoundError:
-            raise UserError(f"{path} does not exist. It is written when a training starts; is this a run folder?") from None
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} is damaged: {error}. Restore it from a copy, or train again.") from None
-        if not isinstance(values, dict):
-            raise UserError(f"{path} is damaged: expected an object with the fields of a run, got {type(values).__name__}.")
+            raise UserError(
+                f"{path} does not exist. It is written when a training starts; is this a run folder?"
+            ) from None
         try:
             return cls(**values)
         except UserError as error:
@@ -114,12 +135,12 @@ def _as_flag(name: str, value: Any) -> str:
     return f"--{name}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
 
 
-def _in_words(error: ValidationError) -> str:
-    """Say what pydantic found without its types, links and class names."""
-    return "; ".join(_one_in_words(item["loc"], item) for item in error.errors())
+def _describe(error: ValidationError) -> str:
+    """Return pydantic's findings without its types, links and class names."""
+    return "; ".join(_describe_one(item["loc"], item) for item in error.errors())
 
 
-def _one_in_words(location: tuple[int | str, ...], item: Any) -> str:
+def _describe_one(location: tuple[int | str, ...], item: Any) -> str:
     name = str(location[0]) if location else ""
     if item["type"] == "extra_forbidden":
         return f"unknown key {name!r}. Was it written by another version? Remove it, or train again"

@@ -1,14 +1,18 @@
-"""The errors that a user reads. Each says what happened and where, what was expected, and what to do."""
+"""Errors with a message for the user: what happened and where, what was expected, what to do."""
 
 
 class KerakitError(Exception):
-    """Anything that Kerakit reports in words instead of a stack trace."""
+    """Base of the errors that are reported as a message instead of a stack trace.
+
+    >>> UserError("no such folder").exit_code
+    2
+    """
 
     exit_code = 1
 
 
 class UserError(KerakitError):
-    """Called wrongly, or bad input. Scripts end with exit code 2."""
+    """Wrong flags or bad input. Scripts exit with 2."""
 
     exit_code = 2
 
@@ -17,17 +21,26 @@ class ImageError(UserError):
     """An image cannot be read.
 
     Attributes:
-        reason: why, without its path.
+        reason: why, without the path.
+
+    >>> ImageError("a.jpg", "the file is empty").reason
+    'the file is empty'
     """
 
     def __init__(self, path: object, reason: str) -> None:
-        super().__init__(f"cannot read the image {path}: {reason}. Mend it, remove it, or leave it out (kerakit check).")
+        super().__init__(
+            f"cannot read image {path}: {reason}. Fix it, remove it, or exclude it (kerakit check)."
+        )
         self.reason = reason
 
 
 class JobError(KerakitError):
-    """The job ran and failed. Scripts end with exit code 1."""
+    """The job ran and failed. Scripts exit with 1.
+
+    >>> JobError("NaN loss").exit_code
+    1
+    """
 
 
 class WeightsNotFoundError(UserError):
-    """Pretrained weights cannot be had on this machine."""
+    """Pretrained weights are not available on this machine."""

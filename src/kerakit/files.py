@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: written beside themselves, synced, renamed."""
+"""Atomic files: written beside their target, synced, renamed; a file is either complete or absent."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from kerakit.errors import JobError, UserError
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path``; when the block ends well, sync it and rename it to ``path``.
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; when the block succeeds, sync it and rename it to ``path``.
 
-    Whatever stops the block (an error, Ctrl-C, a kill), ``path`` holds its old content or its new one, never a part. The
-    temporary name keeps the ending of ``path``, since Keras chooses the format by it.
+    Whatever stops the block (an error, Ctrl-C, a kill), ``path`` holds its old content or its new one. The temporary name
+    keeps the file extension, by which Keras chooses the format.
     """
     temporary = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
     try:
@@ -28,13 +28,13 @@ def replacing(path: Path) -> Iterator[Path]:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
-        _sync_folder(path.parent)
+        _sync_dir(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in ``folder`` outlast a power cut."""
+def _sync_dir(folder: Path) -> None:
+    """Make a rename in ``folder`` survive a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -42,72 +42,151 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def make_folder(path: Path) -> None:
-    """Make ``path`` and the folders above it, if they are not there. Raises UserError where that is not possible."""
+def make_dir(path: Path) -> None:
+    """Create ``path`` and its parents where they don't exist. Raises UserError where that is impossible."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"the folder {path} cannot be made: {error.strerror}. Choose another one.") from None
+        raise UserError(
+            f"cannot create the folder {path}: {error.strerror}. Choose another one."
+        ) from None
 
 
-def require_space(folder: Path, size: int) -> None:
-    """Raise JobError unless ``size`` bytes fit where ``folder`` lies.
+def check_disk_space(folder: Path, size: int) -> None:
+    """Raise JobError unless ``size`` bytes are free on the disk of ``folder``.
 
-    For writers that don't survive a full disk: h5py prints stack traces of its own, and may take the process down.
+    For writers that fail badly on a full disk: h5py prints stack traces of its own, and may crash the process.
     """
     free = shutil.disk_usage(folder).free
     if free < size:
         raise JobError(
-            f"the disk is full: {folder} takes {free / 2**20:,.1f} MiB, {size / 2**20:,.1f} MiB are needed. Free some space."
+            f"the disk is full: {folder} has {free / 2**20:,.1f} MiB free, {size / 2**20:,.1f} MiB are needed. "
+            "Free some space."
         )
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace ``path`` by ``text`` in UTF-8."""
-    with replacing(path) as temporary:
+    """Write ``text`` in UTF-8, atomically."""
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace ``path`` by ``value`` as indented JSON. NaN is refused: other readers of JSON do."""
+    """Write ``value`` as indented JSON, atomically. Raises ValueError for NaN, which other JSON readers refuse."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def put_in_place(new: Path, path: Path) -> None:
-    """Rename ``new``, a file or a folder, to ``path``; a file is replaced in one step, a folder removed before."""
+def read_json(path: Path, kind: type[Any], advice: str) -> Any:
+    """Read a JSON file that Kerakit wrote.
+
+    Args:
+        path: of the file.
+        kind: the expected type of the value, ``dict`` or ``list``.
+        advice: what to do about a damaged file, a sentence.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UserError: the file is damaged: no JSON, or another type.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, error, advice) from None
+    if not isinstance(value, kind):
+        raise damaged(path, f"expected {_JSON_NAMES[kind]}, got {type(value).__name__}", advice)
+    return value
+
+
+_JSON_NAMES: dict[type[Any], str] = {dict: "an object", list: "a list"}
+
+
+def damaged(path: Path, reason: object, advice: str) -> UserError:
+    """Return the error for a file of ours whose content is invalid."""
+    return UserError(f"{path} is damaged: {reason}. {advice}")
+
+
+def move_into_place(new: Path, path: Path) -> None:
+    """Rename ``new``, a file or a folder, to ``path``; a file is replaced in one step, a folder is removed first."""
     if new.is_dir() or path.is_dir():
         remove(path)
     new.replace(path)
 
 
 def remove(path: Path) -> None:
-    """Remove a file, or a folder with all that is in it, if it is there."""
+    """Remove a file, or a folder with its content, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
 
 
-def size(path: Path) -> int:
-    """Return the bytes of a file, or of all files in a folder."""
+def size_bytes(path: Path) -> int:
+    """Return the size of a file, or of all files in a folder, in bytes."""
     return sum(file.stat().st_size for file in _files(path))
 
 
 def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, or of a folder, as 64 hexadecimal digits.
+    """Return the SHA-256 of a file or of a folder, as 64 hexadecimal digits.
 
     A folder's is that of the lines that ``sha256sum`` prints for its files in the order of their paths: within it,
-    ``find * -type f | LC_ALL=C sort | xargs sha256sum | sha256sum`` gives it.
+    ``find * -type f | LC_ALL=C sort | xargs sha256sum | sha256sum`` prints it.
     """
     if path.is_dir():
-        lines = "".join(f"{sha256(file)}  {file.relative_to(path).as_posix()}\n" for file in _files(path))
+        lines = "".join(
+            f"{sha256(file)}  {file.relative_to(path).as_posix()}\n" for file in _files(path)
+        )
         return hashlib.sha256(lines.encode()).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _files(path: Path) -> list[Path]:
-    """Return the files in a folder, in the order of their paths' bytes; of a file itself."""
+    """Return the files below a folder, sorted by the bytes of their paths; for a file, itself."""
     if not path.is_dir():
         return [path]
-    return sorted((file for file in path.rglob("*") if file.is_file()), key=lambda file: os.fsencode(file.as_posix()))
+    return sorted(
+        (file for file in path.rglob("*") if file.is_file()),
+        key=lambda file: os.fsencode(file.as_posix()),
+    )
+
+
+class OutputFolder:
+    """Base of the folders that Kerakit writes: runs, exports, searches.
+
+    Args:
+        path: the folder; it need not exist.
+
+    Attributes:
+        path: the folder.
+    """
+
+    kind = "output"
+    """Noun of the content for messages, such as "run"."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    def owned(self) -> list[Path]:
+        """Return the paths of everything that Kerakit writes here, existing or not."""
+        raise NotImplementedError
+
+    def is_ours(self) -> bool:
+        """Whether what lies under the owned names was written by Kerakit."""
+        return True
+
+    def check_new(self, overwrite: bool) -> None:
+        """Raise UserError if writing here would replace something without ``overwrite``. Changes nothing."""
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"{self.path} is a file; --save_to expects a folder.")
+        existing = [path for path in self.owned() if path.exists()]
+        if not existing:
+            return
+        if not self.is_ours():
+            raise UserError(
+                f"{existing[0]} was not written by Kerakit and is kept. Choose another --save_to."
+            )
+        if not overwrite:
+            raise UserError(
+                f"{self.path} already holds a {self.kind} ({existing[0].name}). Choose another --save_to, or give --overwrite "
+                "to replace it."
+            )

@@ -1,8 +1,9 @@
-"""Where a report was made: the machine and the versions."""
+"""The machine: processor, cores, and versions for reports."""
 
 from __future__ import annotations
 
 import importlib
+import os
 import platform
 import re
 from collections.abc import Iterable
@@ -11,29 +12,40 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from kerakit.data.decode import available_cores
-
-_CPUS = Path("/proc/cpuinfo")
+_CPU_INFO = Path("/proc/cpuinfo")
 
 
-def facts(packages: Iterable[str]) -> dict[str, Any]:
-    """Return what a report says of now, this machine, and the versions of Keras's backend and of ``packages``."""
+def available_cores() -> int:
+    """Return the number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def available_memory() -> int:
+    """Return the free physical memory in bytes."""
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def describe_machine(packages: Iterable[str]) -> dict[str, Any]:
+    """Return the time, this machine, and the versions of the Keras backend and of ``packages``, for a report."""
     import keras
 
     backend = keras.backend.backend()
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
-        "cpu": cpu(),
+        "cpu": cpu_name(),
         "cores": available_cores(),
-        "versions": {backend: importlib.import_module(backend).__version__, **{name: version(name) for name in packages}},
+        "versions": {
+            backend: importlib.import_module(backend).__version__,
+            **{name: version(name) for name in packages},
+        },
     }
 
 
-def cpu() -> str | None:
-    """Return the processor's name as the system gives it; None where it gives none."""
+def cpu_name() -> str | None:
+    """Return the processor's name from ``/proc/cpuinfo``; None where there is none."""
     try:
-        text = _CPUS.read_text(encoding="utf-8", errors="replace")
+        text = _CPU_INFO.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
     found = re.search(r"^(?:model name|Model)\s*:\s*(\S.*)$", text, re.MULTILINE)

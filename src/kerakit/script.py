@@ -1,4 +1,4 @@
-"""How a script of a project starts and ends: flags, then the job, then an exit code that says how it went."""
+"""The scripts of a project: parsing of flags, and errors as messages with exit codes."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import errno
 import os
 import shlex
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
-
-from rich.console import Console
-from rich.table import Table
 
 from kerakit.config import Config
 from kerakit.errors import KerakitError
@@ -19,78 +17,94 @@ from kerakit.run import Run
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 
-# 128 + SIGINT: what shells expect of a program that Ctrl-C ended.
 INTERRUPTED = 130
-# 128 + SIGPIPE.
+"""Exit code after Ctrl-C: 128 + SIGINT, as shells expect."""
 PIPE_CLOSED = 141
+"""Exit code after a closed pipe: 128 + SIGPIPE."""
 
 
-def run(main: Callable[[ConfigT], None], config_class: type[ConfigT]) -> None:
-    """Parse the flags into ``config_class``, call ``main`` with it, and exit.
+def parse_args(config_class: type[ConfigT], description: str | None = None) -> ConfigT:
+    """Parse the flags of a script. From here on, errors end the process with a message and an exit code.
 
-    Exit codes: 0 done; 1 the job ran and failed; 2 called wrongly or bad input; 130 interrupted. A mistake of the user's
-    ends in words, never in a stack trace; a defect keeps its stack trace.
+    Exit codes: 0 completed; 1 the job failed; 2 wrong flags or bad input; 130 interrupted. A user's mistake ends in a message
+    without a stack trace; a bug keeps its stack trace.
+
+    Args:
+        config_class: its fields are the flags.
+        description: printed by ``--help``; usually ``__doc__``.
+
+    >>> class Flags(Config):
+    ...     num_epochs: int = 10
+    >>> sys.argv = ["train.py", "--num_epochs", "3"]
+    >>> parse_args(Flags).num_epochs
+    3
     """
-    # Before anything imports TensorFlow: its C++ start-up lines bury what the user must read.
+    # Before TensorFlow is imported: its C++ log lines bury what the user must read.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    with ending():
-        main(config_class.parse(description=sys.modules[main.__module__].__doc__))
+    sys.excepthook = exit_on_error
+    return config_class.parse(description=description)
 
 
-class ending:  # noqa: N801 - used as `with ending():`
-    """A context that turns errors into a message on stderr and an exit code."""
-
-    def __enter__(self) -> None:
-        """Nothing to prepare."""
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        """Exit with the code of ``error``; errors that nobody foresaw pass through with their stack trace."""
-        if isinstance(error, KerakitError):
-            fail(str(error), error.exit_code)
-        if isinstance(error, KeyboardInterrupt):
-            fail("interrupted.", INTERRUPTED)
-        if isinstance(error, BrokenPipeError):
-            # Whoever read the output, such as `head`, has enough; Python would else complain when it flushes.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise SystemExit(PIPE_CLOSED) from None
-        if isinstance(error, OSError) and (code := _words_for(error)) is not None:
-            fail(*code)
+def exit_on_error(
+    kind: type[BaseException], error: BaseException, trace: types.TracebackType | None
+) -> None:
+    """Print ``error`` and exit with its exit code; an unexpected error keeps its stack trace and exits with 1."""
+    if isinstance(error, KerakitError):
+        fail(str(error), error.exit_code)
+    if isinstance(error, KeyboardInterrupt):
+        fail("interrupted.", INTERRUPTED)
+    if isinstance(error, BrokenPipeError):
+        # The reader of the output, such as `head`, has ended; Python would complain when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(PIPE_CLOSED)
+    if isinstance(error, OSError) and (failure := _describe_os_error(error)) is not None:
+        fail(*failure)
+    sys.__excepthook__(kind, error, trace)
 
 
-def _words_for(error: OSError) -> tuple[str, int] | None:
-    """Say in words what the file system refused; None for errors that are a defect of the program."""
-    where = error.filename if isinstance(error.filename, str) else "a file"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "No space left on device" in str(error):
-        return f"the disk is full: {where} could not be written. Free some space and start again.", 1
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"no permission for {where}. Choose another folder, or change its permissions.", 2
-    if error.errno == errno.ENAMETOOLONG:
-        return f"the path {where} is longer than this file system takes. Choose a shorter one.", 2
-    return None
-
-
-def print_table(table: Table) -> None:
-    """Print a table of rich's; what is no terminal is taken as wide enough, so that a log keeps the whole of it."""
-    width = None if sys.stdout.isatty() else 120
-    Console(width=width, markup=False, highlight=False).print(table)
-
-
-def deploy_command(run: Run) -> str:
-    """Return the command that deploys ``run``, to be pasted into a shell."""
-    return _command("deploy.py", "--read_from", str(run.path), "--save_to", f"deploy/{run.path.name}")
-
-
-def evaluate_command(run: Run) -> str:
-    """Return the command that evaluates ``run``, to be pasted into a shell."""
-    return _command("evaluate.py", "--read_from", str(run.path))
-
-
-def _command(script: str, *flags: str) -> str:
-    """Return a command that runs another script of the project that this one belongs to."""
-    return shlex.join(["python", str(Path(sys.argv[0]).with_name(script)), *flags])
+def call(function: Callable[[], None]) -> None:
+    """Call a function with the error handling of scripts."""
+    try:
+        function()
+    except Exception as error:
+        exit_on_error(type(error), error, error.__traceback__)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt as error:
+        exit_on_error(KeyboardInterrupt, error, None)
 
 
 def fail(message: str, code: int) -> None:
     """Print ``message`` as an error and exit with ``code``."""
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(code)
+
+
+def _describe_os_error(error: OSError) -> tuple[str, int] | None:
+    """Return message and exit code of an error of the file system; None for errors that are bugs."""
+    path = error.filename if isinstance(error.filename, str) else "a file"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "No space left on device" in str(
+        error
+    ):
+        return f"the disk is full: {path} could not be written. Free some space and start again.", 1
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"no permission for {path}. Choose another folder, or change its permissions.", 2
+    if error.errno == errno.ENAMETOOLONG:
+        return f"the path {path} is too long for this file system. Choose a shorter one.", 2
+    return None
+
+
+def deploy_command(run: Run) -> str:
+    """Return the shell command that deploys ``run``."""
+    return _command(
+        "deploy.py", "--read_from", str(run.path), "--save_to", f"deploy/{run.path.name}"
+    )
+
+
+def evaluate_command(run: Run) -> str:
+    """Return the shell command that evaluates ``run``."""
+    return _command("evaluate.py", "--read_from", str(run.path))
+
+
+def _command(script: str, *flags: str) -> str:
+    """Return the shell command of another script of the running script's project."""
+    return shlex.join(["python", str(Path(sys.argv[0]).with_name(script)), *flags])

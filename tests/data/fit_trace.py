@@ -22,7 +22,10 @@ def main(folder: str) -> None:
     """Print the change of the weights in each step."""
     reader = DataReader(folder)
     reader.target = lambda i: np.float32(i + 1)  # type: ignore[method-assign,assignment,return-value]
-    train, val = BatchGenerator(reader, "train", 8, (20, 16), seed=7), BatchGenerator(reader, "val", 8, (20, 16))
+    train, val = (
+        BatchGenerator(reader, "train", 8, (20, 16), seed=7),
+        BatchGenerator(reader, "val", 8, (20, 16)),
+    )
     image = keras.Input((16, 20, 3))
     x = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(image))
     model = keras.Model(image, keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")(x))
@@ -40,9 +43,15 @@ def main(folder: str) -> None:
                 model.jax_state_sync()
             seen.append(np.array(model.get_weights()[0]))
 
-    callbacks = [train.follow_epochs(), Trace()]
-    model.fit(train, validation_data=val, epochs=EPOCHS, shuffle=False, verbose=0, callbacks=callbacks)
-    print(json.dumps({"backend": keras.backend.backend(), "steps": np.diff(seen, axis=0)[..., 0].tolist()}))
+    callbacks = [train.epoch_callback(), Trace()]
+    model.fit(
+        train, validation_data=val, epochs=EPOCHS, shuffle=False, verbose=0, callbacks=callbacks
+    )
+    print(
+        json.dumps(
+            {"backend": keras.backend.backend(), "steps": np.diff(seen, axis=0)[..., 0].tolist()}
+        )
+    )
 
 
 if __name__ == "__main__":

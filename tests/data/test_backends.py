@@ -15,7 +15,9 @@ from fit_trace import EPOCHS
 from kerakit import BatchGenerator, DataReader
 
 
-@pytest.mark.parametrize("backend", ["tensorflow", "jax", pytest.param("torch", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "backend", ["tensorflow", "jax", pytest.param("torch", marks=pytest.mark.slow)]
+)
 def test_fit_consumes_each_batch_once_and_in_order(photos: Path, backend: str) -> None:
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("fit_trace.py")), str(photos)],

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import write_image
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from kerakit import DataReader, ImageError, read_image
 from kerakit.data.check import Finding, check
+from projects import write_image
 
 PHOTO = load_sample_image("china.jpg")
 
@@ -36,7 +36,12 @@ def cut(kind: str, share: float) -> bytes:
 
 
 def png_chunk(name: bytes, data: bytes, damage: int = 0) -> bytes:
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data) ^ damage)
+    return (
+        struct.pack(">I", len(data))
+        + name
+        + data
+        + struct.pack(">I", zlib.crc32(name + data) ^ damage)
+    )
 
 
 def png(width: int, height: int, damage: bytes = b"") -> bytes:
@@ -46,7 +51,9 @@ def png(width: int, height: int, damage: bytes = b"") -> bytes:
         (b"IDAT", rows),
         (b"IEND", b""),
     ]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(name, data, int(name == damage)) for name, data in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        png_chunk(name, data, int(name == damage)) for name, data in chunks
+    )
 
 
 def jpeg_of_size(width: int, height: int) -> bytes:
@@ -58,7 +65,13 @@ def jpeg_of_size(width: int, height: int) -> bytes:
 
 
 def gif_of_size(width: int, height: int) -> bytes:
-    return b"GIF89a" + struct.pack("<HH", width, height) + b"\xf0\0\0" + bytes(6) + encoded("GIF", PHOTO[:8, :8])[13:]
+    return (
+        b"GIF89a"
+        + struct.pack("<HH", width, height)
+        + b"\xf0\0\0"
+        + bytes(6)
+        + encoded("GIF", PHOTO[:8, :8])[13:]
+    )
 
 
 def bmp_of_size(width: int, height: int) -> bytes:
@@ -209,7 +222,7 @@ def test_check_names_all_of_them_and_reads_the_rest(tmp_path: Path) -> None:
     special = set(SPECIAL) - {"folder.jpg"}
     unreadable = {key for key, findings in found.items() if findings[0].kind == "unreadable"}
     assert unreadable == {*UNREADABLE, *special}
-    assert all(finding.leave_out for key in unreadable for finding in found[key])
+    assert all(finding.exclusions for key in unreadable for finding in found[key])
     for name, (_, kind) in ODD.items():
         assert kind is None or kind in [finding.kind for finding in found[name]]
     keys = {reader.key(i) for i in range(len(reader))}

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import write_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kerakit import BatchGenerator, DataReader, UserError, read_image
 from kerakit.data import cache as cache_module
 from kerakit.data.cache import DiskCache, RamCache, open_cache
+from projects import write_image
 
 SIZE = (20, 16)
 IMAGE_BYTES = 20 * 16 * 3
@@ -56,7 +56,9 @@ def test_every_image_is_decoded_once_and_comes_back_the_same(
     assert seen == images
 
 
-def test_a_later_run_decodes_nothing(images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_later_run_decodes_nothing(
+    images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = DiskCache(tmp_path / "cache", SIZE)
     for path in images:
         first(path)
@@ -85,7 +87,9 @@ def test_sizes_do_not_mix(images: list[Path], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["ram", "disk"])
-def test_as_many_images_as_fit_are_kept(kind: Any, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_as_many_images_as_fit_are_kept(
+    kind: Any, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     limit = 30 * IMAGE_BYTES + 900  # for 30 entries of the index
     cache = RamCache(SIZE, limit) if kind == "ram" else DiskCache(tmp_path / "cache", SIZE, limit)
     for path in images:
@@ -100,7 +104,9 @@ def test_as_many_images_as_fit_are_kept(kind: Any, images: list[Path], tmp_path:
 
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
-def test_whatever_is_cut_off_no_wrong_pixels_come_back(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+def test_whatever_is_cut_off_no_wrong_pixels_come_back(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
     """The files are cut at any length, as a crash of the machine may leave them."""
     folder = tmp_path_factory.mktemp("cut")
     paths = [write_image(folder / f"{i}.png", seed=i) for i in range(5)]
@@ -159,7 +165,14 @@ def test_a_full_disk_ends_the_caching_and_not_the_run(images: list[Path], tmp_pa
         "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({20 * IMAGE_BYTES + 7},) * 2)\n"
     )
-    command = [sys.executable, "-c", limited + FILL, str(tmp_path / "cache"), str(images[0].parent), "0"]
+    command = [
+        sys.executable,
+        "-c",
+        limited + FILL,
+        str(tmp_path / "cache"),
+        str(images[0].parent),
+        "0",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("takes no more") == 1
@@ -174,7 +187,11 @@ def test_threads_share_a_cache(images: list[Path], tmp_path: Path) -> None:
     wrong: list[Path] = []
 
     def read_all(order: int) -> None:
-        wrong.extend(path for path in images[::order] if not np.array_equal(cache(path), read_image(path, SIZE)))
+        wrong.extend(
+            path
+            for path in images[::order]
+            if not np.array_equal(cache(path), read_image(path, SIZE))
+        )
 
     threads = [threading.Thread(target=read_all, args=(order,)) for order in (1, -1, 1, -1)]
     for thread in threads:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Project, write_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
@@ -23,6 +22,7 @@ from kerakit.data.check import check, write_findings
 from kerakit.data.decode import decode
 from kerakit.data.similar import MOST_BITS_D, MOST_BITS_P, fingerprint, near_duplicates
 from kerakit.files import sha256
+from projects import Project, write_image
 
 
 def kerakit(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -43,7 +43,9 @@ def split(tmp_path: Path) -> Path:
             for i in range(4):
                 write_image(folder / mode / name / f"{i}.png", base + 10 * hue + i, (64, 48))
     photo(0, 0).save(folder / "test/apple/photo.jpg", quality=92)
-    ImageEnhance.Brightness(photo(0, 0)).enhance(1.1).resize((150, 112)).save(folder / "train/apple/again.jpg", quality=70)
+    ImageEnhance.Brightness(photo(0, 0)).enhance(1.1).resize((150, 112)).save(
+        folder / "train/apple/again.jpg", quality=70
+    )
     photo(300, 200).save(folder / "train/pear/burst1.jpg", quality=92)
     photo(301, 200).save(folder / "train/pear/burst2.jpg", quality=85)
     shutil.copy(folder / "train/apple/0.png", folder / "train/apple/copy.png")
@@ -69,27 +71,37 @@ EXPECTED = {
 def test_it_finds_what_is_wrong_and_nothing_else(split: Path) -> None:
     for threads in (1, 4):
         findings = check(DataReader(split), threads)
-        assert {(finding.key, finding.kind, finding.leave_out) for finding in findings} == EXPECTED
+        assert {(finding.key, finding.kind, finding.exclusions) for finding in findings} == EXPECTED
     details = {finding.key: finding.detail for finding in findings}
     assert details["train/apple/again.jpg"] == "test/apple/photo.jpg, test"
     assert details["train/apple/leaked.png"] == "val/apple/1.png, val"
 
 
 def test_the_command_writes_the_list_and_changes_no_image(split: Path, tmp_path: Path) -> None:
-    before = {path: (sha256(path), path.stat().st_mtime_ns) for path in split.rglob("*") if path.is_file()}
+    before = {
+        path: (sha256(path), path.stat().st_mtime_ns) for path in split.rglob("*") if path.is_file()
+    }
     done = kerakit("check", split, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    assert {path: (sha256(path), path.stat().st_mtime_ns) for path in split.rglob("*") if path.is_file()} == before
+    assert {
+        path: (sha256(path), path.stat().st_mtime_ns) for path in split.rglob("*") if path.is_file()
+    } == before
     for _, kind, _ in EXPECTED:
         assert kind in done.stdout
     assert "8 findings" in done.stdout
-    reader = DataReader(split, leave_out=tmp_path / "check.csv")
+    reader = DataReader(split, exclusions=tmp_path / "check.csv")
     whole = DataReader(split)
-    left_out = {key for key, _, leave_out in EXPECTED if leave_out}
-    assert reader.left_out == len(left_out) == 6
-    assert {whole.key(i) for i in range(len(whole))} - {reader.key(i) for i in range(len(reader))} == left_out
-    targets = {whole.key(i): (whole.target(i), mode) for mode in ("train", "val", "test") for i in whole.indices(mode)}
+    num_excluded = {key for key, _, exclusions in EXPECTED if exclusions}
+    assert reader.num_excluded == len(num_excluded) == 6
+    assert {whole.key(i) for i in range(len(whole))} - {
+        reader.key(i) for i in range(len(reader))
+    } == num_excluded
+    targets = {
+        whole.key(i): (whole.target(i), mode)
+        for mode in ("train", "val", "test")
+        for i in whole.indices(mode)
+    }
     assert all(targets[reader.key(i)] == (reader.target(i), "test") for i in reader.indices("test"))
 
 
@@ -97,15 +109,17 @@ def test_the_list_may_be_edited(split: Path, tmp_path: Path) -> None:
     path = tmp_path / "check.csv"
     write_findings(path, check(DataReader(split), 2))
     path.write_text(
-        path.read_text().replace('train/apple/copy.png,duplicate,"train/apple/0.png, train",yes', "gone.png,x,,YES")
+        path.read_text().replace(
+            'train/apple/copy.png,duplicate,"train/apple/0.png, train",yes', "gone.png,x,,YES"
+        )
     )
-    assert DataReader(split, leave_out=path).left_out == 5
-    path.write_text("path,leave_out\na.png,maybe\n")
+    assert DataReader(split, exclusions=path).num_excluded == 5
+    path.write_text("path,exclusions\na.png,maybe\n")
     with pytest.raises(UserError, match="maybe"):
-        DataReader(split, leave_out=path)
+        DataReader(split, exclusions=path)
     path.write_text("something else")
     with pytest.raises(UserError, match="kerakit check"):
-        DataReader(split, leave_out=path)
+        DataReader(split, exclusions=path)
 
 
 def test_odd_names_survive_the_list(tmp_path: Path) -> None:
@@ -117,8 +131,11 @@ def test_odd_names_survive_the_list(tmp_path: Path) -> None:
         (tmp_path / "photos" / "a" / name).write_bytes(b"broken")
     done = kerakit("check", "photos", "--save_to", "list.csv", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    reader = DataReader(tmp_path / "photos", leave_out=tmp_path / "list.csv")
-    assert {reader.key(i) for i in range(len(reader))} == {"a/good.png", *(f"b/{name}" for name in [*names, "good.png"])}
+    reader = DataReader(tmp_path / "photos", exclusions=tmp_path / "list.csv")
+    assert {reader.key(i) for i in range(len(reader))} == {
+        "a/good.png",
+        *(f"b/{name}" for name in [*names, "good.png"]),
+    }
 
 
 def test_a_project_leaves_out_what_its_list_says(project: Project, photos: Path) -> None:
@@ -135,7 +152,7 @@ def test_when_all_images_of_a_class_are_left_out_it_says_so(photos: Path, tmp_pa
         path.write_bytes(b"no image")
     assert kerakit("check", photos, cwd=tmp_path).returncode == 0
     with pytest.raises(UserError, match=r"'pear'.*30 images are left out"):
-        DataReader(photos, leave_out=tmp_path / "check.csv")
+        DataReader(photos, exclusions=tmp_path / "check.csv")
 
 
 @pytest.mark.parametrize(
@@ -146,7 +163,9 @@ def test_when_all_images_of_a_class_are_left_out_it_says_so(photos: Path, tmp_pa
         (["check", "photos", "--save_to", "photos"], "cannot be written"),
     ],
 )
-def test_bad_input_is_refused_and_writes_nothing(tmp_path: Path, photos: Path, words: list[str], said: str) -> None:
+def test_bad_input_is_refused_and_writes_nothing(
+    tmp_path: Path, photos: Path, words: list[str], said: str
+) -> None:
     done = kerakit(*words, cwd=tmp_path)
     assert done.returncode == 2
     assert said in done.stderr
@@ -154,14 +173,18 @@ def test_bad_input_is_refused_and_writes_nothing(tmp_path: Path, photos: Path, w
 
 
 def test_an_interrupt_writes_nothing(tmp_path: Path) -> None:
-    big = Image.fromarray(np.random.default_rng(0).integers(0, 256, (1500, 1500, 3)).astype(np.uint8))
+    big = Image.fromarray(
+        np.random.default_rng(0).integers(0, 256, (1500, 1500, 3)).astype(np.uint8)
+    )
     for name in ("a", "b"):
         (tmp_path / "photos" / name).mkdir(parents=True)
         big.save(tmp_path / "photos" / name / "0.png", compress_level=1)
         for i in range(1, 400):
             os.link(tmp_path / "photos" / name / "0.png", tmp_path / "photos" / name / f"{i}.png")
     command = [sys.executable, "-m", "kerakit.cli", "check", "photos"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     assert "checked" in process.stdout.readline()
     process.send_signal(signal.SIGINT)

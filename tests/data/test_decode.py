@@ -122,7 +122,10 @@ def test_a_cut_file_is_an_error_and_never_pixels(cut: float, kind: str) -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(data=st.binary(max_size=300), start=st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"GIF89a"]))
+@given(
+    data=st.binary(max_size=300),
+    start=st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"GIF89a"]),
+)
 def test_noise_is_an_error_and_nothing_else(data: bytes, start: bytes) -> None:
     with contextlib.suppress(ValueError):
         assert decode(start + data, SIZE).shape == (SIZE[1], SIZE[0], 3)

@@ -10,17 +10,19 @@ import albumentations as A  # noqa: N812
 import keras
 import numpy as np
 import pytest
-from conftest import write_image
 
 from kerakit import BatchGenerator, DataReader, Recolor, UserError, read_image
 from kerakit.data.augment import Augmenter, seed_of
+from projects import write_image
 
 
 class Generator(BatchGenerator):
     """With a pipeline that changes every pixel."""
 
     def get_aug_pipeline(self) -> Any:
-        return A.Compose([A.HorizontalFlip(), A.RandomBrightnessContrast(p=1), A.Affine(rotate=(-20, 20), p=1)])
+        return A.Compose(
+            [A.HorizontalFlip(), A.RandomBrightnessContrast(p=1), A.Affine(rotate=(-20, 20), p=1)]
+        )
 
 
 def epoch_of(generator: BatchGenerator, epoch: int) -> list[tuple[Any, Any]]:
@@ -31,7 +33,9 @@ def epoch_of(generator: BatchGenerator, epoch: int) -> list[tuple[Any, Any]]:
 
 
 def same(a: list[tuple[Any, Any]], b: list[tuple[Any, Any]]) -> bool:
-    return all(np.array_equal(x, u) and np.array_equal(y, v) for (x, y), (u, v) in zip(a, b, strict=True))
+    return all(
+        np.array_equal(x, u) and np.array_equal(y, v) for (x, y), (u, v) in zip(a, b, strict=True)
+    )
 
 
 @pytest.mark.parametrize("mode", ["train", "val", "test"])
@@ -61,7 +65,10 @@ def test_epochs_differ_in_training_and_only_there(photos: Path) -> None:
 @pytest.mark.parametrize("threads", [2, 4, 8])
 def test_the_bits_do_not_depend_on_the_threads(photos: Path, threads: int) -> None:
     reader = DataReader(photos)
-    one, many = (Generator(reader, "train", 8, (20, 16), jitter=True, seed=3, threads=n) for n in (1, threads))
+    one, many = (
+        Generator(reader, "train", 8, (20, 16), jitter=True, seed=3, threads=n)
+        for n in (1, threads)
+    )
     for epoch in (0, 5):
         assert same(epoch_of(one, epoch), epoch_of(many, epoch))
 
@@ -79,7 +86,9 @@ def test_jitter_changes_images_and_the_seed_changes_the_jitter(photos: Path) -> 
     reader = DataReader(photos)
 
     def images(**options: Any) -> Any:
-        return np.concatenate([x for x, _ in epoch_of(Generator(reader, "train", 8, (20, 16), **options), 0)])
+        return np.concatenate(
+            [x for x, _ in epoch_of(Generator(reader, "train", 8, (20, 16), **options), 0)]
+        )
 
     plain, jittered, other = images(), images(jitter=True), images(jitter=True, seed=1)
     assert not np.array_equal(plain, jittered)
@@ -96,9 +105,13 @@ def test_jitter_is_as_strong_as_it_is_told(photos: Path) -> None:
     reader = DataReader(photos)
 
     def images(jitter: float) -> Any:
-        return np.concatenate([x for x, _ in epoch_of(Brighter(reader, "train", 8, (20, 16), jitter=jitter), 0)]).astype(int)
+        return np.concatenate(
+            [x for x, _ in epoch_of(Brighter(reader, "train", 8, (20, 16), jitter=jitter), 0)]
+        ).astype(int)
 
-    plain, half, once, double = (abs(images(jitter) - images(False)).mean() for jitter in (0, 0.5, 1, 2))
+    plain, half, once, double = (
+        abs(images(jitter) - images(False)).mean() for jitter in (0, 0.5, 1, 2)
+    )
     assert plain == 0
     assert once == abs(images(True) - images(False)).mean()
     assert half < 0.7 * once < 0.7 * double
@@ -154,8 +167,17 @@ def test_fit_sees_each_epoch_as_the_generator_gives_it(tmp_path: Path) -> None:
     image = keras.Input((16, 20, 3))
     model = Watching(image, keras.layers.Dense(100)(keras.layers.GlobalAveragePooling2D()(image)))
     model.seen = []
-    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), run_eagerly=False)
-    model.fit(generator, validation_data=val, epochs=3, shuffle=False, verbose=0, callbacks=[generator.follow_epochs()])
+    model.compile(
+        "sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), run_eagerly=False
+    )
+    model.fit(
+        generator,
+        validation_data=val,
+        epochs=3,
+        shuffle=False,
+        verbose=0,
+        callbacks=[generator.epoch_callback()],
+    )
     generator.close()
     expected = [targets.tolist() for epoch in range(3) for _, targets in epoch_of(generator, epoch)]
     assert model.seen == expected
@@ -180,7 +202,9 @@ def test_a_bad_image_has_always_the_same_stand_in(tmp_path: Path) -> None:
     (tmp_path / "b" / "005.png").unlink()
 
     def epoch(threads: int) -> list[tuple[Any, Any]]:
-        generator = BatchGenerator(reader, "train", 8, (20, 16), skip_bad=True, threads=threads)
+        generator = BatchGenerator(
+            reader, "train", 8, (20, 16), skip_unreadable=True, threads=threads
+        )
         batches = epoch_of(generator, 1)
         assert set(generator.bad) == {"a/003.png", "b/005.png"}
         assert sum(len(targets) for _, targets in batches) == len(generator.index)
@@ -192,7 +216,7 @@ def test_a_bad_image_has_always_the_same_stand_in(tmp_path: Path) -> None:
 def test_too_many_bad_images_stop_all_the_same(photos: Path) -> None:
     for path in (photos / "pear").iterdir():
         path.write_bytes(b"no image")
-    generator = BatchGenerator(DataReader(photos), "train", 8, (20, 16), skip_bad=True)
+    generator = BatchGenerator(DataReader(photos), "train", 8, (20, 16), skip_unreadable=True)
     with pytest.raises(UserError, match="more than 1%"):
         epoch_of(generator, 0)
     generator.close()
@@ -223,7 +247,9 @@ def test_an_index_beyond_the_epoch_is_refused(photos: Path) -> None:
 
 def test_a_smaller_last_batch_is_dropped_on_request_in_training_only(photos: Path) -> None:
     reader = DataReader(photos)
-    kept, dropped = (BatchGenerator(reader, "train", 7, (20, 16), drop_last=drop) for drop in (False, True))
+    kept, dropped = (
+        BatchGenerator(reader, "train", 7, (20, 16), drop_last=drop) for drop in (False, True)
+    )
     assert len(kept.index) % 7
     assert len(dropped) == len(kept) - 1
     for epoch in (0, 2):
@@ -240,11 +266,19 @@ def test_masks_boxes_and_keypoints_follow_the_image(photos: Path) -> None:
     class Labelled(DataReader):
         def target(self, i: int) -> Any:
             grey = read_image(self.image_path(i), (20, 16))[..., 0]
-            return {"mask": grey, "bboxes": np.array([[0.1, 0.2, 0.5, 0.6]]), "keypoints": np.array([[4.0, 5.0]]), "name": "x"}
+            return {
+                "mask": grey,
+                "bboxes": np.array([[0.1, 0.2, 0.5, 0.6]]),
+                "keypoints": np.array([[4.0, 5.0]]),
+                "name": "x",
+            }
 
     class Mirrored(BatchGenerator):
         def get_aug_pipeline(self) -> Any:
-            boxes, keypoints = A.BboxParams("albumentations", label_fields=[]), A.KeypointParams("xy")
+            boxes, keypoints = (
+                A.BboxParams("albumentations", label_fields=[]),
+                A.KeypointParams("xy"),
+            )
             return A.Compose([A.HorizontalFlip(p=1)], bbox_params=boxes, keypoint_params=keypoints)
 
     labelled = Labelled(photos)

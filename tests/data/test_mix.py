@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Project
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kerakit import BatchGenerator, DataReader, Mix, UserError
+from projects import Project
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -19,7 +19,9 @@ seeds = st.integers(0, 2**32 - 1)
 def batch(count: int = 6, size: tuple[int, int] = (9, 13)) -> tuple[Any, Any]:
     """Images of one value each: image i is 40 * i; its class is i."""
     values = 40 * np.arange(count, dtype=np.uint8)
-    return np.broadcast_to(values[:, None, None, None], (count, *size, 3)).copy(), np.arange(count, dtype=np.int32)
+    return np.broadcast_to(values[:, None, None, None], (count, *size, 3)).copy(), np.arange(
+        count, dtype=np.int32
+    )
 
 
 @given(seed=seeds, alpha=st.floats(0.05, 5))
@@ -44,7 +46,9 @@ def test_cutmix_counts_the_pixels_that_it_pasted(seed: int, alpha: float) -> Non
 
 def test_both_take_turns_by_chance() -> None:
     images, targets = batch()
-    of_two_values = [len(np.unique(Mix(6, 1, 1)(images, targets, seed)[0][0])) for seed in range(60)]
+    of_two_values = [
+        len(np.unique(Mix(6, 1, 1)(images, targets, seed)[0][0])) for seed in range(60)
+    ]
     assert {1, 2} <= set(of_two_values)
 
 
@@ -52,7 +56,9 @@ def test_the_same_bits_for_any_number_of_threads_and_other_ones_each_epoch(photo
     reader = DataReader(photos)
 
     def epoch(threads: int, number: int) -> Any:
-        generator = BatchGenerator(reader, "train", 8, (20, 16), threads=threads, mix=Mix(2, 0.4, 1))
+        generator = BatchGenerator(
+            reader, "train", 8, (20, 16), threads=threads, mix=Mix(2, 0.4, 1)
+        )
         generator.epoch = number
         batches = [generator[i] for i in range(len(generator))]
         generator.close()

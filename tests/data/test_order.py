@@ -4,16 +4,16 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kerakit.data.order import order
+from kerakit.data.order import permutation
 
 
 @given(count=st.integers(1, 300), seed=st.integers(0, 2**32 - 1), epoch=st.integers(0, 10**6))
 def test_every_image_comes_once(count: int, seed: int, epoch: int) -> None:
-    assert sorted(order(count, seed, epoch)) == list(range(count))
+    assert sorted(permutation(count, seed, epoch)) == list(range(count))
 
 
 def test_seeds_and_epochs_differ() -> None:
-    orders = {tuple(order(50, seed, epoch)) for seed in range(8) for epoch in range(8)}
+    orders = {tuple(permutation(50, seed, epoch)) for seed in range(8) for epoch in range(8)}
     assert len(orders) == 64
 
 
@@ -21,10 +21,10 @@ def test_every_place_is_as_likely() -> None:
     """Each of 10 images in each of 10 places: the counts of 20,000 epochs stay within five standard deviations."""
     counts = np.zeros((10, 10))
     for epoch in range(20_000):
-        counts[np.arange(10), order(10, 1, epoch)] += 1
+        counts[np.arange(10), permutation(10, 1, epoch)] += 1
     assert np.abs(counts - 2000).max() < 5 * (20_000 * 0.1 * 0.9) ** 0.5
 
 
 def test_an_order_never_changes() -> None:
     """Else a run that goes on tomorrow, with another NumPy, would see some images twice."""
-    assert order(12, 7, 3).tolist() == [2, 5, 9, 7, 3, 0, 6, 8, 4, 1, 11, 10]
+    assert permutation(12, 7, 3).tolist() == [2, 5, 9, 7, 3, 0, 6, 8, 4, 1, 11, 10]

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_image
 
 from kerakit import DataReader, UserError
-from kerakit.data.reader import expect_classes, held_out_mode
+from kerakit.data.reader import check_class_names, held_out_mode
+from projects import write_image
 
 
 def test_classes_paths_and_targets_belong_together(photos: Path) -> None:
@@ -41,7 +41,11 @@ def test_a_given_split_is_kept(tmp_path: Path) -> None:
             for i in range(count):
                 write_image(tmp_path / split / name / f"{i}.png", seed=i, hue=hue)
     reader = DataReader(tmp_path)
-    for mode, folder, count in (("train", "train", 10), ("val", "validation", 6), ("test", "test", 4)):
+    for mode, folder, count in (
+        ("train", "train", 10),
+        ("val", "validation", 6),
+        ("test", "test", 4),
+    ):
         indices = reader.indices(mode)  # type: ignore[arg-type]
         assert len(indices) == count
         assert all(reader.key(i).startswith(f"{folder}/") for i in indices)
@@ -111,7 +115,9 @@ def without_images(folder: Path) -> None:
         (lambda folder: write_image(folder / "train" / "a" / "1.png", 0), "one class (a)"),
     ],
 )
-def test_a_folder_that_cannot_be_trained_on_is_explained(photos: Path, spoil: object, said: str) -> None:
+def test_a_folder_that_cannot_be_trained_on_is_explained(
+    photos: Path, spoil: object, said: str
+) -> None:
     spoil(photos)  # type: ignore[operator]
     with pytest.raises(UserError) as error:
         DataReader(photos)
@@ -129,7 +135,7 @@ def test_a_class_without_training_images_is_named(tmp_path: Path) -> None:
 
 def test_other_classes_than_the_models_are_refused(photos: Path) -> None:
     with pytest.raises(UserError, match="trained on pear, apple"):
-        expect_classes(DataReader(photos), ("pear", "apple"))
+        check_class_names(DataReader(photos), ("pear", "apple"))
 
 
 def test_an_unknown_mode_is_named(photos: Path) -> None:
@@ -142,4 +148,6 @@ def test_names_that_are_no_unicode_are_read(photos: Path) -> None:
     shutil.copy(photos / "apple" / "00.png", odd)
     reader = DataReader(photos)
     assert len(reader) == 61
-    assert np.isin(np.arange(61), np.concatenate([reader.indices(m) for m in ("train", "val", "test")])).all()
+    assert np.isin(
+        np.arange(61), np.concatenate([reader.indices(m) for m in ("train", "val", "test")])
+    ).all()

@@ -20,8 +20,12 @@ def test_it_depends_on_nothing_else(key: bytes, seed: int, ratio: float) -> None
     assert assign(key, seed, ratio) in MODES
 
 
-@given(key=keys, seed=seeds, ratios=st.tuples(st.floats(0.01, 0.99), st.floats(0.01, 0.99)).map(sorted))
-def test_more_training_takes_nothing_away_from_training(key: bytes, seed: int, ratios: list[float]) -> None:
+@given(
+    key=keys, seed=seeds, ratios=st.tuples(st.floats(0.01, 0.99), st.floats(0.01, 0.99)).map(sorted)
+)
+def test_more_training_takes_nothing_away_from_training(
+    key: bytes, seed: int, ratios: list[float]
+) -> None:
     if assign(key, seed, ratios[0]) == "train":
         assert assign(key, seed, ratios[1]) == "train"
 
@@ -42,4 +46,7 @@ def test_an_image_does_not_see_its_neighbours(names: list[bytes], seed: int) -> 
 def test_the_split_of_a_name_never_changes() -> None:
     """Else a model trained yesterday would be tested on what it was trained on."""
     names = [b"hat/%d.jpg" % i for i in range(20)]
-    assert "".join(MODES[i][:2] for i in split.assign(names, 0, 0.6)) == "trvatetrvatrtrtetrtrtrtrtrtrtrtrtrtrtetr"
+    assert (
+        "".join(MODES[i][:2] for i in split.assign(names, 0, 0.6))
+        == "trvatetrvatrtrtetrtrtrtrtrtrtrtrtrtrtetr"
+    )

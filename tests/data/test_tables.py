@@ -13,7 +13,7 @@ import pytest
 from pyarrow import parquet
 
 from kerakit import DataReader, UserError
-from kerakit.data.reader import remarks
+from kerakit.data.reader import data_warnings
 
 Rows = list[dict[str, Any]]
 
@@ -31,7 +31,10 @@ def write(folder: Path, rows: Rows, kind: str = "csv") -> Path:
 
 
 def many(count: int = 400, **columns: Any) -> Rows:
-    return [{"path": f"images/{i:04d}.jpg", "label": "cat" if i % 3 else "dog", **columns} for i in range(count)]
+    return [
+        {"path": f"images/{i:04d}.jpg", "label": "cat" if i % 3 else "dog", **columns}
+        for i in range(count)
+    ]
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
@@ -48,7 +51,9 @@ def test_a_table_is_read_like_a_folder(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_labels_that_are_numbers_stay_what_they_are(tmp_path: Path, kind: str) -> None:
     labels = ["007", "1", "1e3"] if kind == "csv" else [7, 1, 1000]
-    rows = [{"path": f"{i}-{n}.jpg", "label": label} for i, label in enumerate(labels) for n in range(9)]
+    rows = [
+        {"path": f"{i}-{n}.jpg", "label": label} for i, label in enumerate(labels) for n in range(9)
+    ]
     expected = ("007", "1", "1e3") if kind == "csv" else ("1", "1000", "7")
     assert DataReader(write(tmp_path, rows, kind)).class_names == expected
 
@@ -57,7 +62,11 @@ def test_a_group_stays_on_one_side(tmp_path: Path) -> None:
     rows = [{**row, "group": f"patient {i // 8}"} for i, row in enumerate(many())]
     reader = DataReader(write(tmp_path, rows))
     for start in range(0, 400, 8):
-        sides = {m for m in ("train", "val", "test") if np.isin(np.arange(start, start + 8), reader.indices(m)).any()}
+        sides = {
+            m
+            for m in ("train", "val", "test")
+            if np.isin(np.arange(start, start + 8), reader.indices(m)).any()
+        }
         assert len(sides) == 1
     assert all(len(reader.indices(mode)) for mode in ("train", "val", "test"))
 
@@ -86,7 +95,10 @@ def test_absolute_paths_stay(tmp_path: Path) -> None:
     ],
 )
 def test_a_missing_column_is_named(tmp_path: Path, change: dict[str, None], said: str) -> None:
-    rows = [{name: value for name, value in row.items() if name not in change} | {"other": 1} for row in many(5)]
+    rows = [
+        {name: value for name, value in row.items() if name not in change} | {"other": 1}
+        for row in many(5)
+    ]
     with pytest.raises(UserError, match=said):
         DataReader(write(tmp_path, rows))
 
@@ -110,7 +122,9 @@ def test_a_bad_row_is_named(tmp_path: Path, row: dict[str, str], said: str) -> N
 
 
 def test_nan_in_a_column_of_numbers_is_an_empty_cell(tmp_path: Path) -> None:
-    rows = [{"path": f"{i}.jpg", "label": float(i % 2)} for i in range(5)] + [{"path": "x.jpg", "label": float("nan")}]
+    rows = [{"path": f"{i}.jpg", "label": float(i % 2)} for i in range(5)] + [
+        {"path": "x.jpg", "label": float("nan")}
+    ]
     with pytest.raises(UserError, match="row 6: the column 'label' is empty"):
         DataReader(write(tmp_path, rows, "parquet"))
 
@@ -124,12 +138,18 @@ def test_nan_in_a_column_of_numbers_is_an_empty_cell(tmp_path: Path) -> None:
         ("t.csv", b"path,label\n\xff\xfe.jpg,cat\n", "cannot be read"),
         ("t.csv", b"path,label,split\na.jpg,cat,tset\nb.jpg,dog,train\n", "unknown split 'tset'"),
         ("t.csv", b"path,label\na.jpg,cat\nb.jpg,cat\n", "has one class (cat)"),
-        ("t.csv", b"path,label,group\na.jpg,cat,\nb.jpg,dog,x\n", "row 1: the column 'group' is empty"),
+        (
+            "t.csv",
+            b"path,label,group\na.jpg,cat,\nb.jpg,dog,x\n",
+            "row 1: the column 'group' is empty",
+        ),
         ("t.parquet", b"PAR1 not at all", "cannot be read"),
         ("t.xlsx", b"PK", "no table that can be read"),
     ],
 )
-def test_a_file_that_is_no_good_table_is_explained(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+def test_a_file_that_is_no_good_table_is_explained(
+    tmp_path: Path, name: str, content: bytes, said: str
+) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError) as error:
         DataReader(tmp_path / name)
@@ -138,8 +158,11 @@ def test_a_file_that_is_no_good_table_is_explained(tmp_path: Path, name: str, co
 
 
 def test_a_class_that_is_not_held_out_is_said(tmp_path: Path) -> None:
-    rows = [{**row, "split": "val" if i < 50 and row["label"] == "cat" else "train"} for i, row in enumerate(many())]
-    assert remarks(DataReader(write(tmp_path, rows))) == [
+    rows = [
+        {**row, "split": "val" if i < 50 and row["label"] == "cat" else "train"}
+        for i, row in enumerate(many())
+    ]
+    assert data_warnings(DataReader(write(tmp_path, rows))) == [
         "the class 'dog' has no val images: nothing is known of how well it is told."
     ]
 

@@ -21,9 +21,15 @@ def warp(seed: int, keypoint_format: str = "xy", **data: Any) -> dict[str, Any]:
     pipeline = A.Compose(
         [Warp(flip=0.5, scale=(0.7, 1.4), translate=0.2, rotate=40)],
         bbox_params=A.BboxParams(
-            "pascal_voc", label_fields=[], clip=False, filter_invalid_bboxes=False, check_each_transform=False
+            "pascal_voc",
+            label_fields=[],
+            clip=False,
+            filter_invalid_bboxes=False,
+            check_each_transform=False,
         ),
-        keypoint_params=A.KeypointParams(keypoint_format, remove_invisible=False, angle_in_degrees=True),
+        keypoint_params=A.KeypointParams(
+            keypoint_format, remove_invisible=False, angle_in_degrees=True
+        ),
     )
     pipeline.set_random_seed(seed)
     warped: dict[str, Any] = pipeline(**data)
@@ -70,7 +76,9 @@ def test_a_flip_is_a_mirror_to_the_pixel() -> None:
         bbox_params=A.BboxParams("pascal_voc", label_fields=[]),
         keypoint_params=A.KeypointParams("xyas", angle_in_degrees=True),
     )
-    out = pipeline(image=image, mask=image[..., :1], bboxes=[(3, 4, 10, 20)], keypoints=[(3, 4, 30, 2)])
+    out = pipeline(
+        image=image, mask=image[..., :1], bboxes=[(3, 4, 10, 20)], keypoints=[(3, 4, 30, 2)]
+    )
     np.testing.assert_array_equal(out["image"], image[:, ::-1])
     np.testing.assert_array_equal(out["mask"], image[:, ::-1, :1])
     assert out["bboxes"][0] == pytest.approx((30, 4, 37, 20))
@@ -79,7 +87,9 @@ def test_a_flip_is_a_mirror_to_the_pixel() -> None:
 
 def test_a_float_image_is_warped_too() -> None:
     image = np.random.default_rng(0).random((31, 40, 3)).astype(np.float32)
-    np.testing.assert_allclose(A.Compose([Warp(flip=1)])(image=image)["image"], image[:, ::-1], atol=1e-6)
+    np.testing.assert_allclose(
+        A.Compose([Warp(flip=1)])(image=image)["image"], image[:, ::-1], atol=1e-6
+    )
 
 
 @given(seed=grounds, grey=st.integers(0, 255))

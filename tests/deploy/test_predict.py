@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Project
-from pages import Page
 from PIL import Image
+
+from pages import Page
+from projects import Project
 
 
 def kerakit(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -37,7 +38,9 @@ def delivered(trained_once: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder / "project"
 
 
-@pytest.mark.parametrize("model", ["progress/test", "deploy/test", "deploy/test/model_float32.tflite"])
+@pytest.mark.parametrize(
+    "model", ["progress/test", "deploy/test", "deploy/test/model_float32.tflite"]
+)
 def test_it_says_what_photos_show(delivered: Path, trained_once: Path, model: str) -> None:
     photos = trained_once.parent / "photos"
     done = kerakit(model, photos, cwd=delivered)
@@ -53,7 +56,9 @@ def test_json_top_and_odd_names(delivered: Path, trained_once: Path, tmp_path: P
     source = trained_once.parent / "photos" / "apple" / "00.png"
     shutil.copy(source, tmp_path / '-it\'s "an" apple.png')
     for model in ("progress/test", "deploy/test"):
-        done = kerakit(delivered / model, "--top", 2, "--as_json", "--", '-it\'s "an" apple.png', cwd=tmp_path)
+        done = kerakit(
+            delivered / model, "--top", 2, "--as_json", "--", '-it\'s "an" apple.png', cwd=tmp_path
+        )
         assert done.returncode == 0, done.stderr
         ((entry),) = json.loads(done.stdout)
         assert entry["path"] == '-it\'s "an" apple.png'
@@ -61,7 +66,9 @@ def test_json_top_and_odd_names(delivered: Path, trained_once: Path, tmp_path: P
         assert sum(label["confidence"] for label in entry["labels"]) == pytest.approx(1, abs=0.02)
 
 
-def test_a_broken_image_is_named_and_the_others_are_answered(delivered: Path, trained_once: Path, tmp_path: Path) -> None:
+def test_a_broken_image_is_named_and_the_others_are_answered(
+    delivered: Path, trained_once: Path, tmp_path: Path
+) -> None:
     (tmp_path / "bad.png").write_bytes(b"bad")
     shutil.copy(trained_once.parent / "photos" / "pear" / "00.png", tmp_path / "good.png")
     for model in ("progress/test", "deploy/test"):
@@ -86,7 +93,9 @@ def test_a_broken_image_is_named_and_the_others_are_answered(delivered: Path, tr
         (["deploy/test", "x.png", "--top", "0"], "at least 1"),
     ],
 )
-def test_bad_input_is_explained(delivered: Path, tmp_path: Path, words: list[str], said: str) -> None:
+def test_bad_input_is_explained(
+    delivered: Path, tmp_path: Path, words: list[str], said: str
+) -> None:
     shutil.copytree(delivered / "deploy", tmp_path / "deploy")
     (tmp_path / "empty").mkdir()
     Image.new("RGB", (20, 20)).save(tmp_path / "x.png")
@@ -123,9 +132,12 @@ def test_evaluate_scores_the_held_out_images(trained: Project) -> None:
     assert f"{found['accuracy']:.2%} of {found['images']} test images are right" in result.out
     page = Page(run / "report.html")
     page.expect_it_loads_nothing()
-    assert f"{found['accuracy']:.2%} of {found['images']} test images are right" in page.section("Evaluation")
+    assert f"{found['accuracy']:.2%} of {found['images']} test images are right" in page.section(
+        "Evaluation"
+    )
     shown = [
-        [r["class"], str(r["images"]), *(f"{r[key]:.2%}" for key in ("precision", "recall", "f1"))] for r in found["classes"]
+        [r["class"], str(r["images"]), *(f"{r[key]:.2%}" for key in ("precision", "recall", "f1"))]
+        for r in found["classes"]
     ]
     assert shown in [rows[1:] for rows in page.tables()]
     for name in ("confusion.png", "curves.png"):
@@ -148,8 +160,17 @@ def test_a_script_that_only_has_the_name_is_not_run(delivered: Path, tmp_path: P
 
 
 def test_a_reader_that_has_enough_is_no_error(delivered: Path, trained_once: Path) -> None:
-    command = [sys.executable, "-m", "kerakit.cli", "predict", "deploy/test", str(trained_once.parent / "photos")]
-    process = subprocess.Popen(command, cwd=delivered, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "kerakit.cli",
+        "predict",
+        "deploy/test",
+        str(trained_once.parent / "photos"),
+    ]
+    process = subprocess.Popen(
+        command, cwd=delivered, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     process.stdout.close()
     assert process.stderr is not None

@@ -8,14 +8,22 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT, Project, Result
+
+from projects import PROJECT, Project, Result
 
 # What urllib's downloads go through: a port where nobody listens, so that no machine of the tests can fetch anything.
-NO_NETWORK = {"https_proxy": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9", "TF_CPP_MIN_LOG_LEVEL": "3"}
+NO_NETWORK = {
+    "https_proxy": "http://127.0.0.1:9",
+    "http_proxy": "http://127.0.0.1:9",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+}
 
 FILES = {
     "mobilenet_v1": ("MobileNet", "mobilenet_1_0_224_tf_no_top.h5"),
-    "mobilenet_v2": ("MobileNetV2", "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"),
+    "mobilenet_v2": (
+        "MobileNetV2",
+        "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5",
+    ),
 }
 
 
@@ -59,7 +67,9 @@ print("all there")
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_weights_that_cannot_be_fetched_are_said_in_one_loud_line(name: str, tmp_path: Path) -> None:
+def test_weights_that_cannot_be_fetched_are_said_in_one_loud_line(
+    name: str, tmp_path: Path
+) -> None:
     result = python(
         f"from kerakit.models import build; from models import {name}; "
         f"print('started from', build({name}.construct, (32, 32), 2, 'auto')[1])",
@@ -75,16 +85,23 @@ def test_weights_that_were_asked_for_and_cannot_be_fetched_are_an_error(
 ) -> None:
     for name, value in {**NO_NETWORK, "KERAS_HOME": str(tmp_path)}.items():
         monkeypatch.setenv(name, value)
-    result = project.train("--model", "mobilenet_v2", "--input_size", "32,32", "--weights", "imagenet")
+    result = project.train(
+        "--model", "mobilenet_v2", "--input_size", "32,32", "--weights", "imagenet"
+    )
     assert result.code == 2
     assert "cannot be fetched" in result.err
     assert "--weights none" in result.err
     assert not (project.path / "progress").exists()
 
 
-def test_what_a_run_started_from_is_recorded(project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_a_run_started_from_is_recorded(
+    project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     for name, value in {**NO_NETWORK, "KERAS_HOME": str(tmp_path)}.items():
         monkeypatch.setenv(name, value)
     result = project.train("--model", "mobilenet_v1", "--input_size", "32,32", "--weights", "auto")
     assert result.code == 0, result.err
-    assert json.loads((project.path / "progress" / "test" / "config.json").read_text())["weights"] == "none"
+    assert (
+        json.loads((project.path / "progress" / "test" / "config.json").read_text())["weights"]
+        == "none"
+    )

@@ -42,7 +42,9 @@ def test_it_says_what_the_original_says(variant: Any, size: int) -> None:
         scores = model.predict(pixels(name, size), verbose=0)[0]
         expected = ORIGINAL[variant, name]
         assert list(np.argsort(-scores)[:3]) == [index for index, _ in expected]
-        np.testing.assert_allclose(np.sort(scores)[::-1][:3], [value for _, value in expected], atol=2e-5)
+        np.testing.assert_allclose(
+            np.sort(scores)[::-1][:3], [value for _, value in expected], atol=2e-5
+        )
 
 
 def test_without_its_top_it_stands_on_any_tensor() -> None:
@@ -52,7 +54,9 @@ def test_without_its_top_it_stands_on_any_tensor() -> None:
     assert model.output_shape == (None, 2, 3, 1280)
     assert model.inputs[0] is image
     stem = model.get_layer("stem_conv").get_weights()[0]
-    np.testing.assert_array_equal(stem, EfficientNetLite(0, (32, 32, 3)).get_layer("stem_conv").get_weights()[0])
+    np.testing.assert_array_equal(
+        stem, EfficientNetLite(0, (32, 32, 3)).get_layer("stem_conv").get_weights()[0]
+    )
     random = EfficientNetLite(0, (32, 32, 3), weights=None).get_layer("stem_conv").get_weights()[0]
     assert not np.array_equal(stem, random)
 

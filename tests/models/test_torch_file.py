@@ -35,7 +35,9 @@ PICKLES = 47176
 def test_the_tensors_of_a_real_file() -> None:
     tensors = read_tensors(real_file())
     assert len(tensors) == 296
-    assert sum(tensor.size for tensor in tensors.values() if tensor.dtype == np.float32) == 4_694_024
+    assert (
+        sum(tensor.size for tensor in tensors.values() if tensor.dtype == np.float32) == 4_694_024
+    )
     # sha256 of the values is that of torch.load(...)["_fc.bias"].numpy(), torch 2.15.
     assert tensors["_fc.bias"].shape == (1000,)
     assert tensors["_conv_stem.weight"].shape == (32, 3, 3, 3)
@@ -55,7 +57,9 @@ class Hostile:
 
 @pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize("place", range(5))
-def test_nothing_that_a_hostile_file_names_is_run(tmp_path: Path, place: int, protocol: int) -> None:
+def test_nothing_that_a_hostile_file_names_is_run(
+    tmp_path: Path, place: int, protocol: int
+) -> None:
     marker = tmp_path / "ran"
     call = Hostile(subprocess.check_call, ["touch", str(marker)])
     parts: list[Any] = [0x1950A86A20F9469CFC6C, 1001, {}, {}, []]
@@ -71,7 +75,9 @@ def test_nothing_that_a_hostile_file_names_is_run(tmp_path: Path, place: int, pr
 
 @given(st.data())
 @settings(max_examples=200, deadline=None)
-def test_a_damaged_file_is_refused_or_gives_tensors(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+def test_a_damaged_file_is_refused_or_gives_tensors(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
     damaged = bytearray(REAL[: PICKLES + 2000])
     for _ in range(data.draw(st.integers(1, 4))):
         damaged[data.draw(st.integers(0, PICKLES - 1))] = data.draw(st.integers(0, 255))

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Project
+
+from projects import Project
 
 FIT = """
 import sys, keras, numpy as np
@@ -26,7 +27,13 @@ print("EPOCHS", len(history.epoch))
 
 def fit(project: Project, **options: bool) -> tuple[int, str]:
     source = FIT.format(options=options)
-    done = subprocess.run([sys.executable, "-c", source], cwd=project.path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", source],
+        cwd=project.path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     return done.returncode, done.stdout + done.stderr
 
 
@@ -44,7 +51,12 @@ def test_all_of_them(project: Project) -> None:
 
 
 def test_none_of_them(project: Project) -> None:
-    off = {"checkpoint": False, "tensorboard": False, "limit_checkpoints": False, "early_stopping": False}
+    off = {
+        "checkpoint": False,
+        "tensorboard": False,
+        "limit_checkpoints": False,
+        "early_stopping": False,
+    }
     code, said = fit(project, **off)
     assert code == 0, said
     assert "EPOCHS 8" in said
@@ -64,7 +76,10 @@ def test_the_limit(project: Project, limit: bool) -> None:
 def test_a_loss_that_is_no_number_stops_the_training(project: Project) -> None:
     result = project.train("--learning_rate", "1e30", "--num_epochs", 2, "--batch_size", 5)
     assert result.code == 1
-    assert re.search(r"the loss became (nan|inf) at batch \d+ of epoch 1, with the images \S+, \S+, \S+ and 2 more", result.err)
+    assert re.search(
+        r"the loss became (nan|inf) at batch \d+ of epoch 1, with the images \S+, \S+, \S+ and 2 more",
+        result.err,
+    )
     assert "--learning_rate" in result.err
 
 

@@ -12,12 +12,12 @@ import albumentations as A  # noqa: N812
 import keras
 import numpy as np
 import pytest
-from conftest import Project, write_image
 
 from kerakit import BatchGenerator, DataReader, UserError
 from kerakit.training import features
-from kerakit.training.cut import split
 from kerakit.training.features import FeatureBatches, FeatureStore
+from kerakit.training.split_model import split
+from projects import Project, write_image
 
 
 class Generator(BatchGenerator):
@@ -48,7 +48,9 @@ def test_they_are_what_keras_says(photos: Path, tmp_path: Path) -> None:
         images = np.concatenate([images for images, _ in batches])
         np.testing.assert_array_equal(targets, np.concatenate([targets for _, targets in batches]))
         np.testing.assert_allclose(found, backbone.predict(images, verbose=0), atol=2e-5)
-        np.testing.assert_allclose(head.predict(found, verbose=0), whole.predict(images, verbose=0), atol=2e-5)
+        np.testing.assert_allclose(
+            head.predict(found, verbose=0), whole.predict(images, verbose=0), atol=2e-5
+        )
 
 
 def test_training_the_head_trains_the_model() -> None:
@@ -62,7 +64,9 @@ def test_training_the_head_trains_the_model() -> None:
     assert len(backbone.get_weights()) == len(changed) - 2
 
 
-def test_a_second_time_they_are_found(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_time_they_are_found(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     backbone, _ = split(model())
     reader = DataReader(photos)
     first = FeatureStore(backbone, tmp_path).compute(BatchGenerator(reader, "train", 8, (20, 16)))
@@ -99,21 +103,30 @@ def test_a_damaged_store_is_computed_anew(photos: Path, tmp_path: Path) -> None:
     assert [path.suffix for path in paths] == [".npy", ".npz"]
     for path in paths:
         whole = path.read_bytes()
-        for damaged in (b"", whole[:100], whole[: len(whole) // 2], whole[:300] + b"\1\2\3\4" + whole[304:]):
+        for damaged in (
+            b"",
+            whole[:100],
+            whole[: len(whole) // 2],
+            whole[:300] + b"\1\2\3\4" + whole[304:],
+        ):
             path.unlink()
             path.write_bytes(damaged)
             again, _ = FeatureStore(backbone, tmp_path / "kept").compute(generator)
             np.testing.assert_array_equal(again, first)
 
 
-def test_the_oldest_features_make_room(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_oldest_features_make_room(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     backbone, _ = split(model())
     generator = Generator(DataReader(photos), "train", 8, (20, 16), jitter=True)
     store = FeatureStore(backbone, tmp_path)
     size = len(generator.index) * 8 * 4 + 128
 
     def disk_usage(_: Path) -> Any:
-        return SimpleNamespace(free=5 * size - sum(path.stat().st_size for path in tmp_path.glob("*.npy")))
+        return SimpleNamespace(
+            free=5 * size - sum(path.stat().st_size for path in tmp_path.glob("*.npy"))
+        )
 
     monkeypatch.setattr("kerakit.training.features.shutil.disk_usage", disk_usage)
     assert store.fits(generator, views=2)
@@ -153,7 +166,15 @@ def test_a_model_without_a_head_to_train_is_explained() -> None:
 
 
 def test_training_head_and_fine_tuning_of_a_pretrained_model(project: Project) -> None:
-    small = ("--model", "efficientnet_lite0", "--input_size", "32,32", "--num_epochs", 1, "--jitter")
+    small = (
+        "--model",
+        "efficientnet_lite0",
+        "--input_size",
+        "32,32",
+        "--num_epochs",
+        1,
+        "--jitter",
+    )
     result = project.run("train.py", "--save_to", "progress/head", *small, "--schedule", "head")
     assert result.code == 0, result.err
     assert "epoch 20/20 - accuracy:" in result.out
@@ -161,12 +182,16 @@ def test_training_head_and_fine_tuning_of_a_pretrained_model(project: Project) -
     assert config["weights"] == "imagenet"
     assert config["phases"] == ["head"]
     assert len(list((project.path / "progress/head/ckpt").glob("*.h5"))) == 1
-    result = project.run("train.py", "--save_to", "progress/tuned", *small, "--class_weights", "--ema", 0.5)
+    result = project.run(
+        "train.py", "--save_to", "progress/tuned", *small, "--class_weights", "--ema", 0.5
+    )
     assert result.code == 0, result.err
     assert "epoch 21/21 - accuracy:" in result.out
     config = json.loads((project.path / "progress/tuned/config.json").read_text())
     assert config["phases"] == ["head", "finetune"]
-    again = project.run("train.py", "--save_to", "progress/more", *small, "--from_ckpt", "progress/tuned")
+    again = project.run(
+        "train.py", "--save_to", "progress/more", *small, "--from_ckpt", "progress/tuned"
+    )
     assert again.code == 0, again.err
     config = json.loads((project.path / "progress/more/config.json").read_text())
     assert config["phases"] == ["finetune"]
@@ -185,14 +210,18 @@ def test_a_head_on_nothing_is_refused(project: Project) -> None:
 def test_a_head_may_have_several_outputs() -> None:
     image = keras.Input((8, 8, 3))
     x = keras.layers.GlobalAveragePooling2D(name="features")(image)
-    two = keras.Model(image, [keras.layers.Dense(3, name="one")(x), keras.layers.Dense(3, name="other")(x)])
+    two = keras.Model(
+        image, [keras.layers.Dense(3, name="one")(x), keras.layers.Dense(3, name="other")(x)]
+    )
     backbone, head = split(two)
     images = np.ones((4, 8, 8, 3), np.float32)
     for answer, expected in zip(head(backbone(images)), two(images), strict=True):
         np.testing.assert_allclose(answer, expected)
 
 
-def test_several_targets_are_refused_and_missing_images_are_named(photos: Path, tmp_path: Path) -> None:
+def test_several_targets_are_refused_and_missing_images_are_named(
+    photos: Path, tmp_path: Path
+) -> None:
     class Two(BatchGenerator):
         def preprocess(self, image: Any, annot: Any) -> Any:
             return image, (annot, annot)
@@ -204,5 +233,7 @@ def test_several_targets_are_refused_and_missing_images_are_named(photos: Path, 
     missing = reader.image_path(int(reader.indices("train")[3]))
     missing.unlink()
     with pytest.raises(UserError, match=missing.name):
-        FeatureStore(backbone, tmp_path / "kept").compute(BatchGenerator(reader, "train", 8, (20, 16)))
+        FeatureStore(backbone, tmp_path / "kept").compute(
+            BatchGenerator(reader, "train", 8, (20, 16))
+        )
     assert not list((tmp_path / "kept").iterdir())

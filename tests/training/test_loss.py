@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from conftest import Project
+from projects import Project
 
 CHECK = """
 import sys, keras, numpy as np
@@ -32,5 +32,7 @@ print("CHECKED")
 
 
 def test_smoothed_targets_have_the_loss_of_the_formula(project: Project) -> None:
-    done = subprocess.run([sys.executable, "-c", CHECK], cwd=project.path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", CHECK], cwd=project.path, capture_output=True, text=True, check=False
+    )
     assert "CHECKED" in done.stdout, done.stderr

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Project
 from PIL import Image
 
 from kerakit.run import Run
+from projects import Project
 
 # Real processes, and real runs but for the weights: a training that takes no time.
 TRAIN = """
@@ -77,7 +77,9 @@ def quick(tmp_path: Path) -> Project:
 
 
 def trials(project: Project, name: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads((project.path / name / "search.json").read_text())["trials"]
+    found: list[dict[str, Any]] = json.loads((project.path / name / "search.json").read_text())[
+        "trials"
+    ]
     return [{key: value for key, value in trial.items() if key != "seconds"} for trial in found]
 
 
@@ -141,7 +143,10 @@ def test_failures_are_told_and_the_best_one_is_named(quick: Project) -> None:
     result = quick.run("train.py", "--save_to", "search", "--trials", 5)
     assert result.code == 0, result.err
     ended = trials(quick, "search")
-    assert {trial["params"]["kind"]: trial["error"] for trial in ended} == {"plain": None, "odd": "the loss became nan"}
+    assert {trial["params"]["kind"]: trial["error"] for trial in ended} == {
+        "plain": None,
+        "odd": "the loss became nan",
+    }
     for trial in ended:
         name = f"trial_{trial['number']:03d}"
         told = json.loads((quick.path / "search" / name / "config.json").read_text())
@@ -185,7 +190,9 @@ def test_failures_are_told_and_the_best_one_is_named(quick: Project) -> None:
     assert len(trials(quick, "search")) == 1
     assert {path.name for path in (quick.path / "search").iterdir()} >= {"notes.txt", "trial_000"}
     assert (quick.path / "search" / "trial_000" / "notes.txt").exists()
-    assert not any(Run(path).config.exists() for path in (quick.path / "search").glob("trial_00[1-9]"))
+    assert not any(
+        Run(path).config.exists() for path in (quick.path / "search").glob("trial_00[1-9]")
+    )
 
 
 def test_a_search_that_cannot_succeed_stops(quick: Project) -> None:
@@ -242,6 +249,13 @@ def test_the_digits_are_searched_though_it_is_killed(tmp_path: Path) -> None:
         assert (row["epoch"], row["val_accuracy"]) == (1, trial["score"])
         run.best()
     deployed = project.run(
-        "deploy.py", "--read_from", "search/trial_002", "--save_to", "deploy", "--formats", "keras", timeout=300
+        "deploy.py",
+        "--read_from",
+        "search/trial_002",
+        "--save_to",
+        "deploy",
+        "--formats",
+        "keras",
+        timeout=300,
     )
     assert deployed.code == 0, deployed.err

@@ -13,14 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Project
 
 from kerakit.errors import UserError
 from kerakit.run import Run
 from kerakit.training import TRACKER_NAMES
 from kerakit.training.trackers import TRACKERS, Ending, Tracker, tracking
+from projects import Project
 
-ENDED: dict[str, tuple[str, int]] = {"done": ("FINISHED", 0), "failed": ("FAILED", 1), "interrupted": ("KILLED", 130)}
+ENDED: dict[str, tuple[str, int]] = {
+    "done": ("FINISHED", 0),
+    "failed": ("FAILED", 1),
+    "interrupted": ("KILLED", 130),
+}
 
 
 # ------------------------------------------------------------------------------------------------------- without a service
@@ -60,7 +64,9 @@ def run(tmp_path: Path) -> Run:
     return run
 
 
-def test_a_service_that_fails_costs_no_training(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_service_that_fails_costs_no_training(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     tracker = Fragile(run)
     with tracking([tracker]):
         for epoch in range(4):
@@ -72,19 +78,27 @@ def test_a_service_that_fails_costs_no_training(run: Run, capsys: pytest.Capture
         (["config.json"], "none"),
         "done",
     ]
-    assert capsys.readouterr().err == "WARNING: Fragile failed, and logs no more of this run: the server has gone.\n"
+    assert (
+        capsys.readouterr().err
+        == "WARNING: Fragile failed, and logs no more of this run: the server has gone.\n"
+    )
 
 
 def test_a_service_that_does_not_start_is_an_error_and_ends_those_that_did(run: Run) -> None:
     first, second = Fragile(run), Fragile(run, starts=False)
-    with pytest.raises(UserError, match=r"Fragile did not start: no server\. Mend that"), tracking([first, second]):
+    with (
+        pytest.raises(UserError, match=r"Fragile did not start: no server\. Mend that"),
+        tracking([first, second]),
+    ):
         raise AssertionError("not reached")
     assert first.said[-1] == second.said[-1] == "failed"
 
 
 def test_a_missing_package_is_explained_and_nothing_is_touched(project: Project) -> None:
     get = "import sys; sys.modules['mlflow'] = None; import callbacks; callbacks.get('run', track=('mlflow',))"
-    done = subprocess.run([sys.executable, "-c", get], cwd=project.path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", get], cwd=project.path, capture_output=True, text=True, check=False
+    )
     assert "UserError: --track mlflow needs MLflow: pip install 'kerakit[mlflow]'" in done.stderr
     assert not (project.path / "run").exists()
 
@@ -168,7 +182,13 @@ print(json.dumps(found))
 
 def stored(project: Project, source: str) -> dict[str, Any]:
     """Return what a library stored of the one run."""
-    done = subprocess.run([sys.executable, "-c", source], cwd=project.path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", source],
+        cwd=project.path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
@@ -186,22 +206,41 @@ def expect(project: Project, name: str, how: str) -> None:
         assert found["ended"] == ENDED[how][library]
         assert found["name"] == f"progress/{name}"
         # Ctrl-C may come after the last epoch was written to history.csv and before a tracker is told of it.
-        possible = [metrics] + [{key: values[:-1] for key, values in metrics.items()}] * (how == "interrupted")
+        possible = [metrics] + [{key: values[:-1] for key, values in metrics.items()}] * (
+            how == "interrupted"
+        )
         assert found["metrics"] in possible
         assert found["best"] == f"progress/{name}/ckpt/{best}"
-        assert found["texts"] == {file: (folder / file).read_text() for file in ("config.json", "history.csv")}
+        assert found["texts"] == {
+            file: (folder / file).read_text() for file in ("config.json", "history.csv")
+        }
         pictures = {f"plots/{path.name}" for path in (folder / "plots").glob("*.png")}
         assert pictures | {"config.json", "history.csv"} <= set(found["files"])
         # MLflow keeps every value as text.
-        expected = {key: str(value) for key, value in settings.items()} if library == 0 else settings
-        assert {key: value for key, value in found["settings"].items() if key != "_wandb"} == expected
+        expected = (
+            {key: str(value) for key, value in settings.items()} if library == 0 else settings
+        )
+        assert {
+            key: value for key, value in found["settings"].items() if key != "_wandb"
+        } == expected
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("offline")
 def test_all_phases_are_one_run(project: Project) -> None:
-    small = ("--model", "efficientnet_lite0", "--input_size", "32,32", "--num_epochs", 2, "--schedule", "finetune")
-    result = project.run("train.py", "--save_to", "progress/test", *small, "--track", "mlflow,wandb")
+    small = (
+        "--model",
+        "efficientnet_lite0",
+        "--input_size",
+        "32,32",
+        "--num_epochs",
+        2,
+        "--schedule",
+        "finetune",
+    )
+    result = project.run(
+        "train.py", "--save_to", "progress/test", *small, "--track", "mlflow,wandb"
+    )
     assert result.code == 0, result.err
     epochs = [row["epoch"] for row in history(project, "test")]
     assert epochs[-1] == 20 + 2
@@ -224,13 +263,17 @@ LOSSES["worse"] = worse
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("offline")
-def test_a_training_that_fails_is_a_run_that_failed(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_that_fails_is_a_run_that_failed(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # MLflow's folder of files, which it keeps for old users; elsewhere in these tests its file of SQLite.
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", (project.path / "mlruns").as_uri())
     with (project.path / "loss.py").open("a") as file:
         file.write(LOSS)
-    result = project.train("--num_epochs", 30, "--loss", "worse", "--batch_size", 8, "--track", "mlflow,wandb")
+    result = project.train(
+        "--num_epochs", 30, "--loss", "worse", "--batch_size", 8, "--track", "mlflow,wandb"
+    )
     assert result.code == 1, result.out + result.err
     assert "the loss became" in result.err
     expect(project, "test", "failed")
@@ -239,7 +282,16 @@ def test_a_training_that_fails_is_a_run_that_failed(project: Project, monkeypatc
 @pytest.mark.slow
 @pytest.mark.usefixtures("offline")
 def test_ctrl_c_ends_the_tracked_run(project: Project) -> None:
-    command = [sys.executable, "train.py", "--save_to", "progress/test", "--model", "small_cnn", "--input_size", "16,12"]
+    command = [
+        sys.executable,
+        "train.py",
+        "--save_to",
+        "progress/test",
+        "--model",
+        "small_cnn",
+        "--input_size",
+        "16,12",
+    ]
     process = subprocess.Popen(
         [*command, "--num_epochs", "10000", "--track", "mlflow,wandb"],
         cwd=project.path,

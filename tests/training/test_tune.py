@@ -7,9 +7,9 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from conftest import Project
 
 from kerakit.training import tune
+from projects import Project
 
 
 class Batches(keras.utils.Sequence):
@@ -23,7 +23,12 @@ class Batches(keras.utils.Sequence):
 
 def model() -> keras.Model:
     keras.utils.set_random_seed(0)
-    layers = [keras.Input((4, 4, 3)), keras.layers.Flatten(), keras.layers.Dense(16, "relu"), keras.layers.Dense(2, "softmax")]
+    layers = [
+        keras.Input((4, 4, 3)),
+        keras.layers.Flatten(),
+        keras.layers.Dense(16, "relu"),
+        keras.layers.Dense(2, "softmax"),
+    ]
     return keras.Sequential(layers)
 
 
@@ -31,7 +36,9 @@ def compile_with(model: keras.Model, optimizer: Any) -> None:
     model.compile(optimizer, "sparse_categorical_crossentropy")
 
 
-def test_the_learning_rate_that_is_found_learns_faster_than_a_tenth_or_a_hundred_times_of_it() -> None:
+def test_the_learning_rate_that_is_found_learns_faster_than_a_tenth_or_a_hundred_times_of_it() -> (
+    None
+):
     tried = model()
     before = tried.get_weights()
     rate = tune.find_learning_rate(tried, compile_with, Batches())
@@ -81,7 +88,15 @@ runpy.run_path("train.py", run_name="__main__")
 
 @pytest.mark.slow
 def test_half_precision_trains_what_full_precision_deploys(project: Project) -> None:
-    flags = ("--model", "efficientnet_lite0", "--input_size", "32,32", "--num_epochs", 1, "--mixed_precision")
+    flags = (
+        "--model",
+        "efficientnet_lite0",
+        "--input_size",
+        "32,32",
+        "--num_epochs",
+        1,
+        "--mixed_precision",
+    )
     result = project.run("train.py", "--save_to", "progress/test", *flags)
     assert result.code == 2
     assert "faster on a GPU only" in result.err

@@ -22,15 +22,18 @@ from typing import Literal
 
 import numpy as np
 
-from kerakit.data.decode import DECODING, Pixels, read_image
-from kerakit.files import make_folder
+from kerakit.data.decode import DECODER_VERSION, Pixels, read_image
+from kerakit.files import make_dir
+from kerakit.machine import available_memory
 
 CacheKind = Literal["none", "ram", "disk"]
 
 IMAGES_A_COUNT = 64
 """After how many new images the folder is measured again, since other runs may fill it too."""
 
-_ENTRY = struct.Struct("<16sQII")  # digest of the image's key; its place in .pixels; CRC-32 of its pixels; CRC-32 of these
+_ENTRY = struct.Struct(
+    "<16sQII"
+)  # digest of the image's key; its place in .pixels; CRC-32 of its pixels; CRC-32 of these
 
 
 class RamCache:
@@ -43,7 +46,7 @@ class RamCache:
 
     def __init__(self, input_size: tuple[int, int], limit: int | None = None) -> None:
         self._input_size = input_size
-        self._room = (_available_memory() // 2 if limit is None else limit) // _bytes_of(input_size)
+        self._room = (available_memory() // 2 if limit is None else limit) // _bytes_of(input_size)
         self._images: dict[Path, Pixels] = {}
 
     def __len__(self) -> int:
@@ -75,9 +78,13 @@ class DiskCache:
         self._input_size = input_size
         self._length = _bytes_of(input_size)
         self._root = folder
-        self._store = folder / f"{input_size[0]}x{input_size[1]}-{DECODING}"
-        make_folder(self._store)
-        self._limit = _bytes_below(folder) + shutil.disk_usage(self._store).free // 2 if limit is None else limit
+        self._store = folder / f"{input_size[0]}x{input_size[1]}-{DECODER_VERSION}"
+        make_dir(self._store)
+        self._limit = (
+            _bytes_below(folder) + shutil.disk_usage(self._store).free // 2
+            if limit is None
+            else limit
+        )
         self._lock = threading.Lock()
         self._files: list[int] = []
         # By digest: the file, the place in it, and the CRC-32 that is still to be checked (None once it was).
@@ -166,13 +173,19 @@ class DiskCache:
     def _create(self) -> tuple[int, int]:
         name = self._store / f"{os.getpid()}-{secrets.token_hex(4)}"
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
-        self._own = os.open(f"{name}.pixels", flags, 0o644), os.open(f"{name}.index", flags | os.O_APPEND, 0o644)
+        self._own = (
+            os.open(f"{name}.pixels", flags, 0o644),
+            os.open(f"{name}.index", flags | os.O_APPEND, 0o644),
+        )
         self._files += self._own
         return self._own
 
     def _give_up(self, error: OSError) -> None:
         if self._room > 0:
-            print(f"cache: {self._store} takes no more ({error}); the other images are decoded each time.", flush=True)
+            print(
+                f"cache: {self._store} takes no more ({error}); the other images are decoded each time.",
+                flush=True,
+            )
         self._room = 0
 
     def _count_room(self) -> int:
@@ -204,7 +217,3 @@ def _bytes_of(input_size: tuple[int, int]) -> int:
 
 def _bytes_below(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def _available_memory() -> int:
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -6,8 +6,6 @@ import csv
 import hashlib
 import io
 import os
-import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,17 +14,16 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from rich.progress import Progress
 from rich.table import Table
 
-from kerakit.data.decode import decode, kind_of, read_bytes, size_of
+from kerakit.console import print_table, printable
+from kerakit.data.decode import decode, detect_extension, read_bytes, size_of
 from kerakit.data.folders import is_hidden
 from kerakit.data.reader import DataReader
 from kerakit.data.similar import THUMBNAIL, fingerprint, near_duplicates
 from kerakit.data.split import MODES
 from kerakit.errors import ImageError
-from kerakit.files import replacing
-from kerakit.script import print_table
+from kerakit.files import atomic_write
 
 TINY, HUGE = 32, 50_000_000
 """An image is tiny with a side of fewer pixels, huge with more pixels in all."""
@@ -46,8 +43,21 @@ KINDS = {
 """What is found, and what it means; in the order of the report."""
 
 _SAME = {".jpeg": ".jpg", ".tif": ".tiff"}
-_OTHER_IMAGES = {".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw"}
-_SECONDS_A_LINE = 2
+_OTHER_IMAGES = {
+    ".heic",
+    ".heif",
+    ".avif",
+    ".jxl",
+    ".jp2",
+    ".svg",
+    ".psd",
+    ".dng",
+    ".cr2",
+    ".cr3",
+    ".nef",
+    ".arw",
+    ".raw",
+}
 _CHUNK = 32  # images a task: few enough that the progress moves, enough that tasks cost nothing
 
 
@@ -59,13 +69,13 @@ class Finding:
         key: its path below the data's folder.
         kind: a key of ``KINDS``.
         detail: the other file, the error, the size.
-        leave_out: whether readers shall leave the image out.
+        exclusions: whether readers shall leave the image out.
     """
 
     key: str
     kind: str
     detail: str
-    leave_out: bool = False
+    exclusions: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,7 +90,9 @@ class _Seen:
     frames: int = 1
 
 
-def check(reader: DataReader, threads: int, say: Callable[[int], None] = lambda _: None) -> list[Finding]:
+def check(
+    reader: DataReader, threads: int, say: Callable[[int], None] = lambda _: None
+) -> list[Finding]:
     """Read every image of ``reader`` once.
 
     Args:
@@ -101,65 +113,46 @@ def check(reader: DataReader, threads: int, say: Callable[[int], None] = lambda 
 
 
 def write_findings(path: Path, findings: list[Finding]) -> None:
-    """Write the list that readers respect: CSV with path, finding, detail, leave_out ("yes" or "no"). It may be edited."""
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+    """Write the list that readers respect: CSV with path, finding, detail, exclusions ("yes" or "no"). It may be edited."""
+    with (
+        atomic_write(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
         rows = csv.writer(file)
-        rows.writerow(["path", "finding", "detail", "leave_out"])
-        rows.writerows([f.key, f.kind, f.detail, "yes" if f.leave_out else "no"] for f in findings)
+        rows.writerow(["path", "finding", "detail", "exclusions"])
+        rows.writerows([f.key, f.kind, f.detail, "yes" if f.exclusions else "no"] for f in findings)
 
 
 def show(reader: DataReader, findings: list[Finding]) -> None:
     """Print the findings by kind with an example each, and the images of each class in each split."""
-    table = Table(title=f"{len(reader):,} images in {len(reader.class_names)} classes", title_justify="left")
+    table = Table(
+        title=f"{len(reader):,} images in {len(reader.class_names)} classes", title_justify="left"
+    )
     for heading in ("class", *MODES):
         table.add_column(heading, justify="left" if heading == "class" else "right")
     columns = [reader.counts(mode) for mode in MODES]
     for name, *numbers in zip(reader.class_names, *columns, strict=True):
-        table.add_row(_printable(name), *(f"{number:,}" for number in numbers))
+        table.add_row(printable(name), *(f"{number:,}" for number in numbers))
     tables = [table]
     counts = Counter(finding.kind for finding in findings)
     if findings:
         tables.append(Table(title="What was found", title_justify="left"))
         for heading in ("images", "finding", "for instance"):
-            tables[1].add_column(heading, justify="right" if heading == "images" else "left", overflow="fold")
+            tables[1].add_column(
+                heading, justify="right" if heading == "images" else "left", overflow="fold"
+            )
     for kind, count in counts.items():
         first = next(finding for finding in findings if finding.kind == kind)
         example = f"{first.key} ({first.detail})" if first.detail else first.key
-        tables[1].add_row(f"{count:,}", f"{kind}: {KINDS[kind]}", _printable(example))
+        tables[1].add_row(f"{count:,}", f"{kind}: {KINDS[kind]}", printable(example))
     for each in tables:
         print_table(each)
     train = columns[0]
     if train.max() > 10 * train.min():
-        rare, common = (_printable(reader.class_names[i]) for i in (train.argmin(), train.argmax()))
-        print(f"unbalanced: {rare!r} has {train.min():,} training images, {common!r} {train.max():,}.")
-
-
-class progress:  # noqa: N801 - used as `with progress(...) as say:`
-    """Show how many images were read: a bar on a terminal, else a line every two seconds."""
-
-    def __init__(self, total: int) -> None:
-        self._total = total
-        self._said = time.monotonic()
-        self._bar = Progress(transient=True) if sys.stdout.isatty() else None
-
-    def __enter__(self) -> Callable[[int], None]:
-        """Return what is to be called with the number of images so far."""
-        if self._bar is None:
-            return self._line
-        bar = self._bar
-        bar.start()
-        task = bar.add_task("checking", total=self._total)
-        return lambda done: bar.update(task, completed=done)
-
-    def __exit__(self, *_: object) -> None:
-        """Take the bar away."""
-        if self._bar is not None:
-            self._bar.stop()
-
-    def _line(self, done: int) -> None:
-        if time.monotonic() - self._said > _SECONDS_A_LINE:
-            self._said = time.monotonic()
-            print(f"checked {done:,} of {self._total:,} images", flush=True)
+        rare, common = (printable(reader.class_names[i]) for i in (train.argmin(), train.argmax()))
+        print(
+            f"unbalanced: {rare!r} has {train.min():,} training images, {common!r} {train.max():,}."
+        )
 
 
 def _in_parallel(reader: DataReader, threads: int) -> Iterator[list[_Seen]]:
@@ -181,12 +174,19 @@ def _look(path: Path) -> _Seen:
         return _Seen(error=error.reason)
     except ValueError as error:
         return _Seen(error=str(error))
-    kind = kind_of(data)
+    kind = detect_extension(data)
     frames = 1
     if kind in (".gif", ".webp", ".png", ".tiff"):
         with Image.open(io.BytesIO(data)) as image:
             frames = getattr(image, "n_frames", 1)
-    return _Seen("", hashlib.sha256(data).digest(), fingerprint(thumbnail).tobytes(), size_of(data), kind, frames)
+    return _Seen(
+        "",
+        hashlib.sha256(data).digest(),
+        fingerprint(thumbnail).tobytes(),
+        size_of(data),
+        kind,
+        frames,
+    )
 
 
 def _single(reader: DataReader, seen: list[_Seen]) -> Iterator[Finding]:
@@ -194,7 +194,7 @@ def _single(reader: DataReader, seen: list[_Seen]) -> Iterator[Finding]:
     for i, one in enumerate(seen):
         key = reader.key(i)
         if one.error:
-            yield Finding(key, "unreadable", one.error, leave_out=True)
+            yield Finding(key, "unreadable", one.error, exclusions=True)
             continue
         width, height = one.size
         ending = Path(key).suffix.lower()
@@ -224,7 +224,12 @@ class _Pairs:
         same: dict[bytes, list[int]] = {}
         for i in self._rows:
             same.setdefault(self._seen[i].digest, []).append(int(i))
-        found = [finding for copies in same.values() if len(copies) > 1 for finding in self._copies(copies)]
+        found = [
+            finding
+            for copies in same.values()
+            if len(copies) > 1
+            for finding in self._copies(copies)
+        ]
         known = {finding.key for finding in found}
         return found + [finding for finding in self._near() if finding.key not in known]
 
@@ -234,10 +239,10 @@ class _Pairs:
         kept = next((i for i in copies if not self._trains[i]), copies[0])
         for i in copies:
             if (other := next((j for j in copies if targets[j] != targets[i]), None)) is not None:
-                yield self._finding(i, "two classes", other, leave_out=True)
+                yield self._finding(i, "two classes", other, exclusions=True)
             elif i != kept:
                 leaks = self._trains[i] and not self._trains[kept]
-                yield self._finding(i, "leak" if leaks else "duplicate", kept, leave_out=True)
+                yield self._finding(i, "leak" if leaks else "duplicate", kept, exclusions=True)
 
     def _near(self) -> Iterator[Finding]:
         if not len(self._rows):
@@ -248,10 +253,17 @@ class _Pairs:
         for i, other in zip(rows, rows[near_duplicates(prints)], strict=True):
             if i != other:
                 leaks = bool(self._trains[i] and not self._trains[other])
-                yield self._finding(i, "leak" if leaks else "near duplicate", other, leave_out=leaks)
+                yield self._finding(
+                    i, "leak" if leaks else "near duplicate", other, exclusions=leaks
+                )
 
-    def _finding(self, i: int, kind: str, other: int, leave_out: bool) -> Finding:
-        return Finding(self._reader.key(i), kind, f"{self._reader.key(int(other))}, {self._modes[other]}", leave_out)
+    def _finding(self, i: int, kind: str, other: int, exclusions: bool) -> Finding:
+        return Finding(
+            self._reader.key(i),
+            kind,
+            f"{self._reader.key(int(other))}, {self._modes[other]}",
+            exclusions,
+        )
 
 
 def _not_read(reader: DataReader) -> Iterator[Finding]:
@@ -262,9 +274,6 @@ def _not_read(reader: DataReader) -> Iterator[Finding]:
         folders[:] = sorted(name for name in folders if not is_hidden(name))
         for name in sorted(files):
             if not is_hidden(name) and Path(name).suffix.lower() in _OTHER_IMAGES:
-                yield Finding((Path(parent) / name).relative_to(reader.data).as_posix(), "not read", "")
-
-
-def _printable(text: str) -> str:
-    """Names that are no text, or that would move the cursor, are shown escaped."""
-    return text if text.isprintable() else ascii(text)[1:-1]
+                yield Finding(
+                    (Path(parent) / name).relative_to(reader.data).as_posix(), "not read", ""
+                )

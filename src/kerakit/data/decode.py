@@ -21,13 +21,13 @@ from PIL import Image, ImageOps
 
 from kerakit.errors import ImageError
 
-ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 """Files that are taken for images, by their lower-case ending."""
 
-DECODING = "v2"
+DECODER_VERSION = "v2"
 """Change it whenever the same file gives other pixels than before: caches on disk are known by it."""
 
-MOST_PIXELS = 250_000_000
+MAX_PIXELS = 250_000_000
 """Larger images are refused: a file of a few kilobytes may else take all memory. Phones give up to 200 million."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -44,7 +44,7 @@ _STARTS = {
 Pixels = NDArray[np.uint8]
 
 # Pillow refuses above twice this.
-Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
 
 # The batches are decoded by several threads at once; OpenCV's own threads would only fight with them.
 cv2.setNumThreads(0)
@@ -101,8 +101,8 @@ def decode(data: bytes, input_size: tuple[int, int]) -> Pixels:
     return _resize(_decode_other(data) if pixels is None else pixels, input_size)
 
 
-def kind_of(data: bytes) -> str:
-    """Return the ending of ``ENDINGS`` that the first bytes of a file call for; "" for other formats."""
+def detect_extension(data: bytes) -> str:
+    """Return the ending of ``IMAGE_EXTENSIONS`` that the first bytes of a file call for; "" for other formats."""
     if data[:4] == b"RIFF":
         return ".webp" if data[8:12] == b"WEBP" else ""
     return next((ending for start, ending in _STARTS.items() if data.startswith(start)), "")
@@ -123,7 +123,9 @@ def _decode_jpeg(data: bytes, input_size: tuple[int, int]) -> Pixels | None:
     width, height = _jpeg_size(data)
     try:
         by = _power_of_two(width, height, wanted)
-        pixels = simplejpeg.decode_jpeg(data, "RGB", min_width=-(-width // by), min_height=-(-height // by))
+        pixels = simplejpeg.decode_jpeg(
+            data, "RGB", min_width=-(-width // by), min_height=-(-height // by)
+        )
     except ValueError as error:
         if "colorspace" in str(error).lower() or "cmyk" in str(error).lower():
             return None
@@ -136,8 +138,8 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
         height, width, _, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError as error:
         raise ValueError(f"damaged JPEG ({error})") from None
-    if width * height > MOST_PIXELS:
-        raise ValueError(f"{width} by {height} pixels are more than {MOST_PIXELS // 10**6} million")
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{width} by {height} pixels are more than {MAX_PIXELS // 10**6} million")
     return width, height
 
 
@@ -186,7 +188,9 @@ def _decode_other(data: bytes) -> Pixels:
             if upright.mode.startswith("I;16"):
                 return _grey(np.asarray(upright, np.uint16) >> 8)
             if upright.mode in ("I", "F"):
-                raise ValueError(f"pixels of mode {upright.mode} have no known range; convert it to 8 or 16 bits")
+                raise ValueError(
+                    f"pixels of mode {upright.mode} have no known range; convert it to 8 or 16 bits"
+                )
             if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
                 # White under what is transparent: what a viewer of the image shows.
                 on_white = Image.new("RGBA", upright.size, "white")
@@ -228,10 +232,7 @@ def _resize(pixels: Pixels, input_size: tuple[int, int]) -> Pixels:
     if (width, height) == input_size:
         return pixels
     shrinks = width >= 4 * input_size[0] or height >= 4 * input_size[1]
-    resized: Pixels = cv2.resize(pixels, input_size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    resized: Pixels = cv2.resize(
+        pixels, input_size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    )
     return resized
-
-
-def available_cores() -> int:
-    """Return the number of processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

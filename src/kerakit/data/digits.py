@@ -18,4 +18,6 @@ def write_digits(folder: Path) -> None:
     for i, (pixels, digit) in enumerate(zip(digits.images, digits.target, strict=True)):
         of_class = folder / str(digit)
         of_class.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.round(pixels * (255 / 16)).astype(np.uint8)).save(of_class / f"{i:04d}.png")
+        Image.fromarray(np.round(pixels * (255 / 16)).astype(np.uint8)).save(
+            of_class / f"{i:04d}.png"
+        )

@@ -8,16 +8,22 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from kerakit.data.decode import ENDINGS
-from kerakit.data.reader import NOT_GIVEN, Listing
+from kerakit.data.decode import IMAGE_EXTENSIONS
+from kerakit.data.reader import UNASSIGNED, ImageIndex
 from kerakit.data.split import MODES, Mode
 from kerakit.errors import UserError
 
 # Folders of a given split, by the names that data sets use.
-_SPLIT_FOLDERS: dict[str, Mode] = {"train": "train", "validation": "val", "val": "val", "valid": "val", "test": "test"}
+_SPLIT_FOLDERS: dict[str, Mode] = {
+    "train": "train",
+    "validation": "val",
+    "val": "val",
+    "valid": "val",
+    "test": "test",
+}
 
 
-def list_folder(folder: Path) -> Listing:
+def index_folder(folder: Path) -> ImageIndex:
     """List a folder with one folder a class, or with ``train/``, ``validation/``, ``test/`` of such.
 
     Raises:
@@ -30,19 +36,24 @@ def list_folder(folder: Path) -> Listing:
         )
     given = {name: mode for name, mode in _SPLIT_FOLDERS.items() if (folder / name).is_dir()}
     if len(set(given.values())) < len(given):
-        raise UserError(f"{folder} gives a split twice: {', '.join(given)}. Keep one folder for each.")
+        raise UserError(
+            f"{folder} gives a split twice: {', '.join(given)}. Keep one folder for each."
+        )
     roots = sorted(given) if "train" in given else ["."]
     class_names = _find_classes(folder, roots, trained_in="train" if "train" in given else ".")
     keys: list[str] = []
     counts: list[tuple[int, int, int]] = []
     for root in roots:
-        split = MODES.index(given[root]) if "train" in given else NOT_GIVEN
+        split = MODES.index(given[root]) if "train" in given else UNASSIGNED
         for target, name in enumerate(class_names):
-            found = [f"{root}/{name}/{file}".removeprefix("./") for file in images_below(folder / root / name)]
+            found = [
+                f"{root}/{name}/{file}".removeprefix("./")
+                for file in list_images(folder / root / name)
+            ]
             keys += found
             counts.append((target, split, len(found)))
     targets, splits, lengths = np.array(counts).T
-    return Listing(
+    return ImageIndex(
         folder,
         pa.array([os.fsencode(key) for key in keys], pa.binary()),
         np.repeat(targets, lengths).astype(np.int32),
@@ -56,35 +67,43 @@ def _find_classes(folder: Path, roots: list[str], trained_in: str) -> tuple[str,
     names = tuple(classes[trained_in])
     where = folder / trained_in
     if not names:
-        hint = " It holds images: move them into one folder a class." if _holds_images(where) else ""
+        hint = (
+            " It holds images: move them into one folder a class." if _holds_images(where) else ""
+        )
         raise UserError(f"{where} has no folders. Expected one folder of images a class.{hint}")
     if len(names) < 2:
-        raise UserError(f"{where} has one class ({names[0]}). Expected at least two folders, one a class.")
+        raise UserError(
+            f"{where} has one class ({names[0]}). Expected at least two folders, one a class."
+        )
     for root, found in classes.items():
         if unknown := sorted(set(found) - set(names)):
             raise UserError(
                 f"{folder / root} has the class {unknown[0]!r}, which {where} lacks. "
                 "Rename that folder, or add training images of the class."
             )
-    refuse_unprintable(names, where)
+    check_printable(names, where)
     return names
 
 
-def refuse_unprintable(names: tuple[str, ...], where: Path) -> None:
+def check_printable(names: tuple[str, ...], where: Path) -> None:
     """Raise UserError where the name of a class would break labels.txt."""
     if bad := next((name for name in names if not name.isprintable()), None):
-        raise UserError(f"{where} has the class {bad!r}: line breaks and control characters don't fit into labels.txt.")
+        raise UserError(
+            f"{where} has the class {bad!r}: line breaks and control characters don't fit into labels.txt."
+        )
 
 
 def _folders_in(folder: Path) -> list[str]:
-    return sorted(name for name in os.listdir(folder) if (folder / name).is_dir() and not is_hidden(name))
+    return sorted(
+        name for name in os.listdir(folder) if (folder / name).is_dir() and not is_hidden(name)
+    )
 
 
 def _holds_images(folder: Path) -> bool:
-    return any(Path(name).suffix.lower() in ENDINGS for name in os.listdir(folder))
+    return any(Path(name).suffix.lower() in IMAGE_EXTENSIONS for name in os.listdir(folder))
 
 
-def images_below(folder: Path) -> list[str]:
+def list_images(folder: Path) -> list[str]:
     """Return the paths of the images below ``folder``, relative to it, sorted; folders and links are followed once."""
     found: list[str] = []
     seen: set[str] = set()
@@ -96,7 +115,11 @@ def images_below(folder: Path) -> list[str]:
         seen.add(real)
         folders[:] = sorted(name for name in folders if not is_hidden(name))
         below = Path(parent).relative_to(folder)
-        found += [(below / name).as_posix() for name in files if Path(name).suffix.lower() in ENDINGS and not is_hidden(name)]
+        found += [
+            (below / name).as_posix()
+            for name in files
+            if Path(name).suffix.lower() in IMAGE_EXTENSIONS and not is_hidden(name)
+        ]
     return sorted(found)
 
 

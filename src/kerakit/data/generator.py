@@ -14,23 +14,24 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from kerakit.console import quiet_logs
 from kerakit.data import memory
 from kerakit.data.augment import Augmenter, seed_of
-from kerakit.data.clock import Clock
-from kerakit.data.decode import Pixels, available_cores, read_image
+from kerakit.data.decode import Pixels, read_image
 from kerakit.data.mix import Mix
-from kerakit.data.order import order
+from kerakit.data.order import permutation
+from kerakit.data.read_timer import ReadTimer
 from kerakit.data.reader import Reader
 from kerakit.data.split import Mode
 from kerakit.errors import ImageError, UserError
-from kerakit.quiet import no_advice
+from kerakit.machine import available_cores
 
-with no_advice():
+with quiet_logs():
     # It looks for JAX's profiler when it is imported, and says so when there is none.
     import grain
 
 MOST_BAD = 0.01
-"""The share of unreadable images at which ``skip_bad`` stops all the same."""
+"""The share of unreadable images at which ``skip_unreadable`` stops all the same."""
 
 BATCHES_AHEAD = 4
 """How many batches are read ahead beyond one a thread. Memory: this plus the threads, times a batch."""
@@ -50,13 +51,13 @@ class BatchGenerator(keras.utils.Sequence):
         seed: of the order and of the augmentation, in [0, 2**32).
         threads: how many batches are prepared at a time; default: one for each core.
         read: how an image is read at the input size, as a cache does; default: from its file each time.
-        skip_bad: put another image, always the same one, in the place of one that cannot be read, and note it in ``bad``.
+        skip_unreadable: put another image, always the same one, in the place of one that cannot be read, and note it in ``bad``.
         mix: MixUp and CutMix, in mode "train"; in all modes the targets become shares, float32 (batch, classes).
         drop_last: leave a last batch that is smaller than the others away (only in mode "train").
 
     Attributes:
         index: int64 (n,), the reader's indices of this mode.
-        epoch: counted from 0; set it with ``follow_epochs()``.
+        epoch: counted from 0; set it with ``epoch_callback()``.
         strength: of the augmentation; 0 for none.
         error: what stopped the reading, if something did.
         clock: how long reading took and was waited for.
@@ -77,7 +78,7 @@ class BatchGenerator(keras.utils.Sequence):
         seed: int = 0,
         threads: int | None = None,
         read: Callable[[Path], Pixels] | None = None,
-        skip_bad: bool = False,
+        skip_unreadable: bool = False,
         mix: Mix | None = None,
         drop_last: bool = False,
     ) -> None:
@@ -96,7 +97,7 @@ class BatchGenerator(keras.utils.Sequence):
                 "change TRAIN_RATIO_DEFAULT, or give a folder of that name."
             )
         self._read = partial(read_image, input_size=input_size) if read is None else read
-        self.skip_bad = skip_bad
+        self.skip_unreadable = skip_unreadable
         self.bad: dict[str, str] = {}
         self.mix = mix
         self.drop_last = drop_last and mode == "train"
@@ -107,7 +108,7 @@ class BatchGenerator(keras.utils.Sequence):
             )
         self.epoch = 0
         self.error: Exception | None = None
-        self.clock = Clock()
+        self.timer = ReadTimer()
         self.strength = float(jitter) if mode == "train" else 0.0
         self._augmenter = Augmenter(self.get_aug_pipeline, seed) if self.strength else None
         self._reading: Any = None  # grain's iterator over the batches from position `_next` on
@@ -118,7 +119,9 @@ class BatchGenerator(keras.utils.Sequence):
 
     def get_aug_pipeline(self) -> Any:
         """Return a new ``albumentations.Compose``, as strong as ``self.strength`` says. Called once a thread."""
-        raise UserError(f"{type(self).__name__} has no get_aug_pipeline(), which jitter=True needs.")
+        raise UserError(
+            f"{type(self).__name__} has no get_aug_pipeline(), which jitter=True needs."
+        )
 
     def preprocess(self, image: Pixels, annot: Any) -> tuple[Any, Any]:
         """Change one image, uint8 (height, width, 3), and its annotation, before (image, annotation) join a batch."""
@@ -128,7 +131,11 @@ class BatchGenerator(keras.utils.Sequence):
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
-        return len(self.index) // self.batch_size if self.drop_last else -(-len(self.index) // self.batch_size)
+        return (
+            len(self.index) // self.batch_size
+            if self.drop_last
+            else -(-len(self.index) // self.batch_size)
+        )
 
     def __getitem__(self, i: int) -> tuple[Any, Any]:
         """Return batch ``i`` of the current epoch.
@@ -146,7 +153,7 @@ class BatchGenerator(keras.utils.Sequence):
                 position = self._next if self._continues_with(i) else self.epoch * len(self) + i
                 if self._reading is None or position != self._next:
                     self._reading = self._start_reading(position)
-                with self.clock.wait():
+                with self.timer.wait():
                     batch = next(self._reading)
                 self._next = position + 1
         except Exception as error:
@@ -175,12 +182,12 @@ class BatchGenerator(keras.utils.Sequence):
             annot = augmented if followers else annot
         return self.preprocess(image, annot)
 
-    def follow_epochs(self) -> keras.callbacks.Callback:
-        """Return the callback that tells this generator its epoch: ``fit(callbacks=[..., train_data.follow_epochs()])``.
+    def epoch_callback(self) -> keras.callbacks.Callback:
+        """Return the callback that tells this generator its epoch: ``fit(callbacks=[..., train_data.epoch_callback()])``.
 
         Keras's hooks of the sequence itself are called once too often on JAX, so they cannot count.
         """
-        return FollowEpochs(self)
+        return EpochCallback(self)
 
     def keys(self, i: int) -> list[str]:
         """Return the keys of the images in batch ``i`` of the current epoch."""
@@ -204,13 +211,13 @@ class BatchGenerator(keras.utils.Sequence):
         return self.mode != "train" and self._reading is not None and self._next % len(self) == i
 
     def _readable(self, row: int) -> tuple[int, Pixels]:
-        """Return ``row`` and its image; with ``skip_bad``, those of a stand-in that depends on seed and key alone."""
+        """Return ``row`` and its image; with ``skip_unreadable``, those of a stand-in that depends on seed and key alone."""
         key = self.data_reader.key(row)
         for attempt in itertools.count():
             try:
                 return row, self._read(self.data_reader.image_path(row))
             except ImageError as error:
-                if not self.skip_bad:
+                if not self.skip_unreadable:
                     raise
                 self.bad[self.data_reader.key(row)] = str(error)
                 if len(self.bad) > max(1, MOST_BAD * len(self.index)):
@@ -224,16 +231,26 @@ class BatchGenerator(keras.utils.Sequence):
     def _row(self, position: int) -> int:
         """Return the reader's index of the image at ``position``, counted over epochs."""
         epoch, place = divmod(position, len(self.index))
-        return int(self.index[order(len(self.index), self.seed, epoch)[place] if self.mode == "train" else place])
+        return int(
+            self.index[
+                permutation(len(self.index), self.seed, epoch)[place]
+                if self.mode == "train"
+                else place
+            ]
+        )
 
     def _positions(self, epoch: int, i: int) -> range:
         start = epoch * len(self.index)
-        return range(start + i * self.batch_size, start + min((i + 1) * self.batch_size, len(self.index)))
+        return range(
+            start + i * self.batch_size, start + min((i + 1) * self.batch_size, len(self.index))
+        )
 
     def _load(self, position: int) -> tuple[Any, Any]:
         """Return the batch at ``position``, counted over epochs."""
         epoch, i = divmod(position, len(self))
-        images, annots = (_stack(part) for part in zip(*map(self.sample, self._positions(epoch, i)), strict=True))
+        images, annots = (
+            _stack(part) for part in zip(*map(self.sample, self._positions(epoch, i)), strict=True)
+        )
         if self.mix is None:
             return images, annots
         if self.mode != "train":
@@ -241,21 +258,25 @@ class BatchGenerator(keras.utils.Sequence):
         return self.mix(images, annots, seed_of(self.seed, epoch, f"batch {i}"))
 
     def _timed_load(self, position: int) -> tuple[Any, Any]:
-        with self.clock.read(self.batch_size):
+        with self.timer.read(self.batch_size):
             return self._load(position)
 
     def _start_reading(self, position: int) -> Any:
         """Read ahead from ``position`` on, over the ends of epochs: while one is validated, the next is prepared."""
         if self._reading is not None:
             self._reading.close()
-        memory.keep_freed()
-        options = grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=self.threads + BATCHES_AHEAD)
-        reading = iter(grain.MapDataset.range(sys.maxsize).map(self._timed_load).to_iter_dataset(options))
+        memory.retain_freed_memory()
+        options = grain.ReadOptions(
+            num_threads=self.threads, prefetch_buffer_size=self.threads + BATCHES_AHEAD
+        )
+        reading = iter(
+            grain.MapDataset.range(sys.maxsize).map(self._timed_load).to_iter_dataset(options)
+        )
         reading.set_state({"next_index": position})
         return reading
 
 
-class FollowEpochs(keras.callbacks.Callback):
+class EpochCallback(keras.callbacks.Callback):
     """Sets ``generator.epoch`` at the beginning of each epoch."""
 
     def __init__(self, generator: Any) -> None:

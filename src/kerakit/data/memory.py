@@ -10,7 +10,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _TRIM_BYTES, _MMAP_BYTES = 2**30, 2**25
 
 
-def keep_freed() -> None:
+def retain_freed_memory() -> None:
     """Let glibc keep up to 1 GiB of freed memory for the next allocation; elsewhere, do nothing.
 
     TensorFlow's ``from_generator``, through which Keras reads every Sequence, sets M_TRIM_THRESHOLD to 128 KiB

@@ -34,11 +34,17 @@ class Mix:
         Raises:
             UserError: the targets are not one class an image.
         """
-        if not (isinstance(targets, np.ndarray) and targets.ndim == 1 and targets.dtype.kind in "iu"):
-            raise UserError("MixUp and CutMix need one class an image; these targets are something else. Leave them away.")
+        if not (
+            isinstance(targets, np.ndarray) and targets.ndim == 1 and targets.dtype.kind in "iu"
+        ):
+            raise UserError(
+                "MixUp and CutMix need one class an image; these targets are something else. Leave them away."
+            )
         return self._classes[targets]
 
-    def __call__(self, images: Any, targets: Any, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    def __call__(
+        self, images: Any, targets: Any, seed: int
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """Blend a batch, uint8 (batch, height, width, 3) and int (batch,), by what ``seed`` draws."""
         draw = np.random.Generator(np.random.Philox(key=seed))
         way, alpha = self._ways[draw.integers(len(self._ways))]

@@ -38,12 +38,12 @@ class Reader(Protocol):
         """Return the indices of the images of one split, ascending, shape (n,)."""
 
 
-NOT_GIVEN = -1
-"""In ``Listing.splits``: where the hash is to decide."""
+UNASSIGNED = -1
+"""In ``ImageIndex.splits``: where the hash is to decide."""
 
 
 @dataclass(frozen=True)
-class Listing:
+class ImageIndex:
     """What was found, in columns of n rows.
 
     Attributes:
@@ -51,7 +51,7 @@ class Listing:
         keys: binary (n,): the path of each image below ``root``, with ``/``, in the file system's encoding.
         targets: int32 (n,), indices into ``class_names``.
         class_names: in the order of the targets.
-        splits: int8 (n,), indices into ``MODES`` or NOT_GIVEN.
+        splits: int8 (n,), indices into ``MODES`` or UNASSIGNED.
         groups: binary (n,): images of one group stay on one side of the split; None where each stands for itself.
     """
 
@@ -76,10 +76,10 @@ class DataReader:
         train_ratio: share of the images to train on where no split is given, in (0, 1); the rest is halved into validation
             and test. With a given training set alone both are drawn from it; with training and test, validation is.
         seed: of the drawn split.
-        leave_out: a list that ``kerakit check`` wrote; images for which it says yes are not there. No list, no such images.
+        exclusions: a list that ``kerakit check`` wrote; images for which it says yes are not there. No list, no such images.
 
     Attributes:
-        left_out: how many images the list left out.
+        num_excluded: how many images the list left out.
         class_names: in the order of the targets.
         targets: int32 (n,), the index of each image's class.
 
@@ -87,12 +87,18 @@ class DataReader:
         UserError: no such folder or table, no images, fewer than two classes, a class without training images.
     """
 
-    def __init__(self, data: Path | str, train_ratio: float = 0.8, seed: int = 0, leave_out: Path | None = None) -> None:
+    def __init__(
+        self,
+        data: Path | str,
+        train_ratio: float = 0.8,
+        seed: int = 0,
+        exclusions: Path | None = None,
+    ) -> None:
         listing = _list(Path(data))
         count = len(listing.keys)
-        if leave_out is not None and leave_out.exists():
-            listing = _without(listing, leave_out)
-        self.left_out = count - len(listing.keys)
+        if exclusions is not None and exclusions.exists():
+            listing = _without(listing, exclusions)
+        self.num_excluded = count - len(listing.keys)
         self.data = Path(data)
         self.root = listing.root
         self.class_names = listing.class_names
@@ -133,21 +139,27 @@ class DataReader:
         return np.bincount(self.targets[self.indices(mode)], minlength=len(self.class_names))
 
     def _refuse_empty_classes(self) -> None:
-        can_train = (self._splits == MODES.index("train")) | (self._splits == NOT_GIVEN)
+        can_train = (self._splits == MODES.index("train")) | (self._splits == UNASSIGNED)
         counts = np.bincount(self.targets[can_train], minlength=len(self.class_names))
         empty = [name for name, count in zip(self.class_names, counts, strict=True) if count == 0]
-        also = f" {self.left_out} images are left out by the list of kerakit check." if self.left_out else ""
+        also = (
+            f" {self.num_excluded} images are left out by the list of kerakit check."
+            if self.num_excluded
+            else ""
+        )
         if len(empty) == len(self.class_names):
-            raise UserError(f"{self.data} has no images in its class folders.{also} Expected files such as .jpg or .png.")
+            raise UserError(
+                f"{self.data} has no images in its class folders.{also} Expected files such as .jpg or .png."
+            )
         if empty:
             raise UserError(
                 f"the class {empty[0]!r} in {self.data} has no training images.{also} Add some, or remove the class."
             )
 
-    def _draw_what_is_not_given(self, listing: Listing, train_ratio: float, seed: int) -> None:
+    def _draw_what_is_not_given(self, listing: ImageIndex, train_ratio: float, seed: int) -> None:
         """Decide by the hash where no split was given; take validation from the training images if there is none."""
-        given = {MODES[i] for i in np.unique(self._splits) if i != NOT_GIVEN}
-        drawn_from = self._splits == NOT_GIVEN
+        given = {MODES[i] for i in np.unique(self._splits) if i != UNASSIGNED}
+        drawn_from = self._splits == UNASSIGNED
         if given and "val" not in given:
             drawn_from |= self._splits == MODES.index("train")
         if not drawn_from.any():
@@ -169,7 +181,7 @@ def held_out_mode(reader: Reader) -> Mode:
     return "test" if len(reader.indices("test")) else "val"
 
 
-def expect_classes(reader: Reader, class_names: tuple[str, ...]) -> None:
+def check_class_names(reader: Reader, class_names: tuple[str, ...]) -> None:
     """Raise UserError unless the classes are these: a model's outputs mean nothing for others."""
     if tuple(reader.class_names) != tuple(class_names):
         raise UserError(
@@ -178,7 +190,7 @@ def expect_classes(reader: Reader, class_names: tuple[str, ...]) -> None:
         )
 
 
-def remarks(reader: Reader) -> list[str]:
+def data_warnings(reader: Reader) -> list[str]:
     """Return what a user should know before training, one line each: nothing of readers that are no ``DataReader``.
 
     How many images are left out; how many GIFs there are, of which the first frame is read; each class without a validation or
@@ -187,15 +199,22 @@ def remarks(reader: Reader) -> list[str]:
     lines: list[str] = []
     if not isinstance(reader, DataReader):
         return lines
-    if reader.left_out:
-        lines.append(f"{reader.left_out} images are left out, as the list of kerakit check says.")
+    if reader.num_excluded:
+        lines.append(
+            f"{reader.num_excluded} images are left out, as the list of kerakit check says."
+        )
     if gifs := pc.sum(pc.ends_with(reader._keys, ".gif", ignore_case=True)).as_py():
         lines.append(f"{gifs} images are GIFs: the first frame of each is read.")
     for mode in MODES[1:]:
         counts = reader.counts(mode)
-        missing = [name for name, count in zip(reader.class_names, counts, strict=True) if not count]
+        missing = [
+            name for name, count in zip(reader.class_names, counts, strict=True) if not count
+        ]
         if counts.any():
-            lines += [f"the class {name!r} has no {mode} images: nothing is known of how well it is told." for name in missing]
+            lines += [
+                f"the class {name!r} has no {mode} images: nothing is known of how well it is told."
+                for name in missing
+            ]
     return lines
 
 
@@ -217,10 +236,10 @@ class _Paths(Sequence[Path]):
         return map(self._reader.image_path, range(len(self)))
 
 
-def _without(listing: Listing, leave_out: Path) -> Listing:
-    from kerakit.data.tables import list_left_out
+def _without(listing: ImageIndex, exclusions: Path) -> ImageIndex:
+    from kerakit.data.tables import read_exclusions
 
-    keep = pc.invert(pc.is_in(listing.keys, value_set=list_left_out(leave_out)))
+    keep = pc.invert(pc.is_in(listing.keys, value_set=read_exclusions(exclusions)))
     rows = keep.to_numpy(zero_copy_only=False)
     return replace(
         listing,
@@ -231,9 +250,9 @@ def _without(listing: Listing, leave_out: Path) -> Listing:
     )
 
 
-def _list(data: Path) -> Listing:
-    # Imported here: both make a Listing of this module.
-    from kerakit.data.folders import list_folder
-    from kerakit.data.tables import list_table
+def _list(data: Path) -> ImageIndex:
+    # Imported here: both make a ImageIndex of this module.
+    from kerakit.data.folders import index_folder
+    from kerakit.data.tables import index_table
 
-    return list_table(data) if data.is_file() else list_folder(data)
+    return index_table(data) if data.is_file() else index_folder(data)

@@ -37,7 +37,9 @@ def fingerprint(thumbnail: Pixels) -> NDArray[np.uint64]:
     coefficients = (_COSINES @ grey @ _COSINES.T).ravel()[1:]
     low = np.append(coefficients > np.median(coefficients), False)
     small = cv2.resize(grey, (17, 16), interpolation=cv2.INTER_AREA)
-    return np.packbits(np.concatenate([low, (small[:, 1:] > small[:, :-1]).ravel()])).view(np.uint64)
+    return np.packbits(np.concatenate([low, (small[:, 1:] > small[:, :-1]).ravel()])).view(
+        np.uint64
+    )
 
 
 def near_duplicates(prints: NDArray[np.uint64]) -> NDArray[np.int64]:
@@ -63,10 +65,14 @@ def near_duplicates(prints: NDArray[np.uint64]) -> NDArray[np.int64]:
     return nearest[inverse.ravel()]
 
 
-def _candidates(hashes: NDArray[np.uint64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+def _candidates(
+    hashes: NDArray[np.uint64],
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Yield pairs of rows, two arrays of one length, whose hashes share a band but for at most one bit."""
     for band in range(_BANDS):
-        values = (hashes >> np.uint64(band * _BITS_A_BAND) & np.uint64(2**_BITS_A_BAND - 1)).astype(np.int64)
+        values = (hashes >> np.uint64(band * _BITS_A_BAND) & np.uint64(2**_BITS_A_BAND - 1)).astype(
+            np.int64
+        )
         rows = np.argsort(values, kind="stable")
         starts = np.searchsorted(values[rows], np.arange(2**_BITS_A_BAND + 1))
         present = np.flatnonzero(np.diff(starts))
@@ -74,7 +80,9 @@ def _candidates(hashes: NDArray[np.uint64]) -> Iterator[tuple[NDArray[np.int64],
             mine = rows[starts[value] : starts[value + 1]]
             neighbours = value ^ np.append(0, 1 << np.arange(_BITS_A_BAND))
             # Each pair of bands once.
-            others = [rows[starts[other] : starts[other + 1]] for other in neighbours if other >= value]
+            others = [
+                rows[starts[other] : starts[other + 1]] for other in neighbours if other >= value
+            ]
             theirs = np.concatenate(others)
             if len(theirs) > 1 and len(theirs) <= _MOST_IN_BAND:
                 yield np.repeat(mine, len(theirs)), np.tile(theirs, len(mine))

@@ -54,7 +54,9 @@ class Warp(A.DualTransform):
         self.translate = translate
         self.rotate = rotate
 
-    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
+    def get_params_dependent_on_data(
+        self, params: dict[str, Any], data: dict[str, Any]
+    ) -> dict[str, Any]:  # noqa: ARG002
         """Return the ``matrix``, (2, 3), from pixels of the input to pixels of the output."""
         height, width = params["shape"][:2]
         draw = self.py_random
@@ -62,7 +64,9 @@ class Warp(A.DualTransform):
         by = draw.uniform(*self.scale)
         angle = math.radians(draw.uniform(-self.rotate, self.rotate))
         shift = [draw.uniform(-self.translate, self.translate) * side for side in (width, height)]
-        turn = by * np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+        turn = by * np.array(
+            [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
+        )
         linear = turn @ np.diag([mirror, 1.0])
         # Pixel (0, 0) is a square's middle, so the middle of the image lies half a pixel before width / 2.
         middle = np.array([(width - 1) / 2, (height - 1) / 2])
@@ -73,7 +77,9 @@ class Warp(A.DualTransform):
         if img.ndim == 3 and img.shape[2] == 3 and img.dtype == np.uint8:
             # OpenCV 5 warps four channels in 93 µs where three take 163 µs (224 by 224; docs/decisions.md).
             four = cv2.cvtColor(img, cv2.COLOR_RGB2RGBA)
-            three: NDArray[Any] = cv2.cvtColor(_warp(four, matrix, cv2.INTER_LINEAR), cv2.COLOR_RGBA2RGB)
+            three: NDArray[Any] = cv2.cvtColor(
+                _warp(four, matrix, cv2.INTER_LINEAR), cv2.COLOR_RGBA2RGB
+            )
             return three
         return _warp(img, matrix, cv2.INTER_LINEAR)
 
@@ -129,13 +135,22 @@ class Recolor(A.ImageOnlyTransform):
     def get_params(self) -> dict[str, Any]:
         """Return the ``matrix``, (3, 4), from (R, G, B, 1) to (R, G, B)."""
         brightness, contrast, saturation, hue = (
-            self.py_random.uniform(-most, most) for most in (self.brightness, self.contrast, self.saturation, self.hue)
+            self.py_random.uniform(-most, most)
+            for most in (self.brightness, self.contrast, self.saturation, self.hue)
         )
         angle = math.radians(hue)
-        turn = np.array([[1, 0, 0], [0, math.cos(angle), -math.sin(angle)], [0, math.sin(angle), math.cos(angle)]])
+        turn = np.array(
+            [
+                [1, 0, 0],
+                [0, math.cos(angle), -math.sin(angle)],
+                [0, math.sin(angle), math.cos(angle)],
+            ]
+        )
         saturate = (1 + saturation) * np.eye(3) - saturation * np.tile(_LUMA, (3, 1))
         linear = (1 + contrast) * saturate @ _RGB @ turn @ _YIQ
-        return {"matrix": np.column_stack([linear, np.full(3, 255 * brightness - 127.5 * contrast)])}
+        return {
+            "matrix": np.column_stack([linear, np.full(3, 255 * brightness - 127.5 * contrast)])
+        }
 
     def apply(self, img: NDArray[Any], matrix: Matrix, **_: Any) -> NDArray[Any]:
         """Change uint8 pixels, (height, width, 3)."""

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from kerakit.data.decode import Pixels, available_cores, read_image
-from kerakit.data.folders import images_below
-from kerakit.deploy.format import LABELS, Predict
+from kerakit.data.decode import Pixels, read_image
+from kerakit.data.folders import list_images
+from kerakit.deploy.formats.base import LABELS, Predict
 from kerakit.errors import ImageError, JobError, UserError
+from kerakit.machine import available_cores
 
 _READ_AT_A_TIME = 64
 Answer = tuple[Path, list[tuple[str, float]]]
@@ -30,13 +31,15 @@ def images_in(paths: Iterable[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found += [path / name for name in images_below(path)]
+            found += [path / name for name in list_images(path)]
         elif path.exists():
             found.append(path)
         else:
             raise UserError(f"there is no file or folder {path}.")
     if not found:
-        raise UserError("there are no images in what was given. Expected files such as .jpg or .png, or folders of them.")
+        raise UserError(
+            "there are no images in what was given. Expected files such as .jpg or .png, or folders of them."
+        )
     return found
 
 
@@ -58,7 +61,9 @@ def load_delivered(path: Path) -> tuple[Predict, tuple[int, int], list[str]]:
         )
     labels = file.with_name(LABELS)
     if not labels.is_file():
-        raise UserError(f"there is no {labels}: one line a class, as deploy.py writes it beside the model.")
+        raise UserError(
+            f"there is no {labels}: one line a class, as deploy.py writes it beside the model."
+        )
     names = labels.read_text(encoding="utf-8").splitlines()
     try:
         interpreter = runtime.start(file.read_bytes(), str(file))
@@ -72,13 +77,19 @@ def load_delivered(path: Path) -> tuple[Predict, tuple[int, int], list[str]]:
 
 
 def answers(
-    predict: Predict, input_size: tuple[int, int], labels: list[str], paths: list[Path], top: int = 1
+    predict: Predict,
+    input_size: tuple[int, int],
+    labels: list[str],
+    paths: list[Path],
+    top: int = 1,
 ) -> Iterator[Answer | ImageError]:
     """Yield for each image its path and its ``top`` labels with their confidences, best first; or why it cannot be read."""
     with ThreadPoolExecutor(available_cores()) as pool:
         rest = iter(paths)
         while part := list(islice(rest, _READ_AT_A_TIME)):
-            for path, image in zip(part, pool.map(lambda one: _try_read(one, input_size), part), strict=True):
+            for path, image in zip(
+                part, pool.map(lambda one: _try_read(one, input_size), part), strict=True
+            ):
                 if isinstance(image, ImageError):
                     yield image
                     continue
@@ -111,7 +122,12 @@ def write_answers(found: Iterable[Answer | ImageError], as_json: bool) -> int:
             rows.writerows([one[0], label, f"{confidence:.4f}"] for label, confidence in one[1])
     if as_json:
         entries = [
-            {"path": str(path), "labels": [{"label": label, "confidence": round(value, 4)} for label, value in best]}
+            {
+                "path": str(path),
+                "labels": [
+                    {"label": label, "confidence": round(value, 4)} for label, value in best
+                ],
+            }
             for path, best in good
         ]
         print(json.dumps(entries, indent=2, ensure_ascii=False))

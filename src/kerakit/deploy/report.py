@@ -9,9 +9,9 @@ from typing import Any, Literal
 from rich.table import Table
 
 from kerakit import machine
-from kerakit.deploy.evaluate import Answers, Measured
+from kerakit.console import print_table
+from kerakit.deploy.gate import Answers, Measured
 from kerakit.files import write_json
-from kerakit.script import print_table
 
 _PACKAGES = ("kerakit", "keras", "ai-edge-litert", "numpy")
 
@@ -51,7 +51,7 @@ def write_report(path: Path, rows: list[Row], facts: dict[str, Any]) -> dict[str
     entries = [asdict(replace(row, answers=None)) for row in rows]
     for entry in entries:
         del entry["answers"]
-    report = {**machine.facts(_PACKAGES), **facts, "formats": entries}
+    report = {**machine.describe_machine(_PACKAGES), **facts, "formats": entries}
     write_json(path, report)
     return report
 
@@ -63,18 +63,34 @@ def show(rows: list[Row], held_out_images: int) -> None:
         title += f", of which the trained model gets {seen.accuracy + seen.drop:.2%} right"
     table = Table(title=title, title_justify="left")
     for heading in ("format", "file", "right", "as Keras", "ms", "KiB", "sha256"):
-        table.add_column(heading, justify="left" if heading in ("format", "file", "sha256") else "right", no_wrap=True)
+        table.add_column(
+            heading,
+            justify="left" if heading in ("format", "file", "sha256") else "right",
+            no_wrap=True,
+        )
     for row in rows:
         seen = row.measured
-        measured = [_percent(seen.accuracy), _percent(seen.agreement), _number(row.latency_ms)] if seen else [""] * 3
+        measured = (
+            [_percent(seen.accuracy), _percent(seen.agreement), _number(row.latency_ms)]
+            if seen
+            else [""] * 3
+        )
         if row.status == "delivered":
-            table.add_row(row.format, row.file, *measured, f"{(row.bytes or 0) / 1024:,.0f}", (row.sha256 or "")[:8])
+            table.add_row(
+                row.format,
+                row.file,
+                *measured,
+                f"{(row.bytes or 0) / 1024:,.0f}",
+                (row.sha256 or "")[:8],
+            )
         else:
             table.add_row(row.format, row.file, row.status)
     print_table(table)
     for row in rows:
         if row.measured is not None and not row.measured.passed:
-            print(f"{row.format} is BELOW THE GATE: it loses {row.measured.drop:.2%} of the held-out images.")
+            print(
+                f"{row.format} is BELOW THE GATE: it loses {row.measured.drop:.2%} of the held-out images."
+            )
         if row.reason:
             print(f"{row.format} {row.status}: {row.reason}")
 

@@ -12,7 +12,10 @@ Weights = Literal["auto", "imagenet", "none"]
 
 
 def build(
-    construct: Callable[..., Any], input_size: tuple[int, int], num_classes: int, weights: Weights = "none"
+    construct: Callable[..., Any],
+    input_size: tuple[int, int],
+    num_classes: int,
+    weights: Weights = "none",
 ) -> tuple[Any, Literal["imagenet", "none"]]:
     """Call ``construct(input_shape, num_classes)``, with ``weights="imagenet"`` where that is asked for and possible.
 
@@ -36,7 +39,9 @@ def build(
         return construct(input_shape, num_classes), "none"
     if "weights" not in inspect.signature(construct).parameters:
         if weights == "imagenet":
-            raise UserError(f"the model {name} has no ImageNet weights. Leave --weights away, or choose another --model.")
+            raise UserError(
+                f"the model {name} has no ImageNet weights. Leave --weights away, or choose another --model."
+            )
         print(f"{name} has no ImageNet weights: training from scratch.", flush=True)
         return construct(input_shape, num_classes), "none"
     try:
@@ -53,5 +58,8 @@ def build(
             f"the ImageNet weights of {name} cannot be fetched ({reason}). "
             "Mend that, or give --weights none to train from scratch."
         )
-    print(f"WARNING: the ImageNet weights of {name} cannot be fetched ({reason}): TRAINING FROM SCRATCH.", flush=True)
+    print(
+        f"WARNING: the ImageNet weights of {name} cannot be fetched ({reason}): TRAINING FROM SCRATCH.",
+        flush=True,
+    )
     return construct(input_shape, num_classes), "none"

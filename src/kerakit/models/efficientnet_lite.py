@@ -85,7 +85,15 @@ def EfficientNetLite(  # noqa: N802 - as keras.applications names its models
         filters = _rounded(filters * one.width)
         for repeat in range(deeper):
             names.append(f"block{len(names) - 1}")
-            x = _block(x, names[-1], filters_before, filters, expansion, kernel, stride if repeat == 0 else 1)
+            x = _block(
+                x,
+                names[-1],
+                filters_before,
+                filters,
+                expansion,
+                kernel,
+                stride if repeat == 0 else 1,
+            )
             filters_before = filters
     x = _unit(x, layers.Conv2D(1280, 1, use_bias=False, name="head_conv"))
     if include_top:
@@ -112,13 +120,24 @@ def _unit(x: Any, convolution: Any, active: bool = True) -> Any:
     return layers.ReLU(6, name=f"{name}_relu")(x) if active else x
 
 
-def _block(x: Any, name: str, filters_in: int, filters: int, expansion: int, kernel: int, stride: int) -> Any:
+def _block(
+    x: Any, name: str, filters_in: int, filters: int, expansion: int, kernel: int, stride: int
+) -> Any:
     """Inverted residual bottleneck (Sandler et al., "MobileNetV2", 2018)."""
     y = x
     if expansion > 1:
-        y = _unit(y, layers.Conv2D(filters_in * expansion, 1, use_bias=False, name=f"{name}_expand_conv"))
-    y = _unit(y, layers.DepthwiseConv2D(kernel, stride, "same", use_bias=False, name=f"{name}_depthwise_conv"))
-    y = _unit(y, layers.Conv2D(filters, 1, use_bias=False, name=f"{name}_project_conv"), active=False)
+        y = _unit(
+            y, layers.Conv2D(filters_in * expansion, 1, use_bias=False, name=f"{name}_expand_conv")
+        )
+    y = _unit(
+        y,
+        layers.DepthwiseConv2D(
+            kernel, stride, "same", use_bias=False, name=f"{name}_depthwise_conv"
+        ),
+    )
+    y = _unit(
+        y, layers.Conv2D(filters, 1, use_bias=False, name=f"{name}_project_conv"), active=False
+    )
     return layers.Add(name=f"{name}_add")([x, y]) if stride == 1 and filters_in == filters else y
 
 
@@ -159,7 +178,13 @@ def _assign(model: keras.Model, tensors: dict[str, NDArray[Any]], with_top: bool
 
 def _original(name: str) -> str | None:
     """Return what the original calls a layer with weights: ``block3_expand_bn`` is its ``_blocks.3._bn0``."""
-    top = {"stem_conv": "_conv_stem", "stem_bn": "_bn0", "head_conv": "_conv_head", "head_bn": "_bn1", "predictions": "_fc"}
+    top = {
+        "stem_conv": "_conv_stem",
+        "stem_bn": "_bn0",
+        "head_conv": "_conv_head",
+        "head_bn": "_bn1",
+        "predictions": "_fc",
+    }
     if name in top:
         return top[name]
     block, _, rest = name.partition("_")

@@ -24,7 +24,10 @@ from kerakit.errors import UserError
 # LONG1 of the first pickle; torch/serialization.py.
 _MAGIC = 0x1950A86A20F9469CFC6C
 _MARK = object()
-_TYPES: dict[str, np.dtype[Any]] = {"torch FloatStorage": np.dtype("<f4"), "torch LongStorage": np.dtype("<i8")}
+_TYPES: dict[str, np.dtype[Any]] = {
+    "torch FloatStorage": np.dtype("<f4"),
+    "torch LongStorage": np.dtype("<i8"),
+}
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _VALUES = {"BININT", "BININT1", "BININT2", "LONG1", "BINUNICODE"}
 
@@ -58,9 +61,19 @@ def read_tensors(path: Path) -> dict[str, NDArray[Any]]:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of escape sequences in damaged strings
+            warnings.simplefilter(
+                "ignore", DeprecationWarning
+            )  # of escape sequences in damaged strings
             return _read(io.BytesIO(path.read_bytes()))
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, struct.error, OverflowError) as error:
+    except (
+        ValueError,
+        KeyError,
+        IndexError,
+        TypeError,
+        AttributeError,
+        struct.error,
+        OverflowError,
+    ) as error:
         raise UserError(
             f"the weights in {path} cannot be read: {error}. Install the package that brought them again."
         ) from None
@@ -84,11 +97,19 @@ def _read(file: io.BytesIO) -> dict[str, NDArray[Any]]:
 
 def _view(tensor: _Tensor, content: NDArray[Any]) -> NDArray[Any]:
     """Return the part of a storage that a tensor is."""
-    last = tensor.offset + sum((length - 1) * step for length, step in zip(tensor.shape, tensor.strides, strict=True))
-    if min((tensor.offset, *tensor.strides)) < 0 or min(tensor.shape, default=1) < 1 or last >= len(content):
+    last = tensor.offset + sum(
+        (length - 1) * step for length, step in zip(tensor.shape, tensor.strides, strict=True)
+    )
+    if (
+        min((tensor.offset, *tensor.strides)) < 0
+        or min(tensor.shape, default=1) < 1
+        or last >= len(content)
+    ):
         raise ValueError("a tensor does not fit its storage")
     strides = [step * content.itemsize for step in tensor.strides]
-    return np.lib.stride_tricks.as_strided(content[tensor.offset :], tensor.shape, strides, writeable=False)
+    return np.lib.stride_tricks.as_strided(
+        content[tensor.offset :], tensor.shape, strides, writeable=False
+    )
 
 
 def _describe(file: io.BytesIO) -> Any:
@@ -163,4 +184,6 @@ def _named(function: Any, arguments: tuple[Any, ...]) -> Any:
     if function == _Name("torch._utils _rebuild_tensor_v2"):
         storage, offset, shape, strides, _requires_grad, _hooks = arguments
         return _Tensor(storage, offset, shape, strides)
-    raise ValueError(f"it wants {getattr(function, 'of', 'something unknown')!r} called, which is not done")
+    raise ValueError(
+        f"it wants {getattr(function, 'of', 'something unknown')!r} called, which is not done"
+    )

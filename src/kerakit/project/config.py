@@ -38,7 +38,7 @@ TRAIN_RATIO_DEFAULT = 0.8
 RANDOM_SEED_DEFAULT = 0
 
 # What `kerakit check` found, if it was run here: images for which this list says yes are left out. It may be edited.
-LEAVE_OUT = Path(__file__).parent / "check.csv"
+EXCLUSIONS = Path(__file__).parent / "check.csv"
 
 # Where --cache disk keeps decoded images. It may be deleted at any time, and shared with other projects.
 CACHE_DIR = Path(__file__).parent / ".cache"
@@ -79,9 +79,14 @@ class TrainConfig(kerakit.Config):
     """A field is a flag of train.py, its help, its check, and its key in the run's config.json."""
 
     save_to: Path = Field(description="Folder of the run: config.json, checkpoints, logs, history.")
-    num_epochs: int = Field(10, ge=1, description="How often to go through the training images; the head alone takes its own.")
+    num_epochs: int = Field(
+        10,
+        ge=1,
+        description="How often to go through the training images; the head alone takes its own.",
+    )
     batch_size: AtLeastOne | Literal["auto"] = Field(
-        32, description="Images a step; fewer if memory runs out. auto: as many as make the steps faster here."
+        32,
+        description="Images a step; fewer if memory runs out. auto: as many as make the steps faster here.",
     )
     model: str = Field("efficientnet_lite0", description=f"One of {', '.join(MODELS)}.")
     schedule: Literal["auto", "head", "finetune", "scratch"] = Field(
@@ -93,25 +98,53 @@ class TrainConfig(kerakit.Config):
     target: Literal["edgetpu"] | None = Field(
         None, description="Warn before the training of what of the model this device will not take."
     )
-    input_size: kerakit.InputSize = Field((224, 224), description="Size that the images are scaled to, in pixels.")
-    jitter: bool = Field(False, description="Augment the training images (get_aug_pipeline in datagen.py).")
-    jitter_strength: float = Field(1, gt=0, le=3, description="How strongly --jitter augments; 1 is as listed there.")
-    mixup: float = Field(0, ge=0, description="Blend pairs of images; 0.2 is usual, larger blends more evenly, 0 not at all.")
-    cutmix: float = Field(0, ge=0, description="Paste a part of another image; 1 is usual, 0 not at all.")
-    drop_last: bool = Field(False, description="Leave a last training batch that is smaller than --batch_size away.")
+    input_size: kerakit.InputSize = Field(
+        (224, 224), description="Size that the images are scaled to, in pixels."
+    )
+    jitter: bool = Field(
+        False, description="Augment the training images (get_aug_pipeline in datagen.py)."
+    )
+    jitter_strength: float = Field(
+        1, gt=0, le=3, description="How strongly --jitter augments; 1 is as listed there."
+    )
+    mixup: float = Field(
+        0,
+        ge=0,
+        description="Blend pairs of images; 0.2 is usual, larger blends more evenly, 0 not at all.",
+    )
+    cutmix: float = Field(
+        0, ge=0, description="Paste a part of another image; 1 is usual, 0 not at all."
+    )
+    drop_last: bool = Field(
+        False, description="Leave a last training batch that is smaller than --batch_size away."
+    )
     overwrite: bool = Field(False, description="Replace the run that --save_to holds already.")
     weights: Literal["auto", "imagenet", "none"] = Field(
-        "auto", description="What to start from: ImageNet where it can be had; ImageNet or stop; nothing."
+        "auto",
+        description="What to start from: ImageNet where it can be had; ImageNet or stop; nothing.",
     )
-    from_ckpt: Path | None = Field(None, description="Start from a run's best checkpoint, or from a .weights.h5 file.")
+    from_ckpt: Path | None = Field(
+        None, description="Start from a run's best checkpoint, or from a .weights.h5 file."
+    )
     learning_rate: Positive | Literal["auto"] = Field(
-        1e-3, description="Largest step size of AdamW. auto: tried out before each phase (kerakit.training.tune)."
+        1e-3,
+        description="Largest step size of AdamW. auto: tried out before each phase (kerakit.training.tune).",
     )
-    ema: float = Field(0, ge=0, lt=1, description="Average the weights over the steps; 0.95 is usual, 0 not at all.")
-    class_weights: bool = Field(False, description="Count the images of rare classes more, as if all classes had as many.")
-    mixed_precision: bool = Field(False, description="Compute in 16 bits where that does; only faster on a GPU.")
+    ema: float = Field(
+        0,
+        ge=0,
+        lt=1,
+        description="Average the weights over the steps; 0.95 is usual, 0 not at all.",
+    )
+    class_weights: bool = Field(
+        False, description="Count the images of rare classes more, as if all classes had as many."
+    )
+    mixed_precision: bool = Field(
+        False, description="Compute in 16 bits where that does; only faster on a GPU."
+    )
     loss: kerakit.List.Text = Field(
-        ("sparse_categorical_crossentropy",), description="A loss of loss.py or of Keras, by name; one for each output."
+        ("sparse_categorical_crossentropy",),
+        description="A loss of loss.py or of Keras, by name; one for each output.",
     )
     label_smoothing: float = Field(
         0.1,
@@ -119,17 +152,20 @@ class TrainConfig(kerakit.Config):
         lt=1,
         description="Share of each target that goes to all classes alike: the model doubts more, and errs less.",
     )
-    loss_weights: kerakit.List.Float | None = Field(None, description="Weight of each output's loss.")
+    loss_weights: kerakit.List.Float | None = Field(
+        None, description="Weight of each output's loss."
+    )
     data_dir: Path = Field(DATA_DIR, description="Folder or table of the images.")
     cache: Literal["none", "ram", "disk"] = Field(
-        "none", description="Keep decoded images for later epochs; on disk for later runs too (CACHE_DIR in config.py)."
+        "none",
+        description="Keep decoded images for later epochs; on disk for later runs too (CACHE_DIR in config.py).",
     )
     cache_limit: float | None = Field(
         None,
         gt=0,
         description="Gigabytes that the cache may take; default: half of what is free. As many images as fit are kept.",
     )
-    skip_bad: bool = Field(
+    skip_unreadable: bool = Field(
         False,
         description="Put another image in the place of one that cannot be read, up to 1 % of them, and name it at the end.",
     )
@@ -139,12 +175,21 @@ class TrainConfig(kerakit.Config):
         "where to (MLFLOW_TRACKING_URI, WANDB_MODE).",
     )
     trials: int = Field(
-        0, ge=0, description="Train so many times, with other flags each time (search.py), each in a folder inside --save_to."
+        0,
+        ge=0,
+        description="Train so many times, with other flags each time (search.py), each in a folder inside --save_to.",
     )
-    seed: int = Field(RANDOM_SEED_DEFAULT, ge=0, lt=2**32, description="Of the split, the order, and the augmentation.")
+    seed: int = Field(
+        RANDOM_SEED_DEFAULT,
+        ge=0,
+        lt=2**32,
+        description="Of the split, the order, and the augmentation.",
+    )
 
     # What train.py found out, for deploy.py: not flags.
-    class_names: Suppress[tuple[str, ...]] = Field((), description="In the order of the model's outputs.")
+    class_names: Suppress[tuple[str, ...]] = Field(
+        (), description="In the order of the model's outputs."
+    )
     phases: Suppress[tuple[str, ...]] = Field((), description="What --schedule came to.")
 
     _own_folder = field_validator("save_to")(folder_of_its_own)
@@ -159,18 +204,24 @@ class TrainConfig(kerakit.Config):
     @classmethod
     def _positive_size(cls, value: tuple[int, int]) -> tuple[int, int]:
         if min(value) < 1:
-            raise ValueError(f"expected a width and a height of at least 1, got {value[0]},{value[1]}")
+            raise ValueError(
+                f"expected a width and a height of at least 1, got {value[0]},{value[1]}"
+            )
         return value
 
     @field_validator("track")
     @classmethod
     def _known_trackers(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        return value and tuple(dict.fromkeys(known("tracker", name, TRACKER_NAMES) for name in value))
+        return value and tuple(
+            dict.fromkeys(known("tracker", name, TRACKER_NAMES) for name in value)
+        )
 
     @model_validator(mode="after")
     def _one_origin(self) -> TrainConfig:
         if self.from_ckpt is not None and self.weights == "imagenet":
-            raise ValueError("--from_ckpt and --weights imagenet exclude each other; leave one away")
+            raise ValueError(
+                "--from_ckpt and --weights imagenet exclude each other; leave one away"
+            )
         return self
 
     @model_validator(mode="after")
@@ -184,24 +235,39 @@ class DeployConfig(kerakit.Config):
     """The flags of deploy.py."""
 
     read_from: Path = Field(description="Folder of a run: the --save_to of train.py.")
-    save_to: Path = Field(description="Folder for the models, labels.txt, report.json and report.html.")
+    save_to: Path = Field(
+        description="Folder for the models, labels.txt, report.json and report.html."
+    )
     formats: kerakit.List.Text | None = Field(
         None,
         description=f"Only these, and none left out: {', '.join(FORMAT_NAMES)}; or {ALL}: what can be made here of all. "
         f"Default: what can be made here of {', '.join(DEFAULT_FORMATS)}.",
     )
     max_drop: float = Field(
-        0.01, ge=0, le=1, description="The accuracy gate: a file that loses more of the held-out images ends in exit code 1."
+        0.01,
+        ge=0,
+        le=1,
+        description="The accuracy gate: a file that loses more of the held-out images ends in exit code 1.",
     )
-    num_calibration: int = Field(200, ge=1, description="Training images that ranges of int8 and int16 are measured on.")
-    edgetpu_compiler: Path | None = Field(None, description="Google's edgetpu_compiler; default: the one on the PATH.")
+    num_calibration: int = Field(
+        200, ge=1, description="Training images that ranges of int8 and int16 are measured on."
+    )
+    edgetpu_compiler: Path | None = Field(
+        None, description="Google's edgetpu_compiler; default: the one on the PATH."
+    )
     edgetpu_runtime: int | None = Field(
-        None, ge=10, le=14, description="Oldest runtime of the Edge TPU to compile for, 10 to 14; default: the compiler's, 14."
+        None,
+        ge=10,
+        le=14,
+        description="Oldest runtime of the Edge TPU to compile for, 10 to 14; default: the compiler's, 14.",
     )
     edgetpu_compiled: Path | None = Field(
-        None, description="What the compiler made of model.tflite elsewhere: verified and delivered with it."
+        None,
+        description="What the compiler made of model.tflite elsewhere: verified and delivered with it.",
     )
-    data_dir: Path | None = Field(None, description="Folder or table of the images; default: where the run found them.")
+    data_dir: Path | None = Field(
+        None, description="Folder or table of the images; default: where the run found them."
+    )
     overwrite: bool = Field(False, description="Replace what was deployed to --save_to before.")
 
     _own_folder = field_validator("save_to")(folder_of_its_own)
@@ -225,7 +291,9 @@ class EvaluateConfig(kerakit.Config):
     """The flags of evaluate.py."""
 
     read_from: Path = Field(description="Folder of a run: the --save_to of train.py.")
-    data_dir: Path | None = Field(None, description="Folder or table of the images; default: where the run found them.")
+    data_dir: Path | None = Field(
+        None, description="Folder or table of the images; default: where the run found them."
+    )
 
     _where_it_is = field_validator("data_dir")(absolute)
 
@@ -244,7 +312,9 @@ def known(what: str, value: str, names: Any) -> str:
     if value in names:
         return value
     near = difflib.get_close_matches(value, names, n=1)
-    raise ValueError(f"unknown {what} {value!r}{f', did you mean {near[0]!r}?' if near else '.'} There is {', '.join(names)}")
+    raise ValueError(
+        f"unknown {what} {value!r}{f', did you mean {near[0]!r}?' if near else '.'} There is {', '.join(names)}"
+    )
 
 
 def save(config: TrainConfig, run: kerakit.Run) -> None:
@@ -254,4 +324,6 @@ def save(config: TrainConfig, run: kerakit.Run) -> None:
 
 def read(run: kerakit.Run | Path | str) -> TrainConfig:
     """Read the configuration of a run, or of the folder of one."""
-    return TrainConfig.read(run.config if isinstance(run, kerakit.Run) else kerakit.Run.open(run).config)
+    return TrainConfig.read(
+        run.config if isinstance(run, kerakit.Run) else kerakit.Run.open(run).config
+    )

@@ -12,8 +12,8 @@ import numpy as np
 
 import kerakit
 from kerakit.data.decode import Pixels
-from kerakit.deploy.calibration import places_in_turn
-from kerakit.training.plots import image_grid
+from kerakit.deploy.quantization.calibration import places_in_turn
+from kerakit.report.plots import image_grid
 from reader import DataReader
 
 
@@ -31,9 +31,14 @@ class BatchGenerator(kerakit.BatchGenerator):
         return A.Compose(
             [
                 kerakit.Warp(flip=0.5, scale=(0.85**s, 1.25**s), translate=0.1 * s, rotate=15 * s),
-                kerakit.Recolor(brightness=0.15 * s, contrast=0.2 * s, saturation=0.2 * s, hue=6 * s),
+                kerakit.Recolor(
+                    brightness=0.15 * s, contrast=0.2 * s, saturation=0.2 * s, hue=6 * s
+                ),
                 A.OneOf(
-                    [A.GaussianBlur(blur_limit=(3, 5)), A.GaussNoise(std_range=(0.02, 0.06), noise_scale_factor=0.5)],
+                    [
+                        A.GaussianBlur(blur_limit=(3, 5)),
+                        A.GaussNoise(std_range=(0.02, 0.06), noise_scale_factor=0.5),
+                    ],
                     p=0.2 * s,
                 ),
                 A.Erasing(scale=(0.02, 0.1), p=0.2 * s),
@@ -48,7 +53,10 @@ class BatchGenerator(kerakit.BatchGenerator):
         """Draw batch ``i`` as a ``PIL.Image.Image``; save it to ``path`` if given. CHANGE: to titles that tell your targets."""
         images, targets = self.peek(i)
         are_arrays = isinstance(targets, np.ndarray)
-        picture = image_grid(images, [self._title(target) for target in targets] if are_arrays else [""] * len(images))
+        picture = image_grid(
+            images,
+            [self._title(target) for target in targets] if are_arrays else [""] * len(images),
+        )
         if path is not None:
             picture.save(path)
         return picture
@@ -72,7 +80,9 @@ class ImageGenerator:
     """
 
     def __init__(self, data_reader: DataReader, input_size: tuple[int, int], seed: int = 0) -> None:
-        self._batches = BatchGenerator(data_reader, "train", batch_size=1, input_size=input_size, seed=seed)
+        self._batches = BatchGenerator(
+            data_reader, "train", batch_size=1, input_size=input_size, seed=seed
+        )
         self._places = places_in_turn(self._batches)
 
     def __len__(self) -> int:

@@ -9,7 +9,7 @@ from functools import partial
 import config
 import kerakit
 from kerakit import script
-from kerakit.quiet import native_output
+from kerakit.console import redirect_native_output
 
 # TensorFlow Lite is made with TensorFlow, whatever the model was trained on.
 os.environ["KERAS_BACKEND"] = "tensorflow"
@@ -21,25 +21,27 @@ def main(args: config.DeployConfig) -> None:
     trained = config.read(run)
     weights = run.best()
 
-    with native_output():  # the start-up lines of TensorFlow
+    with redirect_native_output():  # the start-up lines of TensorFlow
         import restore
 
     from datagen import ImageGenerator
     from kerakit.deploy import report
-    from kerakit.deploy.calibration import calibration_images
-    from kerakit.deploy.compiled import refuse_other_files
-    from kerakit.deploy.deploy import Deployment, deploy
-    from kerakit.deploy.format import Compiling
+    from kerakit.deploy.edgetpu.compiled import refuse_other_files
+    from kerakit.deploy.export import Deployment, deploy
+    from kerakit.deploy.formats.base import Compiling
+    from kerakit.deploy.quantization.calibration import calibration_images
 
     deployment = Deployment(args.save_to)
-    deployment.refuse_existing(args.overwrite)
+    deployment.check_new(args.overwrite)
     if args.edgetpu_compiled:
         refuse_other_files(args.edgetpu_compiled)
 
     # ---------------------------------------------------------------------------------------------------------- Data
     reader = restore.reader(trained, args.data_dir)
     held_out = restore.held_out(trained, reader)
-    calibration = calibration_images(ImageGenerator(reader, trained.input_size, trained.seed), args.num_calibration)
+    calibration = calibration_images(
+        ImageGenerator(reader, trained.input_size, trained.seed), args.num_calibration
+    )
 
     # -------------------------------------------------------------------------------------------------------- Deploy
     rows = deploy(
@@ -51,13 +53,22 @@ def main(args: config.DeployConfig) -> None:
         formats=args.formats,
         max_drop=args.max_drop,
         edgetpu=Compiling(args.edgetpu_compiler, args.edgetpu_runtime, args.edgetpu_compiled),
-        about={"run": str(run.path), "checkpoint": weights.name, "model": trained.model, "held_out": held_out.mode},
+        about={
+            "run": str(run.path),
+            "checkpoint": weights.name,
+            "model": trained.model,
+            "held_out": held_out.mode,
+        },
         key=partial(held_out.key, 0),
     )
     report.show(rows, len(held_out.index))
-    print(f"in {deployment.path}; all that was measured is in {deployment.report}, to look at in {deployment.page}")
+    print(
+        f"in {deployment.path}; all that was measured is in {deployment.report}, to look at in {deployment.page}"
+    )
     if failed := [row.format for row in rows if row.status == "failed"]:
-        raise kerakit.JobError(f"not delivered: {', '.join(failed)}. The reasons are above and in the report.")
+        raise kerakit.JobError(
+            f"not delivered: {', '.join(failed)}. The reasons are above and in the report."
+        )
     if below := [row.format for row in rows if row.measured and not row.measured.passed]:
         raise kerakit.JobError(
             f"{', '.join(below)}: more than --max_drop {args.max_drop:g} of the accuracy is lost. The files are kept, and "

@@ -6,7 +6,7 @@ python evaluate.py --read_from progress/test
 import config
 import kerakit
 from kerakit import script
-from kerakit.quiet import native_output
+from kerakit.console import redirect_native_output
 
 
 def main(args: config.EvaluateConfig) -> None:
@@ -15,12 +15,12 @@ def main(args: config.EvaluateConfig) -> None:
     trained = config.read(run)
     weights = run.best()
 
-    with native_output():  # the start-up lines of TensorFlow
+    with redirect_native_output():  # the start-up lines of TensorFlow
         import restore
 
-    from kerakit.deploy.evaluate import scores
-    from kerakit.deploy.keras import predictor
-    from kerakit.training.judge import judge
+    from kerakit.deploy.formats.keras import predictor
+    from kerakit.deploy.gate import scores
+    from kerakit.training.evaluation import judge
 
     held_out = restore.held_out(trained, restore.reader(trained, args.data_dir))
     predicted, targets = scores(predictor(restore.model(trained, weights)), held_out)

@@ -22,9 +22,15 @@ def get(name: str) -> Callable[[Any, Any], Any]:
     """Return the loss named ``name``: one of ``LOSSES``, or one of Keras's."""
     if name in LOSSES:
         return LOSSES[name]
-    of_keras = {n for n in dir(keras.losses) if n[0].islower()} - {"deserialize", "serialize", "get"}
+    of_keras = {n for n in dir(keras.losses) if n[0].islower()} - {
+        "deserialize",
+        "serialize",
+        "get",
+    }
     try:
-        loss: Callable[[Any, Any], Any] = keras.losses.get(config.known("loss", name, [*LOSSES, *sorted(of_keras)]))
+        loss: Callable[[Any, Any], Any] = keras.losses.get(
+            config.known("loss", name, [*LOSSES, *sorted(of_keras)])
+        )
     except ValueError as error:
         raise kerakit.UserError(f"--loss: {error}.") from None
     return loss
@@ -32,7 +38,9 @@ def get(name: str) -> Callable[[Any, Any], Any]:
 
 def options(model: keras.Model, args: config.TrainConfig) -> dict[str, Any]:
     """Return what ``model.compile`` takes beside the optimizer, as ``args`` say."""
-    return compile_options(model, args.loss, args.loss_weights, bool(args.mixup or args.cutmix), args.label_smoothing)
+    return compile_options(
+        model, args.loss, args.loss_weights, bool(args.mixup or args.cutmix), args.label_smoothing
+    )
 
 
 def compile_options(
@@ -59,7 +67,9 @@ def compile_options(
     names = list(names) * count if len(names) == 1 else list(names)
     for flag, given in (("--loss", names), ("--loss_weights", weights)):
         if given is not None and len(given) != count:
-            raise kerakit.UserError(f"{flag} has {len(given)} value(s); the model has {count} output(s). Give one for each.")
+            raise kerakit.UserError(
+                f"{flag} has {len(given)} value(s); the model has {count} output(s). Give one for each."
+            )
     losses = [get(name.removeprefix("sparse_") if shares else name) for name in names]
     if smoothing:
         losses = [
@@ -68,7 +78,11 @@ def compile_options(
         ]
     metrics = [METRICS[min(i, len(METRICS) - 1)] for i in range(count)]
     if count == 1:
-        return {"loss": losses[0], "loss_weights": list(weights) if weights else None, "metrics": metrics[0]}
+        return {
+            "loss": losses[0],
+            "loss_weights": list(weights) if weights else None,
+            "metrics": metrics[0],
+        }
     return {"loss": losses, "loss_weights": list(weights) if weights else None, "metrics": metrics}
 
 
@@ -77,9 +91,13 @@ def _smoothed(loss: Callable[[Any, Any], Any], smoothing: float) -> Callable[[An
 
     def cross_entropy(targets: Any, predictions: Any) -> Any:
         if loss is keras.losses.sparse_categorical_crossentropy:
-            if len(targets.shape) == len(predictions.shape):  # a last axis of 1, as Keras's own takes it, too
+            if len(targets.shape) == len(
+                predictions.shape
+            ):  # a last axis of 1, as Keras's own takes it, too
                 targets = keras.ops.squeeze(targets, -1)
             targets = keras.ops.one_hot(targets, predictions.shape[-1])
-        return keras.losses.categorical_crossentropy(targets, predictions, label_smoothing=smoothing)
+        return keras.losses.categorical_crossentropy(
+            targets, predictions, label_smoothing=smoothing
+        )
 
     return cross_entropy

@@ -15,9 +15,9 @@ import kerakit
 import loss
 from datagen import BatchGenerator
 from kerakit.training.callbacks import Lines, StopOnNaN
-from kerakit.training.cut import below, split
 from kerakit.training.features import FeatureBatches, FeatureStore
-from kerakit.training.speed import SpeedVerdict
+from kerakit.training.split_model import below, split
+from kerakit.training.throughput import SpeedVerdict
 from kerakit.training.tune import find_batch_size, find_learning_rate
 
 Phase = Literal["head", "finetune", "scratch"]
@@ -63,7 +63,11 @@ def of(args: config.TrainConfig, weights: Literal["imagenet", "none"]) -> tuple[
     """
     schedule, checkpoint = args.schedule, args.from_ckpt
     if schedule == "auto":
-        goes_on = checkpoint is not None and checkpoint.is_dir() and "scratch" not in config.read(checkpoint).phases
+        goes_on = (
+            checkpoint is not None
+            and checkpoint.is_dir()
+            and "scratch" not in config.read(checkpoint).phases
+        )
         schedule = "finetune" if weights == "imagenet" or goes_on else "scratch"
     if schedule == "finetune" and checkpoint is not None:
         return ("finetune",)
@@ -85,7 +89,9 @@ def batch_size(args: config.TrainConfig, model: keras.Model) -> int:
         numbers = np.arange(count) % classes
         return np.eye(classes, dtype=np.float32)[numbers] if args.mixup or args.cutmix else numbers
 
-    return find_batch_size(model, lambda part, by: part.compile(by, **loss.options(part, args)), targets)
+    return find_batch_size(
+        model, lambda part, by: part.compile(by, **loss.options(part, args)), targets
+    )
 
 
 def run(todo: Sequence[Phase], training: Training) -> None:
@@ -132,7 +138,9 @@ def optimizer(learning_rate: float, steps: int, ema: float = 0) -> keras.optimiz
     return keras.optimizers.AdamW(schedule, weight_decay=1e-4, global_clipnorm=1.0, **average)
 
 
-def _fit_on_features(training: Training, store: FeatureStore, upper: keras.Model, epochs: int) -> None:
+def _fit_on_features(
+    training: Training, store: FeatureStore, upper: keras.Model, epochs: int
+) -> None:
     validation = FeatureBatches(store, training.val_data, batch_size=256)
     batches = FeatureBatches(store, training.train_data, views=_views(training))
     _fit(training, upper, batches, validation, epochs, [Lines()], verbose=0)
@@ -142,16 +150,32 @@ def _fit_on_images(training: Training) -> None:
     data = training.train_data
     verdict = SpeedVerdict(data, cached=training.args.cache != "none")
     verbose = 1 if sys.stdout.isatty() else 2
-    _fit(training, training.model, data, training.val_data, training.args.num_epochs, [verdict], verbose)
+    _fit(
+        training,
+        training.model,
+        data,
+        training.val_data,
+        training.args.num_epochs,
+        [verdict],
+        verbose,
+    )
 
 
 def _fit(
-    training: Training, part: keras.Model, batches: Any, validation: Any, epochs: int, more: list[Any], verbose: int
+    training: Training,
+    part: keras.Model,
+    batches: Any,
+    validation: Any,
+    epochs: int,
+    more: list[Any],
+    verbose: int,
 ) -> None:
     args = training.args
     rate = args.learning_rate
     if rate == "auto":
-        rate = find_learning_rate(part, lambda model, by: model.compile(by, **loss.options(model, args)), batches)
+        rate = find_learning_rate(
+            part, lambda model, by: model.compile(by, **loss.options(model, args)), batches
+        )
     part.compile(optimizer(rate, epochs * len(batches), args.ema), **loss.options(part, args))
     # First, so that the other callbacks see the averages.
     average = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if args.ema else []
@@ -160,7 +184,13 @@ def _fit(
         validation_data=validation,
         initial_epoch=training.epoch,
         epochs=training.epoch + epochs,
-        callbacks=[*average, batches.follow_epochs(), StopOnNaN(batches), *training.callbacks, *more],
+        callbacks=[
+            *average,
+            batches.epoch_callback(),
+            StopOnNaN(batches),
+            *training.callbacks,
+            *more,
+        ],
         class_weight=_class_weights(training) if args.class_weights else None,
         shuffle=False,  # the batches own their order
         verbose=verbose,
@@ -172,9 +202,14 @@ def _class_weights(training: Training) -> dict[int, float]:
     """Return what each image of a class counts, so that all classes count the same; 1 on average."""
     reader = training.train_data.data_reader
     if not isinstance(reader, kerakit.DataReader):
-        raise kerakit.UserError("--class_weights needs one class an image, as a DataReader gives it. Leave it away.")
+        raise kerakit.UserError(
+            "--class_weights needs one class an image, as a DataReader gives it. Leave it away."
+        )
     counts = reader.counts("train")
-    return {i: len(training.train_data.index) / (len(counts) * max(int(count), 1)) for i, count in enumerate(counts)}
+    return {
+        i: len(training.train_data.index) / (len(counts) * max(int(count), 1))
+        for i, count in enumerate(counts)
+    }
 
 
 def _store(lower: keras.Model) -> FeatureStore:

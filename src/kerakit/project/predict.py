@@ -6,7 +6,7 @@ python predict.py --read_from progress/test photo.jpg folder
 import config
 import kerakit
 from kerakit import script
-from kerakit.quiet import native_output
+from kerakit.console import redirect_native_output
 
 
 def main(args: config.PredictConfig) -> None:
@@ -15,17 +15,19 @@ def main(args: config.PredictConfig) -> None:
     trained = config.read(run)
     weights = run.best()
 
-    with native_output():  # the start-up lines of TensorFlow
+    with redirect_native_output():  # the start-up lines of TensorFlow
         import restore
 
-    from kerakit.deploy.keras import predictor
+    from kerakit.deploy.formats.keras import predictor
     from kerakit.deploy.predict import answers, images_in, write_answers
 
     paths = images_in(args.images)
     predict = predictor(restore.model(trained, weights))
     found = answers(predict, trained.input_size, list(trained.class_names), paths, args.top)
     if bad := write_answers(found, args.as_json):
-        raise kerakit.UserError(f"{bad} of {len(paths)} images could not be read; they are named above.")
+        raise kerakit.UserError(
+            f"{bad} of {len(paths)} images could not be read; they are named above."
+        )
 
 
 if __name__ == "__main__":

@@ -24,4 +24,4 @@ class DataReader(kerakit.DataReader):
         train_ratio: float = config.TRAIN_RATIO_DEFAULT,
         seed: int = config.RANDOM_SEED_DEFAULT,
     ) -> None:
-        super().__init__(data, train_ratio, seed, leave_out=config.LEAVE_OUT)
+        super().__init__(data, train_ratio, seed, exclusions=config.EXCLUSIONS)

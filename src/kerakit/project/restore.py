@@ -8,7 +8,7 @@ import keras
 
 import config
 from datagen import BatchGenerator
-from kerakit.data.reader import expect_classes, held_out_mode
+from kerakit.data.reader import check_class_names, held_out_mode
 from kerakit.models import build
 from kerakit.run import load_weights
 from reader import DataReader
@@ -21,7 +21,7 @@ def reader(trained: config.TrainConfig, data_dir: Path | None) -> DataReader:
         UserError: it has other classes than the model.
     """
     found = DataReader(data_dir or trained.data_dir, seed=trained.seed)
-    expect_classes(found, trained.class_names)
+    check_class_names(found, trained.class_names)
     return found
 
 

@@ -13,7 +13,12 @@ SCORE = "val_accuracy"
 HIGHER_IS_BETTER = True
 
 # Each was made for devices that calculate in int8.
-SEARCHED_MODELS = ("efficientnet_lite0", "efficientnet_lite1", "mobilenet_v2", "mobilenet_v3_minimalistic")
+SEARCHED_MODELS = (
+    "efficientnet_lite0",
+    "efficientnet_lite1",
+    "mobilenet_v2",
+    "mobilenet_v3_minimalistic",
+)
 
 
 def suggest(trial: Any, args: config.TrainConfig) -> dict[str, Any]:

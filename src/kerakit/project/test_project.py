@@ -27,12 +27,16 @@ def test_a_batch_holds_pixels_and_targets(reader: DataReader) -> None:
     assert set(targets) <= set(range(len(reader.class_names)))
 
 
-def test_images_for_calibration_are_training_images_of_each_class_as_they_are(reader: DataReader) -> None:
+def test_images_for_calibration_are_training_images_of_each_class_as_they_are(
+    reader: DataReader,
+) -> None:
     generator = ImageGenerator(reader, SIZE)
     as_they_are = BatchGenerator(reader, "train", batch_size=1, input_size=SIZE)
     np.testing.assert_array_equal(next(iter(generator)), as_they_are[0][0][0])
     class_of = {reader.key(i): reader.target(i) for i in reader.indices("train")}
-    assert sorted(class_of[key] for key in generator.keys(len(reader.class_names))) == list(range(len(reader.class_names)))
+    assert sorted(class_of[key] for key in generator.keys(len(reader.class_names))) == list(
+        range(len(reader.class_names))
+    )
 
 
 @pytest.mark.parametrize("name", config.MODELS)

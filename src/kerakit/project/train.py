@@ -9,7 +9,7 @@ import config
 import kerakit
 import search
 from kerakit import script
-from kerakit.quiet import native_output
+from kerakit.console import redirect_native_output
 
 
 def main(args: config.TrainConfig) -> None:
@@ -18,10 +18,10 @@ def main(args: config.TrainConfig) -> None:
         search.run(args)
         return
     run = kerakit.Run(args.save_to)
-    run.refuse_existing(args.overwrite)
+    run.check_new(args.overwrite)
 
     # Only now, since TensorFlow takes seconds to import: --help and wrong flags are answered at once.
-    with native_output():  # the start-up lines of TensorFlow
+    with redirect_native_output():  # the start-up lines of TensorFlow
         import keras
 
     import callbacks
@@ -29,10 +29,10 @@ def main(args: config.TrainConfig) -> None:
     import phases
     from datagen import BatchGenerator
     from kerakit.data.cache import open_cache
-    from kerakit.data.reader import remarks
-    from kerakit.deploy.target import advice
+    from kerakit.data.reader import data_warnings
+    from kerakit.deploy.edgetpu.target import advice
     from kerakit.models import build
-    from kerakit.run import find_weights, load_weights
+    from kerakit.run import load_weights, resolve_weights
     from kerakit.training.session import session
     from kerakit.training.tune import use_half_precision
     from reader import DataReader
@@ -43,9 +43,11 @@ def main(args: config.TrainConfig) -> None:
     # --------------------------------------------------------------------------------------------------------- Model
     reader = DataReader(args.data_dir, seed=args.seed)
     wanted = "none" if args.from_ckpt else args.weights
-    model, weights = build(config.MODELS[args.model], args.input_size, len(reader.class_names), wanted)
+    model, weights = build(
+        config.MODELS[args.model], args.input_size, len(reader.class_names), wanted
+    )
     if args.from_ckpt:
-        load_weights(model, find_weights(args.from_ckpt))
+        load_weights(model, resolve_weights(args.from_ckpt))
     loss.options(model, args)  # refuses a loss that does not fit before the run folder is touched
     todo = phases.of(args, weights)
     batch_size = phases.batch_size(args, model)
@@ -53,13 +55,23 @@ def main(args: config.TrainConfig) -> None:
 
     # ---------------------------------------------------------------------------------------------------------- Data
     cache = open_cache(args.cache, args.input_size, config.CACHE_DIR, args.cache_limit)
-    mix = kerakit.Mix(len(reader.class_names), args.mixup, args.cutmix) if args.mixup or args.cutmix else None
-    make = partial(BatchGenerator, reader, batch_size=batch_size, input_size=args.input_size, seed=args.seed)
-    make = partial(make, read=cache, skip_bad=args.skip_bad, mix=mix)
-    train_data = make(mode="train", jitter=args.jitter and args.jitter_strength, drop_last=args.drop_last)
+    mix = (
+        kerakit.Mix(len(reader.class_names), args.mixup, args.cutmix)
+        if args.mixup or args.cutmix
+        else None
+    )
+    make = partial(
+        BatchGenerator, reader, batch_size=batch_size, input_size=args.input_size, seed=args.seed
+    )
+    make = partial(make, read=cache, skip_unreadable=args.skip_unreadable, mix=mix)
+    train_data = make(
+        mode="train", jitter=args.jitter and args.jitter_strength, drop_last=args.drop_last
+    )
     val_data = make(mode="val")
-    print(f"{len(train_data.index)} images to train on, {len(val_data.index)} to validate, {len(reader.class_names)} classes.")
-    for line in [*remarks(reader), *(advice(model) if args.target == "edgetpu" else [])]:
+    print(
+        f"{len(train_data.index)} images to train on, {len(val_data.index)} to validate, {len(reader.class_names)} classes."
+    )
+    for line in [*data_warnings(reader), *(advice(model) if args.target == "edgetpu" else [])]:
         print(f"WARNING: {line}")
 
     # --------------------------------------------------------------------------------------------------------- Train

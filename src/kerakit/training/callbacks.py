@@ -9,8 +9,8 @@ from typing import Any
 import keras
 
 from kerakit.errors import JobError
+from kerakit.report.plots import draw_curves
 from kerakit.run import Run
-from kerakit.training.plots import draw_curves
 
 SECONDS_A_LINE = 1
 """Between two lines of ``Lines``."""
@@ -77,12 +77,12 @@ class Checkpoints(keras.callbacks.Callback):
             _, epoch, value, weights = self._best
             self._best = None
             self.model.set_weights(weights)
-            if epoch not in (kept.epoch for kept in self._run.kept()):
+            if epoch not in (kept.epoch for kept in self._run.list_checkpoints()):
                 self._save(self._whole, epoch, value)
 
     def _save(self, model: keras.Model, epoch: int, value: float) -> None:
         self._run.add_checkpoint(model, epoch, value)
-        self._run.keep_best(self._limit or epoch, self._higher_is_better)
+        self._run.prune_checkpoints(self._limit or epoch, self._higher_is_better)
 
 
 class History(keras.callbacks.Callback):
@@ -104,7 +104,9 @@ class History(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Write the history anew, with this epoch in it."""
-        self._rows.append({"epoch": epoch + 1, **{name: float(value) for name, value in (logs or {}).items()}})
+        self._rows.append(
+            {"epoch": epoch + 1, **{name: float(value) for name, value in (logs or {}).items()}}
+        )
         self._run.write_history(self._rows)
 
     def on_train_end(self, logs: Any = None) -> None:  # noqa: ARG002 - Keras's signature
@@ -164,5 +166,7 @@ class Lines(keras.callbacks.Callback):
 
 def _value(monitor: str, logs: Any) -> float:
     if monitor not in (logs or {}):
-        raise JobError(f"there is no metric {monitor!r} to rank checkpoints by; the epoch has {', '.join(logs or {})}.")
+        raise JobError(
+            f"there is no metric {monitor!r} to rank checkpoints by; the epoch has {', '.join(logs or {})}."
+        )
     return float(logs[monitor])

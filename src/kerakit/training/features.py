@@ -21,12 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kerakit.data import memory
-from kerakit.data.decode import DECODING, available_cores
-from kerakit.data.generator import BatchGenerator, FollowEpochs
-from kerakit.data.order import order
-from kerakit.deploy.keras import predictor
+from kerakit.data.decode import DECODER_VERSION
+from kerakit.data.generator import BatchGenerator, EpochCallback
+from kerakit.data.order import permutation
+from kerakit.deploy.formats.keras import predictor
 from kerakit.errors import UserError
-from kerakit.files import make_folder, replacing
+from kerakit.files import atomic_write, make_dir
+from kerakit.machine import available_cores
 from kerakit.training import tune
 
 Features = NDArray[np.float32]
@@ -64,17 +65,21 @@ class FeatureStore:
         features, targets = self._folder / f"{name}.npy", self._folder / f"{name}.npz"
         # Whatever a kill or a disk left of it.
         damaged = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
-        with contextlib.suppress(*damaged), targets.open("rb") as file, np.load(file, allow_pickle=False) as kept:
+        with (
+            contextlib.suppress(*damaged),
+            targets.open("rb") as file,
+            np.load(file, allow_pickle=False) as kept,
+        ):
             found = np.load(features, mmap_mode="r", allow_pickle=False)
             if kept["crc32"] == _crc32(found):
                 targets.touch()
                 return found, kept["targets"]
-        make_folder(self._folder)
+        make_dir(self._folder)
         self._make_room(self._bytes(len(generator.index)))
-        with replacing(features) as temporary:
+        with atomic_write(features) as temporary:
             answers = self._compute(generator, epoch, temporary)
         found = np.load(features, mmap_mode="r", allow_pickle=False)
-        with replacing(targets) as temporary:
+        with atomic_write(targets) as temporary:
             np.savez(temporary, targets=answers, crc32=_crc32(found))
         return found, answers
 
@@ -106,8 +111,13 @@ class FeatureStore:
 
     def _room(self) -> int:
         """Return half of what the store might take at most: of what is free and of what it holds already."""
-        place = next(folder for folder in (self._folder, *self._folder.absolute().parents) if folder.is_dir())
-        return (shutil.disk_usage(place).free + sum(path.stat().st_size for path in self._folder.glob("*.npy"))) // 2
+        place = next(
+            folder for folder in (self._folder, *self._folder.absolute().parents) if folder.is_dir()
+        )
+        return (
+            shutil.disk_usage(place).free
+            + sum(path.stat().st_size for path in self._folder.glob("*.npy"))
+        ) // 2
 
     def _make_room(self, needed: int) -> None:
         """Remove what was used longest ago until ``needed`` bytes more are no more than ``_room``."""
@@ -123,12 +133,21 @@ class FeatureStore:
     def _key(self, generator: BatchGenerator, epoch: int) -> str:
         digest = self._identity.copy()
         reader = generator.data_reader
-        given = (generator.mode, generator.batch_size, generator.input_size, generator.seed, generator.strength, DECODING)
+        given = (
+            generator.mode,
+            generator.batch_size,
+            generator.input_size,
+            generator.seed,
+            generator.strength,
+            DECODER_VERSION,
+        )
         # Without augmentation, epochs differ in the order alone.
         digest.update(repr((*given, epoch, keras.backend.backend())).encode())
         digest.update(Path(inspect.getfile(type(generator))).read_bytes())
         for i in generator.index:
-            digest.update(repr((reader.key(int(i)), *_size_and_time(reader.image_path(int(i))))).encode())
+            digest.update(
+                repr((reader.key(int(i)), *_size_and_time(reader.image_path(int(i))))).encode()
+            )
             digest.update(np.asarray(reader.target(int(i))).tobytes())
         return digest.hexdigest()[:32]
 
@@ -145,7 +164,13 @@ class FeatureBatches(keras.utils.Sequence):
         batch_size: default: that of ``generator``.
     """
 
-    def __init__(self, store: FeatureStore, generator: BatchGenerator, views: int = 1, batch_size: int | None = None) -> None:
+    def __init__(
+        self,
+        store: FeatureStore,
+        generator: BatchGenerator,
+        views: int = 1,
+        batch_size: int | None = None,
+    ) -> None:
         super().__init__(workers=1)
         self._views = [store.compute(generator, epoch) for epoch in range(views)]
         self._generator = generator
@@ -159,7 +184,7 @@ class FeatureBatches(keras.utils.Sequence):
     def __getitem__(self, i: int) -> tuple[Features, NDArray[Any]]:
         """Return batch ``i`` of the current epoch: features, float32 (batch, ...), and targets, (batch, ...)."""
         if i == 0:
-            memory.keep_freed()
+            memory.retain_freed_memory()
         features, targets = self._views[self.epoch % len(self._views)]
         rows = self._rows(i)
         return np.asarray(features[rows]), targets[rows]
@@ -169,16 +194,16 @@ class FeatureBatches(keras.utils.Sequence):
         view = self.epoch % len(self._views)
         return [self._generator.key(view, int(row)) for row in self._rows(i)]
 
-    def follow_epochs(self) -> keras.callbacks.Callback:
+    def epoch_callback(self) -> keras.callbacks.Callback:
         """Return the callback that tells it its epoch."""
-        return FollowEpochs(self)
+        return EpochCallback(self)
 
     def _rows(self, i: int) -> NDArray[np.int64]:
         count = len(self._views[0][0])
         part = slice(i * self._batch_size, (i + 1) * self._batch_size)
         if self._generator.mode != "train":
             return np.arange(count)[part]
-        return order(count, self._generator.seed, self.epoch)[part]
+        return permutation(count, self._generator.seed, self.epoch)[part]
 
 
 def _size_and_time(path: Path) -> tuple[int, int]:
@@ -195,7 +220,9 @@ def _say(done: int, batches: int, mode: str) -> None:
     if done % tenth == 0 or done == batches:
         end = "\r" if sys.stdout.isatty() and done < batches else "\n"
         if sys.stdout.isatty() or done == batches:
-            print(f"features of the {mode} images: {done} of {batches} batches", end=end, flush=True)
+            print(
+                f"features of the {mode} images: {done} of {batches} batches", end=end, flush=True
+            )
 
 
 def _crc32(features: Features) -> int:
@@ -205,7 +232,7 @@ def _crc32(features: Features) -> int:
 def _fastest(backbone: keras.Model) -> Callable[[NDArray[Any]], Features]:
     if keras.backend.backend() != "tensorflow" or tune.has_accelerator():
         return predictor(backbone)
-    from kerakit.deploy.litert import convert_float, load
+    from kerakit.deploy.formats.tflite import convert_float, load
 
     cores = available_cores()
     with tempfile.TemporaryDirectory() as folder:
@@ -216,7 +243,10 @@ def _fastest(backbone: keras.Model) -> Callable[[NDArray[Any]], Features]:
 
     def predict(images: NDArray[Any]) -> Features:
         shares = np.array_split(images, cores)
-        parts = pool.map(lambda one: one[0](one[1]), ((p, s) for p, s in zip(predicts, shares, strict=True) if len(s)))
+        parts = pool.map(
+            lambda one: one[0](one[1]),
+            ((p, s) for p, s in zip(predicts, shares, strict=True) if len(s)),
+        )
         return np.concatenate(list(parts))
 
     return predict

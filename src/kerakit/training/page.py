@@ -15,7 +15,7 @@ from kerakit import answers, charts
 from kerakit.data.split import MODES
 from kerakit.errors import UserError
 from kerakit.files import write_text
-from kerakit.page import (
+from kerakit.report.page import (
     Html,
     answered,
     badge,
@@ -35,9 +35,9 @@ from kerakit.page import (
     tiles,
     when,
 )
+from kerakit.report.plots import ROW_HEIGHT
 from kerakit.run import Checkpoint, Run
 from kerakit.script import deploy_command, evaluate_command
-from kerakit.training.plots import ROW_HEIGHT
 
 BATCH_ROWS = 4
 """How many rows of the picture of a batch are shown."""
@@ -76,7 +76,7 @@ def write_page(run: Run, mistakes: Sequence[Mistake] = ()) -> None:
     """
     config, report, evaluation = _read(run.config), _read(run.report), _read(run.evaluation)
     history = run.read_history() if run.history.exists() else []
-    best = next(iter(run.kept()), None)
+    best = next(iter(run.list_checkpoints()), None)
     name = f"Training of {config.get('model', 'a model')}"
     body = [
         _header(name, run, config, report),
@@ -86,7 +86,9 @@ def write_page(run: Run, mistakes: Sequence[Mistake] = ()) -> None:
         _batches(run.plots),
         _data(report),
         section("Next", *_next(run, evaluation)),
-        section("Settings", shown({key: value for key, value in config.items() if key != "class_names"})),
+        section(
+            "Settings", shown({key: value for key, value in config.items() if key != "class_names"})
+        ),
         made_with(report) if report else None,
     ]
     write_text(run.page, document(name, *body))
@@ -100,26 +102,42 @@ def _read(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except ValueError as error:
-        raise UserError(f"{path} is damaged: {error}. Restore it from a copy, or train again.") from None
+        raise UserError(
+            f"{path} is damaged: {error}. Restore it from a copy, or train again."
+        ) from None
 
 
 def _header(name: str, run: Run, config: Mapping[str, Any], report: Mapping[str, Any]) -> Html:
     ended = report.get("ended")
-    lines: list[object] = [f"{run.path}, from weights {config.get('weights')}: {', '.join(config.get('phases', []))}"]
+    lines: list[object] = [
+        f"{run.path}, from weights {config.get('weights')}: {', '.join(config.get('phases', []))}"
+    ]
     if ended:
-        lines.append(join(badge(ended, _ENDED[ended]), f" {when(report['created'])}, after {_duration(report['seconds'])}"))
+        lines.append(
+            join(
+                badge(ended, _ENDED[ended]),
+                f" {when(report['created'])}, after {_duration(report['seconds'])}",
+            )
+        )
     return header(name, *lines)
 
 
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     return (
-        f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s" if minutes else f"{seconds:g} s"
+        f"{minutes // 60} h {minutes % 60} min"
+        if minutes >= 60
+        else f"{minutes} min {rest} s"
+        if minutes
+        else f"{seconds:g} s"
     )
 
 
 def _tiles(
-    history: Sequence[Mapping[str, float]], best: Checkpoint | None, report: Mapping[str, Any], evaluation: Mapping[str, Any]
+    history: Sequence[Mapping[str, float]],
+    best: Checkpoint | None,
+    report: Mapping[str, Any],
+    evaluation: Mapping[str, Any],
 ) -> Html:
     parts: list[tuple[str, object, object]] = []
     if best:
@@ -129,10 +147,20 @@ def _tiles(
         for name in [name for name in row if name.startswith("val_")][:3]:
             trained = row.get(name.removeprefix("val_"))
             parts.append(
-                (f"{name}, then", shown(row[name], name), "" if trained is None else join("training: ", shown(trained, name)))
+                (
+                    f"{name}, then",
+                    shown(row[name], name),
+                    "" if trained is None else join("training: ", shown(trained, name)),
+                )
             )
     if evaluation.get("split") == "test":
-        parts.append(("accuracy, test", f"{evaluation['accuracy']:.2%}", f"of {evaluation['images']:,} images"))
+        parts.append(
+            (
+                "accuracy, test",
+                f"{evaluation['accuracy']:.2%}",
+                f"of {evaluation['images']:,} images",
+            )
+        )
     if images := report.get("images"):
         rest = ", ".join(f"{n:,} {mode}" for mode, n in images.items() if mode != "train" and n)
         parts.append(("images to train on", f"{images['train']:,}", f"and {rest}"))
@@ -140,14 +168,22 @@ def _tiles(
 
 
 def _curves(
-    history: Sequence[Mapping[str, float]], best: Checkpoint | None, config: Mapping[str, Any], report: Mapping[str, Any]
+    history: Sequence[Mapping[str, float]],
+    best: Checkpoint | None,
+    config: Mapping[str, Any],
+    report: Mapping[str, Any],
 ) -> Html | None:
     """Draw each metric; marked are where phases begin, if there are several, and the best epoch."""
     marks = [(float(best.epoch), charts.BEST)] if best else []
     starts = report.get("phase_starts", [])
     if len(starts) > 1:
-        marks += [(float(epoch), str(phase)) for epoch, phase in zip(starts, config.get("phases", []), strict=False)]
-    names = dict.fromkeys(name.removeprefix("val_") for row in history for name in row if name != "epoch")
+        marks += [
+            (float(epoch), str(phase))
+            for epoch, phase in zip(starts, config.get("phases", []), strict=False)
+        ]
+    names = dict.fromkeys(
+        name.removeprefix("val_") for row in history for name in row if name != "epoch"
+    )
     drawn = []
     for name in names:
         lines = [
@@ -165,24 +201,45 @@ def _evaluation(evaluation: Mapping[str, Any], mistakes: Sequence[Mistake]) -> H
     names = [row["class"] for row in evaluation["classes"]]
     matrix = np.array(evaluation["confusion"], np.int64)
     accuracy, count = evaluation["accuracy"], evaluation["images"]
-    drawn = answers.drawn(("in images", matrix, False), ("as shares of the class", matrix, True), names=names)
-    wrong = [(one.pixels, one.right, [answered("answered", one.answer, one.confidence)], one.key) for one in mistakes]
+    drawn = answers.drawn(
+        ("in images", matrix, False), ("as shares of the class", matrix, True), names=names
+    )
+    wrong = [
+        (one.pixels, one.right, [answered("answered", one.answer, one.confidence)], one.key)
+        for one in mistakes
+    ]
     return section(
         "Evaluation",
-        tag("p", f"{accuracy:.2%} of {count:,} {evaluation['split']} images are right. ", answers.coarseness(accuracy, count)),
+        tag(
+            "p",
+            f"{accuracy:.2%} of {count:,} {evaluation['split']} images are right. ",
+            answers.coarseness(accuracy, count),
+        ),
         drawn,
-        side_by_side(("Class by class", shown(evaluation["classes"])), ("Confused most", answers.pairs(matrix, names))),
+        side_by_side(
+            ("Class by class", shown(evaluation["classes"])),
+            ("Confused most", answers.pairs(matrix, names)),
+        ),
         *([tag("h3", "Wrong, and surest of it"), gallery(wrong)] if mistakes else []),
     )
 
 
 def _batches(plots: Path) -> Html | None:
     parts = []
-    for name, title in (("train_batch", "training, as the model gets it"), ("val_batch", "validation")):
+    for name, title in (
+        ("train_batch", "training, as the model gets it"),
+        ("val_batch", "validation"),
+    ):
         if (path := plots / f"{name}.png").exists():
             with Image.open(path) as image:
                 shown_ = image.crop((0, 0, image.width, min(image.height, BATCH_ROWS * ROW_HEIGHT)))
-            parts.append(tag("figure", tag("figcaption", title), tag("div", picture(shown_, title), class_="wide batch")))
+            parts.append(
+                tag(
+                    "figure",
+                    tag("figcaption", title),
+                    tag("div", picture(shown_, title), class_="wide batch"),
+                )
+            )
     return section("The first batches", *parts) if parts else None
 
 
@@ -200,11 +257,17 @@ def _data(report: Mapping[str, Any]) -> Html | None:
         ]
         for row in classes
     ]
-    return section(f"{len(classes):,} classes", table(["class", *modes, "training images"], rows, modes))
+    return section(
+        f"{len(classes):,} classes", table(["class", *modes, "training images"], rows, modes)
+    )
 
 
 def _next(run: Run, evaluation: Mapping[str, Any]) -> list[Html]:
     parts = [note("Files for devices, each measured:"), command(deploy_command(run))]
     if not evaluation:
-        parts = [note("Class by class, with what is confused and the worst mistakes:"), command(evaluate_command(run)), *parts]
+        parts = [
+            note("Class by class, with what is confused and the worst mistakes:"),
+            command(evaluate_command(run)),
+            *parts,
+        ]
     return parts

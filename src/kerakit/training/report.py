@@ -20,7 +20,9 @@ _PACKAGES = ("kerakit", "keras", "numpy")
 
 
 @contextlib.contextmanager
-def reported(run: Run, generators: Sequence[BatchGenerator], callbacks: Sequence[Any]) -> Iterator[None]:
+def reported(
+    run: Run, generators: Sequence[BatchGenerator], callbacks: Sequence[Any]
+) -> Iterator[None]:
     """Write the report and the page of a training when the block ends, however it ends, if an epoch was finished.
 
     Args:
@@ -37,9 +39,17 @@ def reported(run: Run, generators: Sequence[BatchGenerator], callbacks: Sequence
         raise
     finally:
         # What failed without a checkpoint is discarded.
-        if run.history.exists() and (ended == "done" or run.kept()):
+        if run.history.exists() and (ended == "done" or run.list_checkpoints()):
             lasted = {"ended": ended, "seconds": round(time.monotonic() - started, 1)}
-            write_json(run.report, {**machine.facts(_PACKAGES), **lasted, **_images(generators), **_of_callbacks(callbacks)})
+            write_json(
+                run.report,
+                {
+                    **machine.describe_machine(_PACKAGES),
+                    **lasted,
+                    **_images(generators),
+                    **_of_callbacks(callbacks),
+                },
+            )
             write_page(run)
             print(f"to look at: {run.page}")
 
@@ -48,11 +58,17 @@ def _images(generators: Sequence[BatchGenerator]) -> dict[str, Any]:
     """Return how many images there are, and of each class where the reader is a ``DataReader``."""
     reader = generators[0].data_reader
     if not isinstance(reader, DataReader):
-        return {"images": {generator.mode: len(generator.index) for generator in generators}, "classes": []}
+        return {
+            "images": {generator.mode: len(generator.index) for generator in generators},
+            "classes": [],
+        }
     counts = {mode: reader.counts(mode).tolist() for mode in MODES}
     return {
         "images": {mode: sum(of_mode) for mode, of_mode in counts.items()},
-        "classes": [{"class": name, **{mode: counts[mode][i] for mode in MODES}} for i, name in enumerate(reader.class_names)],
+        "classes": [
+            {"class": name, **{mode: counts[mode][i] for mode in MODES}}
+            for i, name in enumerate(reader.class_names)
+        ],
     }
 
 

@@ -25,7 +25,7 @@ from typing import Any
 
 from kerakit import __version__
 from kerakit.errors import JobError, UserError
-from kerakit.files import make_folder, write_json
+from kerakit.files import make_dir, write_json
 from kerakit.run import Run
 from kerakit.script import INTERRUPTED
 from kerakit.training.trials import Trial, show
@@ -51,10 +51,18 @@ class Search:
     """
 
     def __init__(self, args: Any, suggest: Suggest, score: str, higher_is_better: bool) -> None:
-        self._args, self._suggest, self._score, self._higher_is_better = args, suggest, score, higher_is_better
+        self._args, self._suggest, self._score, self._higher_is_better = (
+            args,
+            suggest,
+            score,
+            higher_is_better,
+        )
         self._folder: Path = args.save_to
         self._file = self._folder / "search.json"
-        self._given = {name: getattr(args, name) for name in args.model_fields_set - {"trials", "save_to", "overwrite"}}
+        self._given = {
+            name: getattr(args, name)
+            for name in args.model_fields_set - {"trials", "save_to", "overwrite"}
+        }
         self._trials: list[Trial] = []
 
     def run(self) -> None:
@@ -67,8 +75,10 @@ class Search:
         if importlib.util.find_spec("optuna") is None:
             raise UserError("--trials needs Optuna: pip install 'kerakit[search]'")
         if Run(self._folder).config.exists():
-            raise UserError(f"{self._folder} is a run, not a folder of trials. Choose another --save_to.")
-        make_folder(self._folder)
+            raise UserError(
+                f"{self._folder} is a run, not a folder of trials. Choose another --save_to."
+            )
+        make_dir(self._folder)
         with self._alone() as lock:
             self._open()
             try:
@@ -97,7 +107,8 @@ class Search:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 print(
-                    f"waiting for another search in {self._folder}, or for the last trial of one that was killed.", flush=True
+                    f"waiting for another search in {self._folder}, or for the last trial of one that was killed.",
+                    flush=True,
                 )
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield file.fileno()
@@ -116,7 +127,7 @@ class Search:
         if self._args.overwrite:
             for folder in self._folder.glob("trial_*"):
                 run = Run(folder)
-                run.refuse_existing(overwrite=True)
+                run.check_new(overwrite=True)
                 run.remove()
             self._save()
             return
@@ -133,12 +144,18 @@ class Search:
             )
         self._trials = found["trials"]
         if self._trials:
-            print(f"{self._folder}: {len(self._trials)} of {self._args.trials} trials have ended before.", flush=True)
+            print(
+                f"{self._folder}: {len(self._trials)} of {self._args.trials} trials have ended before.",
+                flush=True,
+            )
 
     def _read(self) -> dict[str, Any]:
         try:
             found = json.loads(self._file.read_text(encoding="utf-8"))
-            return {"asked": dict(found["asked"]), "trials": [Trial(**trial) for trial in found["trials"]]}
+            return {
+                "asked": dict(found["asked"]),
+                "trials": [Trial(**trial) for trial in found["trials"]],
+            }
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(
                 f"{self._file} is damaged, or not Kerakit's ({error}). Restore it from a copy, or choose another --save_to."
@@ -156,23 +173,29 @@ class Search:
         params, flags = self._ask(number)
         run = Run(self._folder / Trial(number, {}, 0).name)
         try:
-            args = type(self._args)(**{**self._given, **flags, "save_to": run.path, "overwrite": True})
+            args = type(self._args)(
+                **{**self._given, **flags, "save_to": run.path, "overwrite": True}
+            )
         except UserError as error:
             raise UserError(f"search.py suggests what train.py refuses: {error}") from None
         command = [sys.argv[0], *args.as_flags()]
-        print(f"trial {number + 1} of {self._args.trials}: python {shlex.join(command)}", flush=True)
+        print(
+            f"trial {number + 1} of {self._args.trials}: python {shlex.join(command)}", flush=True
+        )
         start = time.monotonic()
         failure = _failure_of([sys.executable, *command], lock)
         seconds = round(time.monotonic() - start, 1)
         if failure is not None:
             return Trial(number, params, seconds, error=failure)
-        kept = run.kept()
+        kept = run.list_checkpoints()
         if not kept:
             return Trial(number, params, seconds, error="it saved no checkpoint")
         epoch = kept[0].epoch
         row = next(row for row in run.read_history() if row["epoch"] == epoch)
         if self._score not in row:
-            raise UserError(f"search.py compares trials by {self._score!r}, which {run.history} has not: {', '.join(row)}.")
+            raise UserError(
+                f"search.py compares trials by {self._score!r}, which {run.history} has not: {', '.join(row)}."
+            )
         if not math.isfinite(row[self._score]):
             return Trial(number, params, seconds, error=f"{self._score} is {row[self._score]}")
         return Trial(number, params, seconds, row[self._score], epoch)
@@ -183,16 +206,25 @@ class Search:
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         sampler = optuna.samplers.TPESampler(seed=(self._args.seed + number) % 2**32)
-        study = optuna.create_study(sampler=sampler, direction="maximize" if self._higher_is_better else "minimize")
+        study = optuna.create_study(
+            sampler=sampler, direction="maximize" if self._higher_is_better else "minimize"
+        )
         for trial in self._trials:
             fixed = optuna.trial.FixedTrial(trial.params)
-            state = optuna.trial.TrialState.FAIL if trial.score is None else optuna.trial.TrialState.COMPLETE
+            state = (
+                optuna.trial.TrialState.FAIL
+                if trial.score is None
+                else optuna.trial.TrialState.COMPLETE
+            )
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # what it warns of is refused below
                     self._suggest(fixed, self._args)
                 ended = optuna.trial.create_trial(
-                    params=fixed.params, distributions=fixed.distributions, value=trial.score, state=state
+                    params=fixed.params,
+                    distributions=fixed.distributions,
+                    value=trial.score,
+                    state=state,
                 )
                 study.add_trial(ended)
             except ValueError as error:
@@ -205,7 +237,9 @@ class Search:
         return dict(asked.params), flags
 
     def _hopeless(self) -> bool:
-        return len(self._trials) >= FAILURES_TO_STOP and all(trial.score is None for trial in self._trials)
+        return len(self._trials) >= FAILURES_TO_STOP and all(
+            trial.score is None for trial in self._trials
+        )
 
 
 def _failure_of(command: list[str], lock: int) -> str | None:

@@ -19,7 +19,9 @@ from kerakit.training.trackers import tracking
 
 
 @contextlib.contextmanager
-def session(run: Run, generators: Sequence[BatchGenerator], callbacks: Sequence[Any] = ()) -> Iterator[None]:
+def session(
+    run: Run, generators: Sequence[BatchGenerator], callbacks: Sequence[Any] = ()
+) -> Iterator[None]:
     """Wrap ``fit``.
 
     Whatever ends it, the best weights that ``Checkpoints`` among ``callbacks`` keeps in memory are saved.
@@ -45,7 +47,9 @@ def session(run: Run, generators: Sequence[BatchGenerator], callbacks: Sequence[
         for generator in generators:
             if isinstance(generator.error, (KerakitError, OSError)):
                 raise generator.error from None
-        if isinstance(error, ValueError) and re.search(r"target.*output.*(rank|shape)|[Ss]hapes? .* incompatible", str(error)):
+        if isinstance(error, ValueError) and re.search(
+            r"target.*output.*(rank|shape)|[Ss]hapes? .* incompatible", str(error)
+        ):
             raise UserError(
                 f"the loss does not fit the targets and outputs: {str(error).splitlines()[0]} For targets that are class "
                 "indices use sparse_categorical_crossentropy."
@@ -59,7 +63,7 @@ def session(run: Run, generators: Sequence[BatchGenerator], callbacks: Sequence[
 
 
 def _how_to_go_on(run: Run) -> str:
-    kept = run.kept()
+    kept = run.list_checkpoints()
     if not kept:
         return "\ninterrupted: no epoch was finished, so nothing was saved yet."
     path = shlex.quote(str(run.path))

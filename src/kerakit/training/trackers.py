@@ -45,7 +45,9 @@ class Tracker(keras.callbacks.Callback, ABC):
     def __enter__(self) -> Self:
         """Begin the tracked run. Raises UserError where the service cannot be had."""
         try:
-            self.begin(str(self._run.path), json.loads(self._run.config.read_text(encoding="utf-8")))
+            self.begin(
+                str(self._run.path), json.loads(self._run.config.read_text(encoding="utf-8"))
+            )
         except Exception as error:
             with contextlib.suppress(Exception):  # it may have begun before it failed
                 self.end("failed")
@@ -61,15 +63,23 @@ class Tracker(keras.callbacks.Callback, ABC):
             if self._open:
                 self.log(epoch + 1, {name: float(value) for name, value in (logs or {}).items()})
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
         """End the tracked run as the training ended."""
         with self._warning():
             files = (self._run.config, self._run.history, *sorted(self._run.plots.glob("*.png")))
-            kept = self._run.kept()
+            kept = self._run.list_checkpoints()
             best = str(self._run.checkpoints / kept[0].file) if kept else "none"
             self.keep([path for path in files if path.exists()], best)
         with self._warning():
-            self.end("done" if kind is None else "interrupted" if issubclass(kind, KeyboardInterrupt) else "failed")
+            self.end(
+                "done"
+                if kind is None
+                else "interrupted"
+                if issubclass(kind, KeyboardInterrupt)
+                else "failed"
+            )
 
     @contextlib.contextmanager
     def _warning(self) -> Iterator[None]:
@@ -78,7 +88,10 @@ class Tracker(keras.callbacks.Callback, ABC):
         except Exception as error:
             # A server that is gone is asked again for minutes: once is enough.
             self._open = False
-            print(f"WARNING: {self.title} failed, and logs no more of this run: {_first_line(error)}", file=sys.stderr)
+            print(
+                f"WARNING: {self.title} failed, and logs no more of this run: {_first_line(error)}",
+                file=sys.stderr,
+            )
 
     @abstractmethod
     def begin(self, name: str, settings: dict[str, Any]) -> None:
@@ -101,7 +114,11 @@ class MLflow(Tracker):
     """Track with MLflow."""
 
     title = "MLflow"
-    _STATUS: ClassVar[dict[Ending, str]] = {"done": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
+    _STATUS: ClassVar[dict[Ending, str]] = {
+        "done": "FINISHED",
+        "failed": "FAILED",
+        "interrupted": "KILLED",
+    }
 
     def begin(self, name: str, settings: dict[str, Any]) -> None:
         """Start a run of the experiment that MLflow's environment names; settings become its parameters."""
@@ -178,7 +195,9 @@ def get(names: Iterable[str], run: Run) -> list[Tracker]:
         spec = importlib.util.find_spec(name)
         # A folder named wandb, as its offline runs make one, looks like a package, but comes from no file.
         if spec is None or spec.origin is None:
-            raise UserError(f"--track {name} needs {TRACKERS[name].title}: pip install 'kerakit[{name}]'")
+            raise UserError(
+                f"--track {name} needs {TRACKERS[name].title}: pip install 'kerakit[{name}]'"
+            )
     return [TRACKERS[name](run) for name in names]
 
 

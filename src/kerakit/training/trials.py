@@ -11,9 +11,10 @@ from typing import Any
 
 from rich.table import Table
 
+from kerakit.console import print_table
 from kerakit.files import write_text
 from kerakit.run import Run
-from kerakit.script import deploy_command, print_table
+from kerakit.script import deploy_command
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def show(folder: Path, trials: Sequence[Trial], score: str, higher_is_better: bo
     _write(folder / "trials.csv", everyone, names, score)
     if not ranked:
         return
-    from kerakit.training.plots import draw_trials
+    from kerakit.report.plots import draw_trials
 
     points = [(trial.number, trial.score or 0.0, trial.params) for trial in done]
     draw_trials(points, names, score, higher_is_better, folder / "trials.png")

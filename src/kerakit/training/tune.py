@@ -40,11 +40,15 @@ def use_half_precision(wanted: bool) -> None:
         UserError: there is no GPU or TPU. On CPUs it is slower (docs/decisions.md).
     """
     if wanted and not has_accelerator():
-        raise UserError("--mixed_precision is faster on a GPU only, and Keras sees none here. Leave it away.")
+        raise UserError(
+            "--mixed_precision is faster on a GPU only, and Keras sees none here. Leave it away."
+        )
     keras.config.set_dtype_policy("mixed_float16" if wanted else "float32")
 
 
-def find_batch_size(model: keras.Model, compile_with: Compile, targets: Callable[[int], Any]) -> int:
+def find_batch_size(
+    model: keras.Model, compile_with: Compile, targets: Callable[[int], Any]
+) -> int:
     """Return the batch size beyond which steps bring hardly more images a second, or do not fit into memory.
 
     Args:
@@ -65,7 +69,10 @@ def find_batch_size(model: keras.Model, compile_with: Compile, targets: Callable
             rate = STEPS_TIMED * size / (time.perf_counter() - start)
         except Exception as error:
             # The backends' own types of error have only this in common.
-            if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in f"{type(error)} {error}".upper():
+            if (
+                not isinstance(error, MemoryError)
+                and "RESOURCE_EXHAUSTED" not in f"{type(error)} {error}".upper()
+            ):
                 raise
             break
         if rate < WORTH * best_rate:

@@ -30,10 +30,14 @@ def classifier(
     from keras import layers
 
     if min(input_shape[:2]) < 32:
-        raise kerakit.UserError(f"{name} takes an input_size of at least 32,32, got {input_shape[1]},{input_shape[0]}.")
+        raise kerakit.UserError(
+            f"{name} takes an input_size of at least 32,32, got {input_shape[1]},{input_shape[0]}."
+        )
     image = keras.Input(input_shape, name="image")
     x = layers.Rescaling(scale, offset, name="normalise")(image)
-    backbone = application(input_shape=input_shape, input_tensor=x, include_top=False, weights=weights)
+    backbone = application(
+        input_shape=input_shape, input_tensor=x, include_top=False, weights=weights
+    )
     if weights is None:
         # Keras averages over thousands of steps (0.99, 0.999), for ImageNet: a short training would be validated with
         # the statistics of its first steps.

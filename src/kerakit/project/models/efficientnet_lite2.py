@@ -5,7 +5,9 @@ from typing import Any
 from models.backbone import classifier
 
 
-def construct(input_shape: tuple[int, int, int], num_classes: int, weights: str | None = None) -> Any:
+def construct(
+    input_shape: tuple[int, int, int], num_classes: int, weights: str | None = None
+) -> Any:
     """Return a ``keras.Model`` with EfficientNet-Lite2 below and a layer of probabilities on top.
 
     Args:
@@ -18,4 +20,6 @@ def construct(input_shape: tuple[int, int, int], num_classes: int, weights: str 
     from kerakit.models.efficientnet_lite import OFFSET, SCALE, EfficientNetLite
 
     application = partial(EfficientNetLite, 2)
-    return classifier(application, "efficientnet_lite2", input_shape, num_classes, weights, SCALE, OFFSET)
+    return classifier(
+        application, "efficientnet_lite2", input_shape, num_classes, weights, SCALE, OFFSET
+    )

@@ -5,7 +5,9 @@ from typing import Any
 from models.backbone import classifier
 
 
-def construct(input_shape: tuple[int, int, int], num_classes: int, weights: str | None = None) -> Any:
+def construct(
+    input_shape: tuple[int, int, int], num_classes: int, weights: str | None = None
+) -> Any:
     """Return a ``keras.Model``.
 
     Args:
@@ -15,4 +17,6 @@ def construct(input_shape: tuple[int, int, int], num_classes: int, weights: str 
     """
     import keras
 
-    return classifier(keras.applications.MobileNet, "mobilenet_v1", input_shape, num_classes, weights)
+    return classifier(
+        keras.applications.MobileNet, "mobilenet_v1", input_shape, num_classes, weights
+    )

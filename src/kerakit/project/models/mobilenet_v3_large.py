@@ -5,7 +5,9 @@ from typing import Any
 from models.backbone import classifier
 
 
-def construct(input_shape: tuple[int, int, int], num_classes: int, weights: str | None = None) -> Any:
+def construct(
+    input_shape: tuple[int, int, int], num_classes: int, weights: str | None = None
+) -> Any:
     """Return a ``keras.Model`` with MobileNetV3 Large below and a layer of probabilities on top.
 
     Args:

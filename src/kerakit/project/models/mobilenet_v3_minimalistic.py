@@ -5,7 +5,9 @@ from typing import Any
 from models.backbone import classifier
 
 
-def construct(input_shape: tuple[int, int, int], num_classes: int, weights: str | None = None) -> Any:
+def construct(
+    input_shape: tuple[int, int, int], num_classes: int, weights: str | None = None
+) -> Any:
     """Return a ``keras.Model`` with MobileNetV3 Large below and a layer of probabilities on top.
 
     Args:
@@ -17,5 +19,7 @@ def construct(input_shape: tuple[int, int, int], num_classes: int, weights: str 
 
     import keras
 
-    application = partial(keras.applications.MobileNetV3Large, minimalistic=True, include_preprocessing=False)
+    application = partial(
+        keras.applications.MobileNetV3Large, minimalistic=True, include_preprocessing=False
+    )
     return classifier(application, "mobilenet_v3_minimalistic", input_shape, num_classes, weights)

@@ -1,0 +1,101 @@
+"""Terminal output: tables, progress, and silencing of what libraries log."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+SECONDS_BETWEEN_LINES = 2
+"""Interval of progress lines where stdout is not a terminal."""
+
+_LOG_WIDTH = 120
+
+
+@contextlib.contextmanager
+def quiet_logs() -> Iterator[None]:
+    """Silence the warnings that Keras, TensorFlow and grain log through absl about deliberate choices."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def redirect_native_output(target: Any = None) -> Iterator[None]:
+    """Redirect what native code writes to stdout and stderr into ``target`` (an open file); default: discard it."""
+    with open(os.devnull, "w") as devnull:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        saved = os.dup(1), os.dup(2)
+        try:
+            for descriptor in (1, 2):
+                os.dup2((target or devnull).fileno(), descriptor)
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for descriptor, copy in zip((1, 2), saved, strict=True):
+                os.dup2(copy, descriptor)
+                os.close(copy)
+
+
+def quiet_startup() -> contextlib.AbstractContextManager[None]:
+    """Silence TensorFlow's start-up messages: ``with kerakit.quiet_startup(): import keras``."""
+    return redirect_native_output()
+
+
+def print_table(table: Table) -> None:
+    """Print a rich table; without a terminal the width is fixed, so that a log file keeps every column."""
+    width = None if sys.stdout.isatty() else _LOG_WIDTH
+    Console(width=width, markup=False, highlight=False).print(table)
+
+
+def printable(text: str) -> str:
+    """Return ``text``, escaped where it has control characters or bytes that are not text."""
+    return text if text.isprintable() else ascii(text)[1:-1]
+
+
+class progress:  # noqa: N801 - used as `with progress(...) as update:`
+    """Progress of a job: a bar on a terminal, otherwise a line every SECONDS_BETWEEN_LINES.
+
+    Args:
+        label: a participle, such as "checking".
+        total: number of items.
+        unit: plural noun of the items.
+    """
+
+    def __init__(self, label: str, total: int, unit: str = "images") -> None:
+        self._label, self._total, self._unit = label, total, unit
+        self._last_line = time.monotonic()
+        self._bar = Progress(transient=True) if sys.stdout.isatty() else None
+
+    def __enter__(self) -> Callable[[int], None]:
+        """Return the function to call with the number of completed items."""
+        if self._bar is None:
+            return self._print_line
+        bar = self._bar
+        bar.start()
+        task = bar.add_task(self._label, total=self._total)
+        return lambda done: bar.update(task, completed=done)
+
+    def __exit__(self, *_: object) -> None:
+        """Remove the bar."""
+        if self._bar is not None:
+            self._bar.stop()
+
+    def _print_line(self, done: int) -> None:
+        if time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            print(f"{self._label}: {done:,} of {self._total:,} {self._unit}", flush=True)

@@ -1,0 +1,1 @@
+"""The Edge TPU of Google Coral: forecast, compiler, compiled files."""

@@ -1,0 +1,30 @@
+"""Decoding and drawing of class scores. Needs Python 3.7, NumPy and Pillow only: copied into device bundles."""
+
+from __future__ import annotations
+
+from typing import Any, Sequence  # noqa: UP035 - Python 3.7
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+
+def decode(scores: Any, top: int = 1) -> list[tuple[int, float]]:
+    """Return the ``top`` classes of one image as (class index, score), the highest score first.
+
+    Args:
+        scores: (classes,).
+        top: number of classes.
+    """
+    order = np.argsort(-np.asarray(scores, np.float64), kind="stable")[:top]
+    return [(int(i), float(scores[i])) for i in order]
+
+
+def draw(image: Any, lines: Sequence[str]) -> Image.Image:
+    """Return the image, uint8 (height, width, 3), with lines of text below it."""
+    picture = Image.fromarray(np.asarray(image).astype(np.uint8))
+    canvas = Image.new("RGB", (max(picture.width, 160), picture.height + 14 * len(lines)), "white")
+    canvas.paste(picture, ((canvas.width - picture.width) // 2, 0))
+    pen = ImageDraw.Draw(canvas)
+    for row, line in enumerate(lines):
+        pen.text((2, picture.height + 14 * row), line, fill="black")
+    return canvas

@@ -1,0 +1,68 @@
+"""Conversion of Keras models to TensorFlow Lite files by TensorFlow's converter."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+from kerakit.console import quiet_logs, redirect_native_output
+from kerakit.errors import JobError
+
+if TYPE_CHECKING:
+    import keras
+
+WeightType = Literal["float32", "float16", "int8"]
+
+
+def convert_float(model: keras.Model, weights: WeightType = "float32") -> bytes:
+    """Convert ``model`` to a TensorFlow Lite file with batch size 1 and float32 input and output.
+
+    Args:
+        model: a built model with one input (batch, height, width, 3).
+        weights: the type in which weights are stored.
+
+    Raises:
+        JobError: the converter refused the model.
+    """
+    import tensorflow as tf
+
+    converter = make_converter(model)
+    if weights != "float32":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if weights == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    return run_converter(converter.convert)
+
+
+def make_converter(model: keras.Model) -> Any:
+    """Return a ``tf.lite.TFLiteConverter`` with a static batch of 1, which the Edge TPU compiler requires."""
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    signature = tf.TensorSpec([1, *model.input_shape[1:]], tf.float32, name="image")
+    traced = tf.function(lambda image: model(image, training=False)).get_concrete_function(
+        signature
+    )
+    # Frozen first: given Keras 3's variables as they are, the converter leaves variable reads that cannot run.
+    with quiet_logs():
+        return tf.lite.TFLiteConverter.from_concrete_functions(
+            [convert_variables_to_constants_v2(traced)]
+        )
+
+
+def run_converter(convert: Callable[[], bytes]) -> bytes:
+    """Run TensorFlow's converter; print its messages only if it fails."""
+    with tempfile.TemporaryFile("w+", errors="replace") as log, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with redirect_native_output(log), quiet_logs():
+                return convert()
+        except Exception as error:
+            log.seek(0)
+            sys.stderr.write(log.read())
+            raise JobError(
+                f"TensorFlow's converter refused the model: {str(error).splitlines()[0]}"
+            ) from error

@@ -1,0 +1,68 @@
+"""Running TensorFlow Lite files with LiteRT's interpreter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kerakit.console import redirect_native_output
+from kerakit.errors import JobError
+from kerakit.inference import PredictFn
+
+
+def start_interpreter(content: bytes, name: str, num_threads: int = 1, **options: Any) -> Any:
+    """Return a LiteRT interpreter with allocated tensors.
+
+    Args:
+        content: bytes of a TensorFlow Lite file.
+        name: of the file, for the error.
+        num_threads: threads of the interpreter.
+        options: further arguments of ``ai_edge_litert.interpreter.Interpreter``.
+
+    Raises:
+        JobError: LiteRT cannot run the file.
+    """
+    from ai_edge_litert.interpreter import Interpreter
+
+    try:
+        with redirect_native_output():
+            interpreter = Interpreter(model_content=content, num_threads=num_threads, **options)
+            interpreter.allocate_tensors()
+    except (RuntimeError, ValueError) as error:
+        raise JobError(f"LiteRT cannot run {name}: {str(error).splitlines()[0]}") from error
+    return interpreter
+
+
+def load_tflite(path: Path) -> PredictFn:
+    """Load a TensorFlow Lite file with batch size 1; quantized outputs are dequantized.
+
+    Raises:
+        JobError: LiteRT cannot run the file.
+    """
+    return tflite_predict_fn(start_interpreter(path.read_bytes(), path.name))
+
+
+def tflite_predict_fn(interpreter: Any) -> PredictFn:
+    """Return the function that runs images through an interpreter one by one and dequantizes the output."""
+    (into,), (out,) = interpreter.get_input_details(), interpreter.get_output_details()
+    scale, zero_point = out["quantization"]
+
+    def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        rows = []
+        for image in images:
+            interpreter.set_tensor(into["index"], image[None].astype(into["dtype"]))
+            interpreter.invoke()
+            rows.append(interpreter.get_tensor(out["index"])[0])
+        return dequantize(np.stack(rows), scale, zero_point)
+
+    return predict
+
+
+def dequantize(values: NDArray[Any], scale: float, zero_point: int) -> NDArray[np.float32]:
+    """Return the real values of quantized ones, float32; values with scale 0 are not quantized."""
+    if scale == 0:
+        return values.astype(np.float32)
+    return (values.astype(np.float32) - zero_point) * np.float32(scale)

@@ -1,0 +1,292 @@
+"""The adapter of the Edge TPU's compiler.
+
+The compiler itself cannot be had here. What stands in for it is REPLAY: a program that prints what the real compiler printed,
+verbatim, in public logs of versions 16.0.384591198 and 14.1, and writes the files that it wrote. That proves how its words,
+files and exit codes are read, and nothing about compiling.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kerakit import JobError
+from kerakit.deploy.edgetpu.compiler import EDGETPU, compile_for_edgetpu
+from kerakit.deploy.formats.base import Compiling, Skipped, Source
+from kerakit.deploy.quantization.calibration import Calibration
+
+HEAD = "Edge TPU Compiler version 16.0.384591198\nStarted a compilation timeout timer of 180 seconds.\n"
+TAIL = "Compilation child process completed within timeout period.\nCompilation succeeded! \n"
+
+# Ultralytics' YOLOv5s 224, compiler 16, -sa.
+YOLO = f"""{HEAD}
+Model compiled successfully in 3173 ms.
+
+Input model: model.tflite
+Input size: 7.37MiB
+Output model: model_edgetpu.tflite
+Output size: 8.34MiB
+On-chip memory used for caching model parameters: 6.08MiB
+On-chip memory remaining for caching model parameters: 0.00B
+Off-chip memory used for streaming uncached model parameters: 1.70MiB
+Number of Edge TPU subgraphs: 2
+Total number of operations: 294
+Operation log: model_edgetpu.log
+
+Model successfully compiled but not all operations are supported by the Edge TPU. A percentage of the model will instead run \
+on the CPU, which is slower. If possible, consider updating your model to use only operations supported by the Edge TPU. For \
+details, visit g.co/coral/model-reqs.
+Number of operations that will run on Edge TPU: 289
+Number of operations that will run on CPU: 5
+"""
+YOLO_TABLE = """
+Operator                       Count      Status
+
+RESIZE_NEAREST_NEIGHBOR        2          Mapped to Edge TPU
+CONCATENATION                  1          Operation is otherwise supported, but not mapped due to some unspecified limitation
+CONCATENATION                  17         Mapped to Edge TPU
+STRIDED_SLICE                  13         Mapped to Edge TPU
+TRANSPOSE                      1          Operation is otherwise supported, but not mapped due to some unspecified limitation
+TRANSPOSE                      2          Mapped to Edge TPU
+MAX_POOL_2D                    3          Mapped to Edge TPU
+LOGISTIC                       62         Mapped to Edge TPU
+QUANTIZE                       2          Operation is otherwise supported, but not mapped due to some unspecified limitation
+QUANTIZE                       24         Mapped to Edge TPU
+SUB                            3          Mapped to Edge TPU
+PAD                            6          Mapped to Edge TPU
+RESHAPE                        1          Operation is otherwise supported, but not mapped due to some unspecified limitation
+RESHAPE                        5          Mapped to Edge TPU
+ADD                            10         Mapped to Edge TPU
+MUL                            80         Mapped to Edge TPU
+CONV_2D                        62         Mapped to Edge TPU
+"""
+LOG_HEAD = (
+    "Edge TPU Compiler version 16.0.384591198\nInput: model.tflite\nOutput: model_edgetpu.tflite\n"
+)
+COMPILED = b"\x20\x00\x00\x00TFL3" + b"edgetpu-custom-op" + bytes(64)
+
+REPLAY = """
+import json, pathlib, sys, time
+script = json.loads(pathlib.Path({script!r}).read_text())
+arguments = sys.argv[1:]
+pathlib.Path({script!r}).with_suffix(".seen").write_text(json.dumps(arguments))
+folder = pathlib.Path(arguments[arguments.index("--out_dir") + 1])
+stem = pathlib.Path(arguments[-1]).stem
+time.sleep(script.get("sleep", 0))
+if script["fails"]:
+    pathlib.Path({script!r}).write_text(json.dumps({{**script, "fails": script["fails"] - 1}}))
+    sys.exit("Internal compiler error. Aborting! ")
+if script["compiled"] is not None:
+    (folder / f"{{stem}}_edgetpu.tflite").write_bytes(bytes.fromhex(script["compiled"]))
+if script["log"] is not None:
+    (folder / f"{{stem}}_edgetpu.log").write_text(script["log"])
+print(script["said"])
+sys.exit(script["code"])
+"""
+
+Compiler = Callable[..., Path]
+
+
+@pytest.fixture
+def compiler(tmp_path: Path, executable: Callable[[str], Path]) -> Compiler:
+    """Make a REPLAY of one run of the compiler."""
+
+    def make(
+        said: str = YOLO + YOLO_TABLE + TAIL,
+        log: str | None = LOG_HEAD + YOLO_TABLE,
+        compiled: bytes | None = COMPILED,
+        code: int = 0,
+        sleep: float = 0,
+        fails: int = 0,
+    ) -> Path:
+        script = tmp_path / "replay.json"
+        written = None if compiled is None else compiled.hex()
+        content = {
+            "said": said,
+            "log": log,
+            "compiled": written,
+            "code": code,
+            "sleep": sleep,
+            "fails": fails,
+        }
+        script.write_text(json.dumps(content))
+        return executable(REPLAY.format(script=str(script)))
+
+    return make
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "a folder with 'quotes' and -dashes" / "model.tflite"
+    path.parent.mkdir()
+    path.write_bytes(b"model")
+    return path
+
+
+def test_what_the_compiler_says_is_read(compiler: Compiler, model: Path) -> None:
+    details = compile_for_edgetpu(compiler(), model, model.parent)
+    assert details["compiler"] == "16.0.384591198"
+    assert (details["on_tpu"], details["on_cpu"], details["subgraphs"]) == (289, 5, 2)
+    assert details["on_chip_bytes"] == round(6.08 * 2**20)
+    assert details["on_chip_left_bytes"] == 0
+    assert details["streamed_bytes"] == round(1.70 * 2**20)
+    assert len(details["operators"]) == 17
+    assert details["operators"][1] == {
+        "op": "CONCATENATION",
+        "count": 1,
+        "status": "Operation is otherwise supported, but not mapped due to some unspecified limitation",
+    }
+    assert model.with_name("model_edgetpu.tflite").read_bytes() == COMPILED
+
+
+def test_it_is_called_with_a_list_and_absolute_paths(
+    compiler: Compiler, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(model.parent)
+    compile_for_edgetpu(compiler(), Path("model.tflite"), Path("."), timeout_s=77)
+    seen = json.loads((tmp_path / "replay.seen").read_text())
+    assert seen == [
+        "--show_operations",
+        "--timeout_sec",
+        "77",
+        "--out_dir",
+        str(model.parent),
+        str(model),
+    ]
+
+
+FAILURES = {
+    "a newer operator": (
+        "Edge TPU Compiler version 16.0.384591198\nERROR: Didn't find op for builtin opcode 'TRANSPOSE_CONV' version '4'. An "
+        "older version of this builtin might be supported. Are you using an old TFLite binary with a newer model?\n\n"
+        "ERROR: Registration failed.\n\nInvalid model: model.tflite\nModel could not be parsed\n",
+        "TRANSPOSE_CONV",
+    ),
+    "dynamic sizes": (
+        f"{HEAD}ERROR: Attempting to use a delegate that only supports static-sized tensors with a graph that has "
+        "dynamic-sized tensors.\n"
+        "Compilation failed: Model failed in Tflite interpreter. Please ensure model can be loaded/run in Tflite interpreter.\n"
+        "Compilation child process completed within timeout period.\nCompilation failed! \n",
+        "dynamic-sized",
+    ),
+    "large activations": (
+        f"{HEAD}ERROR: Restored original execution plan after delegate application failure.\nCompilation failed: Compilation "
+        "failed due to large activation tensors in model.\nCompilation child process completed within timeout period.\n"
+        "Compilation failed! \n",
+        "large activation tensors",
+    ),
+    "not quantised": (
+        "Edge TPU Compiler version 14.1.317412892\nInvalid model: model.tflite\nModel not quantized\n",
+        "Model not quantized",
+    ),
+    "internal": ("Internal compiler error. Aborting! \n", "Internal compiler error"),
+}
+
+
+@pytest.mark.parametrize("code", [0, 1])
+@pytest.mark.parametrize("case", FAILURES)
+def test_real_failures_are_failures_whatever_the_exit_code(
+    compiler: Compiler, model: Path, case: str, code: int
+) -> None:
+    said, reason = FAILURES[case]
+    with pytest.raises(JobError, match="Edge TPU compiler") as error:
+        compile_for_edgetpu(compiler(said, log=None, compiled=None, code=code), model, model.parent)
+    assert reason in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"code": 1}, "exit code 1"),
+        ({"code": -11}, "exit code"),
+        ({"compiled": None}, "wrote no model_edgetpu.tflite"),
+        ({"compiled": b""}, "wrote no model_edgetpu.tflite"),
+        ({"log": None}, "wrote no model_edgetpu.log"),
+        ({"said": YOLO}, "did not say that it succeeded"),
+        ({"said": "\x00\xff nonsense", "log": None}, "nonsense"),
+        ({"said": ""}, "it said nothing"),
+        ({"compiled": b"TFL3 a copy of the input"}, "mapped no operator"),
+        ({"log": LOG_HEAD}, "names no operator"),
+        (
+            {
+                "log": LOG_HEAD
+                + "\nADD                            2          Operation not supported\n"
+            },
+            "names no operator",
+        ),
+    ],
+)
+def test_success_is_what_all_of_its_signs_say(
+    compiler: Compiler, model: Path, change: dict[str, object], reason: str
+) -> None:
+    with pytest.raises(JobError) as error:
+        compile_for_edgetpu(compiler(**change), model, model.parent)
+    assert reason in str(error.value)
+    assert sorted(p.name for p in model.parent.iterdir()) == ["model.tflite"]
+
+
+def test_a_file_of_an_earlier_run_does_not_pass_for_this_one(
+    compiler: Compiler, model: Path
+) -> None:
+    model.with_name("model_edgetpu.tflite").write_bytes(COMPILED)
+    model.with_name("model_edgetpu.log").write_text(LOG_HEAD + YOLO_TABLE)
+    with pytest.raises(JobError, match="wrote no"):
+        compile_for_edgetpu(compiler(compiled=None, log=None), model, model.parent)
+
+
+def test_a_compiler_that_hangs_is_ended_with_its_children(
+    executable: Callable[[str], Path], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kerakit.deploy.edgetpu.GRACE_S", 1)
+    child = tmp_path / "child"
+    source = f"""
+import pathlib, subprocess
+sleep = subprocess.Popen(["sleep", "60"])
+pathlib.Path({str(child)!r}).write_text(str(sleep.pid))
+sleep.wait()
+"""
+    with pytest.raises(JobError, match="did not end within 2 s"):
+        compile_for_edgetpu(executable(source), model, model.parent, timeout_s=1)
+    state = Path(f"/proc/{child.read_text()}/stat")
+    ended = time.monotonic() + 10  # a killed process needs a moment, on a busy machine a long one
+    while time.monotonic() < ended and state.exists() and ") Z " not in state.read_text():
+        time.sleep(0.02)
+    assert not state.exists() or ") Z " in state.read_text()
+
+
+def test_a_program_that_cannot_be_run_is_named(model: Path, tmp_path: Path) -> None:
+    program = tmp_path / "compiler"
+    program.write_bytes(b"\x7fELF for another machine")
+    program.chmod(0o755)
+    with pytest.raises(JobError, match="cannot be run"):
+        compile_for_edgetpu(program, model, model.parent)
+
+
+def test_without_a_compiler_it_says_what_to_run_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    source = Source(None, Calibration((), lambda: iter(())), tmp_path)
+    with pytest.raises(Skipped, match=r"edgetpu_compiler --show_operations model\.tflite"):
+        EDGETPU.write(source)
+    with pytest.raises(JobError, match="cannot be run: No such file"):
+        EDGETPU.write(
+            Source(None, Calibration((), lambda: iter(())), tmp_path, Compiling(tmp_path / "gone"))
+        )
+
+
+def test_a_failure_by_chance_is_tried_again(compiler: Compiler, model: Path) -> None:
+    assert compile_for_edgetpu(compiler(fails=2), model, model.parent)["tries"] == 3
+    with pytest.raises(JobError, match=r"Internal compiler error. Aborting! \(3 tries\)"):
+        compile_for_edgetpu(compiler(fails=3), model, model.parent)
+
+
+def test_the_oldest_runtime_is_handed_on(compiler: Compiler, model: Path, tmp_path: Path) -> None:
+    compile_for_edgetpu(compiler(), model, model.parent, runtime=13)
+    seen = json.loads((tmp_path / "replay.seen").read_text())
+    assert seen[seen.index("--min_runtime_version") + 1] == "13"
+    assert "--num_segments" not in seen

@@ -1,0 +1,401 @@
+"""The pack for a device: its program in a process that can import nothing but its runtime, NumPy and Pillow."""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kerakit.deploy.device import classify
+from PIL import Image
+
+from digits import Exported
+from kerakit import JobError, UserError
+from kerakit.data.decode import read_image
+from kerakit.deploy import pack
+from kerakit.deploy.export import Deployment
+from kerakit.deploy.formats.tflite import load
+
+ONLY = """
+import runpy, sys
+class Only:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] not in sys.stdlib_module_names | set({allowed!r}):
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Only())
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def run(
+    folder: Path, *words: object, allowed: tuple[str, ...] = ("ai_edge_litert", "numpy", "PIL")
+) -> Any:
+    """Run the pack's program as a device would: none of Kerakit, Keras, TensorFlow and OpenCV can be imported."""
+    command = [
+        sys.executable,
+        "-I",
+        "-c",
+        ONLY.format(allowed=allowed),
+        str(folder / "classify.py"),
+        *map(str, words),
+    ]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+
+
+@pytest.fixture
+def device(exported_digits: Exported, tmp_path: Path) -> Path:
+    """A copy of the delivered pack, somewhere else."""
+    return Path(shutil.copytree(exported_digits.folder / "device", tmp_path / "a device"))
+
+
+def test_it_checks_and_times_itself_and_classifies(
+    device: Path, exported_digits: Exported, tmp_path: Path
+) -> None:
+    images = exported_digits.held_out[:5]
+    paths = [tmp_path / f"{i}.png" for i in range(len(images))]
+    for path, image in zip(paths, images, strict=True):
+        Image.fromarray(image).save(path)
+    done = run(device, "--check", "--time", 3, *paths)
+    assert done.returncode == 0, done.stderr
+    runtime, same, passed, timed, *answers = done.stdout.splitlines()
+    assert runtime.startswith("ai_edge_litert ")
+    assert same == "the same class for 16 of 16 images; scores 0.00 steps apart, 0 at most"
+    assert passed == "passed (allowed: no difference on this runtime)"
+    assert timed.startswith("median ")
+    expected = load(exported_digits.int8)(images)
+    for path, answer, scores in zip(paths, answers, expected, strict=True):
+        assert answer.startswith(f"{path}: digit {scores.argmax()} {scores.max():.2f} (")
+
+
+def test_labels_in_another_order_fail_the_check(device: Path) -> None:
+    labels = device / "labels.txt"
+    labels.write_text("".join(sorted(labels.read_text().splitlines(keepends=True), reverse=True)))
+    done = run(device, "--check")
+    assert done.returncode == 1
+    assert "labels.txt is not the one that was delivered" in done.stdout
+
+
+def test_the_pack_is_all_that_is_needed_and_is_reported(exported_digits: Exported) -> None:
+    folder = exported_digits.folder
+    assert {p.name for p in (folder / "device").iterdir()} == set(pack.FILES) - {
+        "model_edgetpu.tflite"
+    }
+    assert (folder / "device/model.tflite").read_bytes() == exported_digits.int8.read_bytes()
+    (row,) = json.loads((folder / "report.json").read_text())["formats"]
+    assert row["details"]["health"] == []
+    with np.load(folder / "device/golden.npz", allow_pickle=False) as golden:
+        chosen = golden["images"]
+    # Held out, and from the first to the last of them.
+    places = [
+        np.flatnonzero((exported_digits.held_out == image).all(axis=(1, 2, 3)))[0]
+        for image in chosen
+    ]
+    assert places[0] == 0
+    assert places[-1] == len(exported_digits.held_out) - 1
+    assert len(set(places)) == 16
+
+
+def change_golden(folder: Path, **changes: Callable[[Any], Any]) -> None:
+    with np.load(folder / "golden.npz") as golden:
+        content = dict(golden)
+    for name, change in changes.items():
+        content[name] = change(content[name])
+    np.savez(folder / "golden.npz", **content)
+
+
+def test_a_changed_weight_is_found(device: Path) -> None:
+    content = bytearray((device / "model.tflite").read_bytes())
+    scores = classify.Classifier(device / "model.tflite").run
+    with np.load(device / "golden.npz") as golden:
+        images, expected = golden["images"], golden["scores"]
+    assert (np.stack([scores(image)[0] for image in images]) == expected).all()
+    # The weights are most of the file: somewhere in it there is one that matters.
+    for place in range(len(content) // 3, len(content), 97):
+        content[place] ^= 0x40
+        (device / "model.tflite").write_bytes(content)
+        changed = classify.Classifier(device / "model.tflite")
+        if (np.stack([changed.run(image)[0] for image in images]) != expected).any():
+            break
+    done = run(device, "--check")
+    assert done.returncode == 1
+    assert "this is not the model that was delivered" in done.stdout
+    # Its digest aside, the scores tell as well.
+    change_golden(device, sha256=lambda _: changed.sha256)
+    done = run(device, "--check")
+    assert done.returncode == 1
+    assert "FAILED (allowed: no difference on this runtime)" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("scores", "code", "said"),
+    [
+        (lambda x: x, 0, "passed (allowed: 1.5 steps in the mean"),
+        (lambda x: np.where(x < 255, x + 1, x).astype(np.uint8), 0, "steps apart, 1 at most"),
+        (
+            lambda x: np.full_like(x, 26),
+            1,
+            "FAILED",
+        ),  # what a runtime of 2021 gives for Dense weights of many scales
+        (lambda x: np.roll(x, 1, axis=1), 1, "the same class for 0 of 16 images"),
+    ],
+)
+def test_another_runtime_may_round_differently_but_not_more(
+    device: Path, scores: Any, code: int, said: str
+) -> None:
+    change_golden(
+        device, scores=scores, runtime=lambda _: np.array("tflite_runtime 2.5.0 on armv7l")
+    )
+    done = run(device, "--check")
+    assert (done.returncode, said in done.stdout) == (code, True), done.stdout
+
+
+def write_pickle(path: Path) -> None:
+    np.savez(path, images=np.array([{}], dtype=object), scores=np.zeros(1), sha256="", runtime="")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words", "said"),
+    [
+        (lambda _: None, [], "expected photos, --check or --time"),
+        (lambda d: (d / "model.tflite").unlink(), ["--check"], "No such file"),
+        (lambda d: (d / "model.tflite").write_bytes(b"no model"), ["--check"], "model.tflite"),
+        (
+            lambda d: (d / "model.tflite").write_bytes(b"edgetpu-custom-op"),
+            ["--check"],
+            "libedgetpu.so.1",
+        ),
+        (lambda d: (d / "labels.txt").unlink(), ["x.png"], "labels.txt"),
+        (
+            lambda d: (d / "labels.txt").write_text("one\n"),
+            ["x.png"],
+            "it has 1 lines, the model 10 classes",
+        ),
+        (lambda d: (d / "golden.npz").unlink(), ["--check"], "golden.npz"),
+        (lambda d: (d / "golden.npz").write_bytes(b"PK\x03\x04 cut"), ["--check"], "golden.npz"),
+        (lambda d: write_pickle(d / "golden.npz"), ["--check"], "allow_pickle"),
+        (
+            lambda d: change_golden(d, images=lambda x: x[:, 1:]),
+            ["--check"],
+            "it is of another model",
+        ),
+        (
+            lambda d: change_golden(d, images=lambda x: x.astype(np.float32)),
+            ["--check"],
+            "it is of another model",
+        ),
+        (
+            lambda d: (d / "golden.npz").write_bytes((d / "model.tflite").read_bytes()),
+            ["--check"],
+            "golden.npz",
+        ),
+        (lambda d: change_golden(d, scores=lambda x: x[1:]), ["--check"], "it is of another model"),
+        (
+            lambda d: change_golden(d, images=lambda x: x[:0], scores=lambda x: x[:0]),
+            ["--check"],
+            "it is of another model",
+        ),
+        (lambda _: None, ["gone.png"], "gone.png"),
+        (lambda d: (d / "x.png").write_bytes(b"no image"), ["x.png"], "x.png: cannot identify"),
+        (lambda _: None, ["."], "cannot use ."),
+    ],
+)
+def test_what_is_wrong_is_said(device: Path, spoil: Any, words: list[str], said: str) -> None:
+    spoil(device)
+    done = run(device, *words)
+    assert done.returncode == 2, done.stdout
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_without_a_runtime_it_says_what_to_install(device: Path) -> None:
+    done = run(device, "--check", allowed=("numpy", "PIL"))
+    assert done.returncode == 2
+    assert "python -m pip install ai-edge-litert" in done.stderr
+
+
+def test_a_broken_photo_does_not_keep_the_others(device: Path) -> None:
+    (device / "bad.jpg").write_bytes(b"\xff\xd8 bad")
+    Image.new("L", (50, 40)).save(device / "good.png")
+    done = run(device, "bad.jpg", "good.png")
+    assert done.returncode == 2
+    assert "bad.jpg" in done.stderr
+    assert done.stdout.startswith("good.png: digit ")
+
+
+def test_it_is_python_of_2018() -> None:
+    """The grammar of 3.7; annotations are not evaluated. By hand it ran on 3.9 with tflite-runtime 2.7 and Pillow 8.4."""
+    source = Path(classify.__file__).read_text()
+    ast.parse(source, feature_version=(3, 7))
+    assert "from __future__ import annotations" in source
+
+
+# -------------------------------------------------------------------------------------------------------------- pixels
+
+
+def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+    """Return a picture that is smooth here and noisy there."""
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, 256, (5, 4, 3), dtype=np.uint8)
+    smooth = np.asarray(
+        Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC), np.int16
+    )
+    noise = rng.integers(-60, 61, (height, width, 3)) * (np.arange(width) > width // 2)[:, None]
+    return Image.fromarray(np.clip(smooth + noise, 0, 255).astype(np.uint8))
+
+
+def encoded(image: Image.Image, ending: str, orientation: int = 1) -> io.BytesIO:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = io.BytesIO()
+    image.save(file, ending, exif=exif)
+    return file
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.tuples(st.integers(1, 300), st.integers(1, 300)),
+    st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    st.sampled_from(["jpeg", "png"]),
+    st.integers(1, 8),
+)
+def test_photos_are_read_as_in_training(
+    tmp_path_factory: pytest.TempPathFactory,
+    size: tuple[int, int],
+    wanted: tuple[int, int],
+    ending: str,
+    orientation: int,
+) -> None:
+    path = tmp_path_factory.getbasetemp() / f"photo.{ending}"
+    path.write_bytes(encoded(picture(*size), ending, orientation).getvalue())
+    here = read_image(path, wanted).astype(int)
+    there = classify.read_photo(path, wanted[1], wanted[0])
+    assert there.dtype == np.uint8
+    assert there.shape == here.shape
+    upright = size if orientation < 5 else size[::-1]
+    shrinks = max(given / asked for given, asked in zip(upright, wanted, strict=True))
+    # A JPEG that shrinks much is scaled while it is decoded; else both average over areas, with other weights at the edges.
+    if shrinks < 4:
+        assert np.abs(there - here).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("ending", "modes"),
+    [
+        ("jpeg", "RGB L CMYK"),
+        ("png", "RGB L RGBA LA P 1 I;16"),
+        ("tiff", "RGB L CMYK RGBA LA P 1 I;16"),
+        ("webp", "RGB RGBA"),
+        ("bmp", "RGB L P 1"),
+        ("gif", "RGB L RGBA P"),
+    ],
+)
+def test_all_kinds_of_pixels_are_read_as_in_training(
+    tmp_path: Path, ending: str, modes: str
+) -> None:
+    for mode in modes.split():
+        if mode == "I;16":
+            image = Image.fromarray(np.asarray(picture(90, 70))[..., 0].astype(np.uint16) * 257)
+        else:
+            image = picture(90, 70).convert(mode)
+        if mode in ("RGBA", "LA"):
+            image.putalpha(picture(90, 70, seed=1).convert("L"))
+        image.save(tmp_path / f"photo.{ending}")
+        here = read_image(tmp_path / f"photo.{ending}", (40, 30)).astype(int)
+        there = classify.read_photo(tmp_path / f"photo.{ending}", 30, 40)
+        assert np.abs(there - here).max() <= 2, mode
+
+
+def test_what_shrinks_much_is_averaged_as_in_training(tmp_path: Path) -> None:
+    picture(900, 640).save(tmp_path / "photo.png")
+    here, there = (
+        read_image(tmp_path / "photo.png", (64, 48)).astype(int),
+        classify.read_photo(tmp_path / "photo.png", 48, 64),
+    )
+    assert np.abs(there - here).mean() <= 1
+
+
+def test_pixels_of_no_known_range_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.ones((9, 9), np.float32)).save(tmp_path / "float.tiff")
+    with pytest.raises(classify.Refused, match="no known range"):
+        classify.read_photo(tmp_path / "float.tiff", 8, 8)
+
+
+# ------------------------------------------------------------------------------------------------------------- delivery
+
+
+def test_a_new_deployment_replaces_its_own_files_alone(
+    exported_digits: Exported, tmp_path: Path
+) -> None:
+    folder = tmp_path / "deploy"
+    shutil.copytree(exported_digits.folder, folder)
+    (folder / "device/model_edgetpu.tflite").write_bytes(b"of the old model")
+    (folder / "device/holiday.jpg").write_bytes(b"mine")
+    with pytest.raises(UserError, match="already holds"):
+        Deployment(folder).check_new(overwrite=False)
+    new = Path(shutil.copytree(exported_digits.folder, tmp_path / "new"))
+    (new / "device/labels.txt").write_text("new\n")
+    Deployment(folder).take(new)
+    assert {p.name for p in (folder / "device").iterdir()} == {*pack.FILES, "holiday.jpg"} - {
+        "model_edgetpu.tflite"
+    }
+    assert (folder / "device/labels.txt").read_text() == "new\n"
+    # One without int8 takes the pack away, and leaves what is not its own.
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "report.json").write_text("{}")
+    Deployment(folder).take(tmp_path / "first")
+    assert [p.name for p in (folder / "device").iterdir()] == ["holiday.jpg"]
+    (folder / "device/holiday.jpg").unlink()
+    Deployment(folder).take(tmp_path / "second")
+    assert [p.name for p in folder.iterdir()] == ["report.json"]
+
+
+def test_a_file_in_the_place_of_the_pack_is_said(tmp_path: Path) -> None:
+    (tmp_path / "device").write_text("mine")
+    with pytest.raises(UserError, match="is a file"):
+        Deployment(tmp_path).check_new(overwrite=True)
+
+
+def test_a_compiled_model_goes_along(exported_digits: Exported, tmp_path: Path) -> None:
+    for name in ("model.tflite", "labels.txt"):
+        shutil.copy(exported_digits.folder / name, tmp_path)
+    (tmp_path / "model_edgetpu.tflite").write_bytes(b"edgetpu-custom-op")
+    pack.write_pack(tmp_path, exported_digits.held_out[:4])
+    assert {p.name for p in (tmp_path / "device").iterdir()} == set(pack.FILES)
+
+
+def test_a_model_of_floats_is_refused(device: Path, exported_digits: Exported) -> None:
+    from kerakit.deploy.formats.tflite import convert_float
+
+    (device / "float.tflite").write_bytes(convert_float(exported_digits.model))
+    done = run(device, "--model", "float.tflite", "--time", 1)
+    assert (done.returncode, "does not take and give uint8" in done.stderr) == (2, True), (
+        done.stderr
+    )
+
+
+def test_a_pack_that_fails_its_own_check_is_not_delivered(
+    exported_digits: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("model.tflite", "labels.txt"):
+        shutil.copy(exported_digits.folder / name, tmp_path)
+    scores = np.random.default_rng(0)
+
+    def unsteady(self: Any, pixels: Any) -> tuple[Any, float]:
+        return scores.integers(0, 256, 10, dtype=np.uint8), 0.0
+
+    monkeypatch.setattr(classify.Classifier, "run", unsteady)
+    with pytest.raises(JobError, match="failed its own check"):
+        pack.write_pack(tmp_path, exported_digits.held_out[:4])
+    assert not (tmp_path / "device").exists()

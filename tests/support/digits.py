@@ -1,0 +1,87 @@
+"""A classifier of real digits, trained for a second and delivered as int8 by the real deploy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.datasets import load_digits
+
+TRAINED = 1500
+"""The first so many images are for training and calibration, the others are held out."""
+
+
+def digits() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Return 1,797 images, uint8 (n, 8, 8, 3), and their classes."""
+    data = load_digits()
+    grey = np.round(data.images * (255 / 16)).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=-1), data.target
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What ``deploy`` made of a model."""
+
+    model: Any
+    folder: Path
+
+    @property
+    def int8(self) -> Path:
+        return self.folder / "model.tflite"
+
+    @cached_property
+    def held_out(self) -> np.ndarray[Any, Any]:
+        return digits()[0][TRAINED:]
+
+
+def train() -> Any:
+    """Return a ``keras.Model`` whose layers Keras has named itself, as conv2d, conv2d_1."""
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(0)
+    keras.backend.clear_session()
+    image = keras.Input((8, 8, 3))
+    x = layers.Rescaling(1 / 127.5, offset=-1)(image)
+    x = layers.Conv2D(16, 3, padding="same", use_bias=False)(x)
+    x = layers.ReLU(6.0)(layers.BatchNormalization()(x))
+    x = layers.DepthwiseConv2D(3, padding="same", activation="relu6")(x)
+    x = layers.Conv2D(16, 1)(x)
+    x = layers.Dense(32, activation="relu")(layers.Flatten()(x))
+    model = keras.Model(image, layers.Dense(10, activation="softmax")(x))
+    model.compile("adam", "sparse_categorical_crossentropy")
+    images, targets = digits()
+    model.fit(images[:TRAINED], targets[:TRAINED], epochs=6, batch_size=32, verbose=0)
+    return model
+
+
+def calibration(images: np.ndarray[Any, Any]) -> Any:
+    """Return what ``deploy`` takes for calibration on ``images``."""
+    from kerakit.deploy.quantization.calibration import Calibration
+
+    return Calibration(tuple(map(str, range(len(images)))), lambda: iter(images))
+
+
+NAMES = [f"digit {i}" for i in range(10)]
+
+
+def export_digits(model: Any, folder: Path, names: list[str] = NAMES, **changes: Any) -> Exported:
+    """Have ``deploy`` export_digits ``model`` as int8; ``changes`` are arguments of it."""
+    from kerakit.deploy.export import Deployment, deploy
+
+    images, targets = digits()
+    held_out: Any = [
+        (images[i : i + 32], targets[i : i + 32]) for i in range(TRAINED, len(images), 32)
+    ]
+    given: dict[str, Any] = {
+        "calibration": calibration(images[:200]),
+        "held_out": held_out,
+        "formats": ["int8"],
+        **changes,
+    }
+    rows = deploy(model, Deployment(folder), names, say=lambda _: None, **given)
+    assert [row.status for row in rows] == ["delivered"], rows
+    return Exported(model, folder)
