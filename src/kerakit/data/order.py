@@ -1,20 +1,22 @@
-"""The order of training images: a pure function of (seed, epoch)."""
+"""Orders of samples: the training permutation, a pure function of (seed, epoch), and the class-balanced order."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Hashable, Iterable
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 
-# A few: the epoch that is trained on, the next one, which is read ahead, and those of other generators. 8 bytes an image each.
+# Four: the current epoch, the next one, which is read ahead, and those of other generators. 8 bytes per image each.
 @lru_cache(maxsize=4)
 def permutation(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """Return a permutation of ``range(count)``, int64 (count,).
 
-    The ranks of random numbers, whose generator NumPy keeps the same in all versions (NEP 19), where it may change the
-    algorithm of ``Generator.permutation``.
+    The ranks of random numbers, whose generator is the same in all versions of NumPy (NEP 19); the algorithm of
+    ``Generator.permutation`` may change.
 
     Args:
         count: number of images.
@@ -25,3 +27,19 @@ def permutation(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
     ranks: NDArray[np.int64] = np.argsort(numbers, kind="stable")
     ranks.flags.writeable = False
     return ranks
+
+
+def class_balanced_order(labels: Iterable[Hashable]) -> NDArray[np.int64]:
+    """Return the round-robin order over classes, int64 (n,): one sample per class, then a second one per class, ...
+
+    Within a class the given order stays.
+
+    >>> class_balanced_order(["cat", "cat", "cat", "dog"]).tolist()
+    [0, 3, 1, 2]
+    """
+    seen: Counter[Hashable] = Counter()
+    rounds = []
+    for label in labels:
+        rounds.append(seen[label])
+        seen[label] += 1
+    return np.argsort(np.array(rounds, np.int64), kind="stable")
