@@ -1,69 +1,72 @@
-"""What a format of delivery is."""
+"""The protocol of an export format."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
+from kerakit.inference import PredictFn
 
-from kerakit.deploy.quantization.calibration import Calibration
+if TYPE_CHECKING:
+    import keras
+
+    from kerakit.deploy.quantization.calibration import Calibration
 
 LABELS = "labels.txt"
-"""Beside the models: the class names, a line each, in the order of the outputs."""
-
-PredictFn = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-"""uint8 images (n, height, width, 3) to float32 scores (n, classes)."""
+"""File beside the models: the class names, one per line, in the order of the outputs."""
 
 
-class Skipped(Exception):  # noqa: N818 - not an error: the format was left out, and this says why
-    """Raised by a format that cannot be made here; its text says why, and what to do elsewhere."""
+class FormatUnavailable(Exception):  # noqa: N818 - not an error: the format is skipped
+    """A format cannot be written on this machine; the text says why and what to do instead."""
 
 
 @dataclass(frozen=True)
-class Compiling:
-    """How the int8 file is compiled for the Edge TPU.
+class EdgeTpuOptions:
+    """Options of the Edge TPU compiler.
 
     Attributes:
-        compiler: Google's compiler, or None for the one on the PATH.
-        runtime: the oldest version of the Edge TPU's runtime that it must run on, 10 to 14; None for the compiler's choice.
-        compiled: what the compiler made of it elsewhere, to be verified instead.
+        compiler: path of Google's ``edgetpu_compiler``; None: the one on the PATH.
+        min_runtime: oldest Edge TPU runtime that the file must run on, 10 to 14; None: the
+            compiler's default.
+        compiled: a file that the compiler wrote on another machine, to be verified instead of
+            compiling here.
+
+    >>> EdgeTpuOptions(min_runtime=13).compiled is None
+    True
     """
 
     compiler: Path | None = None
-    runtime: int | None = None
+    min_runtime: int | None = None
     compiled: Path | None = None
 
 
 @dataclass(frozen=True)
-class Source:
-    """What every format is made from.
+class ExportSource:
+    """Input of every format.
 
     Attributes:
-        model: the trained ``keras.Model``; takes raw pixels, (n, height, width, 3), 0 to 255.
-        calibration: the images that ranges are measured on.
-        folder: where the files are written; a format may read what another one wrote there.
-        edgetpu: how the int8 file is compiled for the Edge TPU.
+        model: the trained model; its input is pixels (n, height, width, 3), 0 to 255.
+        calibration: images on which activation ranges are measured.
+        folder: where files are written; a format may read the file of another one here.
+        edgetpu: options of the Edge TPU compiler.
     """
 
-    model: Any
+    model: keras.Model
     calibration: Calibration
     folder: Path
-    edgetpu: Compiling = Compiling()
+    edgetpu: EdgeTpuOptions = EdgeTpuOptions()
 
 
 @dataclass(frozen=True)
-class Written:
-    """What was written.
+class WrittenFormat:
+    """Output of a format.
 
     Attributes:
-        path: the delivered file or folder.
-        details: what its format found out about it, for the report.
-        half: the same made with half of the calibration images, to be compared and not delivered.
+        path: the exported file or folder.
+        details: facts for the report, as JSON values.
+        half: the same file made with half of the calibration images, for comparison only.
     """
 
     path: Path
@@ -72,25 +75,37 @@ class Written:
 
 
 class Format(Protocol):
-    """One format: how to write it, and how its users load it.
+    """An export format: writes a file, and loads it as its users do.
+
+    A format that is made from the file of another one has an attribute ``requires``: that file's
+    name.
 
     Attributes:
         name: as in --formats.
-        file: the name of its file, or of its folder where it is several.
-        made_from: where there is one, the ``file`` of the format that must be written before.
+        file: name of its file, or of its folder if it has several files.
     """
 
     name: str
     file: str
 
-    def write(self, source: Source) -> Written:
-        """Write ``source.folder / self.file``. Raises Skipped, or JobError with what failed."""
+    def write(self, source: ExportSource) -> WrittenFormat:
+        """Write ``source.folder / self.file``.
+
+        Raises:
+            FormatUnavailable: this machine lacks a tool that the format needs.
+            JobError: the export failed.
+        """
 
     def load(self, path: Path) -> PredictFn | None:
-        """Load it as its users do; None where it runs only on a device that is not here. Raises JobError."""
+        """Load the file; None if it runs only on a device that this machine lacks.
+
+        Raises:
+            JobError: the runtime refuses the file.
+        """
 
 
-def require(extra: str, *packages: str) -> None:
-    """Raise Skipped unless the packages that the extra of this name installs are there."""
-    if missing := [name for name in packages if find_spec(name) is None]:
-        raise Skipped(f"needs {' and '.join(missing)}: pip install 'kerakit[{extra}]'")
+def require_packages(extra: str, *packages: str) -> None:
+    """Raise FormatUnavailable unless ``packages``, which ``kerakit[extra]`` installs, are there."""
+    missing = [name for name in packages if find_spec(name) is None]
+    if missing:
+        raise FormatUnavailable(f"needs {' and '.join(missing)}: pip install 'kerakit[{extra}]'")
