@@ -1,9 +1,10 @@
-# make demo: train and deploy a real model.  make test: lint, types, tests.  Both set up all they need in $(VENV).
+# make demo: train and export a real model.   make test: lint, types, fast tests.   Each target sets up what it needs in $(VENV).
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+INSTALL := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint test-slow bench clean
+.PHONY: demo test lint test-slow test-wheel test-lowest docs docs-serve clean
 
 demo: $(VENV)/.ready
 	rm -rf build/demo
@@ -17,22 +18,42 @@ test: lint
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/mypy src/kerakit tests benchmarks --exclude src/kerakit/project
 	cd src/kerakit/project && MYPYPATH=. $(abspath $(BIN))/mypy --cache-dir $(abspath .mypy_cache)/project --explicit-package-bases --config-file ../../../pyproject.toml .
 
-# With torch as Keras's backend, MLflow, Weights & Biases, a TensorFlow Lite of 2021 under Node, and a browser, which must be there
-# (apt-get install chromium): too large for the fast tests.
+# torch as the Keras backend, MLflow, Weights & Biases, a TensorFlow Lite of 2021 under Node, and a browser
+# (apt-get install nodejs npm chromium).
 test-slow: $(VENV)/.ready
-	@command -v node npm || { echo "make test-slow needs Node 20 or newer, with npm, to run a TensorFlow Lite of 2021."; exit 1; }
+	@command -v node npm || { echo "make test-slow needs Node 20 or newer and npm, to run a TensorFlow Lite of 2021."; exit 1; }
 	npm install --prefix build/tflite_2021 --no-save --ignore-scripts --legacy-peer-deps @tensorflow/tfjs-tflite@0.0.1-alpha.4
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch --editable ".[mlflow,wandb]"
+	$(BIN)/python $(INSTALL) --constraint constraints.txt torch --editable ".[mlflow,wandb]"
 	$(BIN)/python -m pytest -m slow
 
-# The environment is made anew whenever what it must hold has changed.
+# The wheel, installed into an empty environment and used outside the checkout.
+test-wheel: $(VENV)/.ready
+	bash tests/wheel.sh $(BIN)/python
+
+# The fast tests with the lowest version of each direct dependency. Warnings of old versions are not errors.
+test-lowest: $(VENV)/.ready
+	$(BIN)/python $(INSTALL) uv
+	$(BIN)/uv venv --clear --python $(BIN)/python build/lowest-venv
+	$(BIN)/uv pip install --quiet --python build/lowest-venv/bin/python --resolution lowest-direct --editable ".[cpu,onnx,openvino,pretrained,search]" --group test
+	build/lowest-venv/bin/python -m pytest -n auto -m "not slow" -W default
+
+# Broken links and missing docstrings are errors.
+docs: $(VENV)/.ready
+	$(BIN)/mkdocs build --strict --site-dir build/site
+
+docs-serve: $(VENV)/.ready
+	$(BIN)/mkdocs serve
+
+# Made again whenever its requirements change.
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 14), "Kerakit needs Python 3.11 to 3.13: make PYTHON=python3.12"'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[cpu,test]"
+	$(BIN)/python $(INSTALL) "pip>=25.1"
+	$(BIN)/python $(INSTALL) --constraint constraints.txt --editable ".[cpu,onnx,openvino,pretrained,search]" --group dev
 	touch $@
 
 clean:

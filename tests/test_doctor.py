@@ -1,0 +1,132 @@
+"""``kerakit doctor``, and the limits of control groups."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import kerakit
+from kerakit import doctor
+from kerakit.cgroup import CgroupLimits, cgroup_limits
+
+GIB = 2**30
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[str, str], None]:
+    """A function that writes a file below tmp_path."""
+
+    def write_file(name: str, text: str) -> None:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    return write_file
+
+
+def limits(folder: Path) -> CgroupLimits:
+    return cgroup_limits(folder / "cgroup", folder / "membership")
+
+
+def test_cgroup_v2_in_a_container(tmp_path: Path, write: Callable[[str, str], None]) -> None:
+    write("membership", "0::/\n")
+    write("cgroup/cpu.max", "150000 100000\n")
+    write("cgroup/memory.max", f"{4 * GIB}\n")
+    write("cgroup/memory.current", f"{3 * GIB}\n")
+    write("cgroup/memory.stat", f"anon 5\ninactive_file {GIB}\n")
+    assert limits(tmp_path) == CgroupLimits(1.5, 4 * GIB, 2 * GIB)
+
+
+def test_the_tightest_limit_of_all_parents(
+    tmp_path: Path, write: Callable[[str, str], None]
+) -> None:
+    write("membership", "0::/jobs/mine\n")
+    for group, cores, gib in (("jobs", 2, 8), ("jobs/mine", 3, 16)):
+        write(f"cgroup/{group}/cpu.max", f"{cores}00000 100000\n")
+        write(f"cgroup/{group}/memory.max", f"{gib * GIB}\n")
+        write(f"cgroup/{group}/memory.current", f"{GIB}\n")
+    assert limits(tmp_path) == CgroupLimits(2.0, 8 * GIB, 7 * GIB)
+
+
+def test_cgroup_v1_whose_path_is_that_of_the_host(
+    tmp_path: Path, write: Callable[[str, str], None]
+) -> None:
+    write("membership", "4:memory:/docker/abc\n2:cpu,cpuacct:/docker/abc\n0::/\n")
+    write("cgroup/cpu/cpu.cfs_quota_us", "50000\n")
+    write("cgroup/cpu/cpu.cfs_period_us", "100000\n")
+    write("cgroup/memory/memory.limit_in_bytes", f"{2 * GIB}\n")
+    write("cgroup/memory/memory.usage_in_bytes", f"{3 * GIB}\n")
+    write("cgroup/memory/memory.stat", "total_inactive_file 0\n")
+    assert limits(tmp_path) == CgroupLimits(0.5, 2 * GIB, 0)
+
+
+@pytest.mark.parametrize("membership", ["", "0::/\n", "4:memory:/\n1:cpu:/\n"])
+def test_no_limit(tmp_path: Path, write: Callable[[str, str], None], membership: str) -> None:
+    write("membership", membership)
+    write("cgroup/cpu.max", "max 100000\n")
+    write("cgroup/memory.max", "max\n")
+    write("cgroup/memory.current", "1\n")
+    write("cgroup/cpu/cpu.cfs_quota_us", "-1\n")
+    write("cgroup/cpu/cpu.cfs_period_us", "100000\n")
+    write("cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n")
+    write("cgroup/memory/memory.usage_in_bytes", "1\n")
+    assert limits(tmp_path) == CgroupLimits()
+
+
+def test_no_control_groups(tmp_path: Path) -> None:
+    assert limits(tmp_path) == CgroupLimits()
+
+
+def test_the_environment_is_described(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A healthy package, packages that fail or crash on import, one that is missing, a compiler."""
+    (tmp_path / "fails_to_import.py").write_text("raise OSError('libGL.so.1 is missing')")
+    (tmp_path / "crashes.py").write_text("import os; os.kill(os.getpid(), 4)")
+    compiler = tmp_path / "edgetpu_compiler"
+    compiler.write_text(f"#!{sys.executable}\nprint('Edge TPU Compiler version 16.0')")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(doctor, "RUNTIMES", ("numpy", "fails_to_import", "crashes", "not_there"))
+    monkeypatch.setattr(doctor, "PACKAGES", ())
+
+    doctor.print_environment(as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert found["kerakit"] == kerakit.__version__
+    assert found["keras"]["backend_version"][0].isdigit()
+    assert "cpu:0" in [name.lower() for name in found["keras"]["devices"]]
+    assert 1 <= found["cores"]["available"] <= found["cores"]["machine"]
+    assert 0 < found["memory"]["available"] <= found["memory"]["machine"]
+    runtimes = found["runtimes"]
+    assert runtimes["numpy"] == np.__version__
+    assert "libGL" in runtimes["fails_to_import"]
+    assert "SIGILL" in runtimes["crashes"]
+    assert runtimes["not_there"] == doctor.NOT_INSTALLED
+    assert found["compilers"]["edgetpu_compiler"].startswith("Edge TPU Compiler version 16.0")
+
+
+def test_it_is_printed_as_lines(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sample = {
+        "python": "3.11",
+        "keras": {"devices": ["cpu:0", "gpu:0"]},
+        "memory": {"available": 3 * GIB, "cgroup limit": None},
+    }
+    monkeypatch.setattr(doctor, "describe_environment", lambda: sample)
+    doctor.print_environment()
+    assert capsys.readouterr().out.splitlines() == [
+        "python: 3.11",
+        "keras:",
+        "  devices: cpu:0, gpu:0",
+        "memory:",
+        "  available: 3.0 GiB",
+        "  cgroup limit: none",
+    ]
