@@ -1,7 +1,28 @@
-"""From a trained model to files for devices, each loaded again and measured by what its users run it with.
+"""Export of trained models to files for devices, each verified on held-out images.
 
-Imports nothing heavy: flags are checked against ``FORMAT_NAMES`` before TensorFlow is loaded.
+The names in ``__all__`` are the public interface. They are imported on first use: scripts check
+their flags against ``FORMAT_NAMES`` before TensorFlow is imported.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kerakit.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from kerakit.deploy.edgetpu.compiled import check_compiled_file
+    from kerakit.deploy.edgetpu.target import describe_unsupported, forecast_model
+    from kerakit.deploy.export import ExportFolder, export_model
+    from kerakit.deploy.formats.base import EdgeTpuOptions
+    from kerakit.deploy.predict import (
+        find_images,
+        load_exported,
+        predict_images,
+        write_predictions,
+    )
+    from kerakit.deploy.quantization.calibration import Calibration, select_calibration_images
+    from kerakit.deploy.results import FormatResult, print_results
 
 FORMAT_NAMES = (
     "h5",
@@ -16,10 +37,49 @@ FORMAT_NAMES = (
     "openvino",
     "int16x8",
 )
-"""The formats, in the order in which they are made."""
+"""Names of the formats, in the order in which they are written."""
 
 DEFAULT_FORMATS = ("h5", "float32", "int8", "edgetpu")
-"""What is made where nothing else is asked for; of it, and of ALL, what cannot be made here is left out."""
+"""Formats that are exported by default; unavailable ones are skipped."""
 
-ALL = "all"
-"""As a format: all of them."""
+ALL_FORMATS = "all"
+"""In place of names: all formats; unavailable ones are skipped."""
+
+_HOMES = {
+    "Calibration": "kerakit.deploy.quantization.calibration",
+    "EdgeTpuOptions": "kerakit.deploy.formats.base",
+    "ExportFolder": "kerakit.deploy.export",
+    "FormatResult": "kerakit.deploy.results",
+    "check_compiled_file": "kerakit.deploy.edgetpu.compiled",
+    "describe_unsupported": "kerakit.deploy.edgetpu.target",
+    "export_model": "kerakit.deploy.export",
+    "find_images": "kerakit.deploy.predict",
+    "forecast_model": "kerakit.deploy.edgetpu.target",
+    "load_exported": "kerakit.deploy.predict",
+    "predict_images": "kerakit.deploy.predict",
+    "print_results": "kerakit.deploy.results",
+    "select_calibration_images": "kerakit.deploy.quantization.calibration",
+    "write_predictions": "kerakit.deploy.predict",
+}
+
+__all__ = [
+    "ALL_FORMATS",
+    "DEFAULT_FORMATS",
+    "FORMAT_NAMES",
+    "Calibration",
+    "EdgeTpuOptions",
+    "ExportFolder",
+    "FormatResult",
+    "check_compiled_file",
+    "describe_unsupported",
+    "export_model",
+    "find_images",
+    "forecast_model",
+    "load_exported",
+    "predict_images",
+    "print_results",
+    "select_calibration_images",
+    "write_predictions",
+]
+
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -1,69 +1,84 @@
-"""The pack for a device: one folder to copy there, with a program that needs nothing of Kerakit and checks itself.
+"""The device bundle: a folder to copy to a device, with a program that verifies itself there.
 
-What it holds beside the models is in ``device/``, as it is copied.
+The files in it beside the models are in ``kerakit/device``; they don't need Kerakit.
 """
 
 from __future__ import annotations
 
+import hashlib
+import platform
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kerakit.console import redirect_native_output
-from kerakit.deploy.device import classify
-from kerakit.deploy.edgetpu.compiler import EDGETPU
+from kerakit import device
 from kerakit.deploy.formats.base import LABELS
-from kerakit.deploy.formats.tflite import INT8
 from kerakit.errors import JobError
+from kerakit.tflite.runtime import start_interpreter
 
 FOLDER = "device"
-GOLDEN = "golden.npz"
-PROGRAM, README = "classify.py", "README.txt"
-FILES = (INT8.file, EDGETPU.file, LABELS, GOLDEN, PROGRAM, README)
-"""All that a pack may hold."""
+MODEL, COMPILED_MODEL, GOLDEN = "model.tflite", "model_edgetpu.tflite", "golden.npz"
+PROGRAM = "classify.py"
+_COPIED = (PROGRAM, "classification.py", "README.txt")
+FILES = (MODEL, COMPILED_MODEL, LABELS, GOLDEN, *_COPIED)
+"""Names of all files of a bundle."""
 
 TIMEOUT_S = 300
-"""How long the pack's check of itself may take."""
+"""Limit for the self-check, in seconds."""
 
 
-def write_pack(folder: Path, images: NDArray[np.uint8]) -> None:
-    """Write the pack for the int8 model that lies in ``folder`` with its labels, and have it check itself.
+def write_bundle(folder: Path, images: NDArray[np.uint8]) -> None:
+    """Write the device bundle of an int8 model, and run its self-check.
 
     Args:
-        folder: holds ``model.tflite``, ``labels.txt`` and perhaps ``model_edgetpu.tflite``; gets FOLDER.
-        images: uint8 (n, height, width, 3), held out; with their scores they become the golden file.
+        folder: holds ``model.tflite``, ``labels.txt`` and, optionally, ``model_edgetpu.tflite``;
+            FOLDER is created in it.
+        images: held-out images, uint8 (n, height, width, 3), for the golden file.
 
     Raises:
-        JobError: the program does not find again, in a process of its own, what was written.
+        JobError: the program, in a process of its own, does not reproduce the golden scores.
     """
-    pack = folder / FOLDER
-    pack.mkdir()
-    for name in FILES:
-        source = (
-            Path(classify.__file__).parent / name if name in (PROGRAM, README) else folder / name
-        )
-        if source.exists():
-            shutil.copyfile(source, pack / name)
-    with redirect_native_output():
-        model = classify.Classifier(pack / INT8.file)
-    scores = np.stack([model.run(image)[0] for image in images])
-    labels = (pack / LABELS).read_text(encoding="utf-8")
-    digest, runtime = model.sha256, model.runtime
+    bundle = folder / FOLDER
+    bundle.mkdir()
+    for name in (MODEL, COMPILED_MODEL, LABELS):
+        if (folder / name).exists():
+            shutil.copyfile(folder / name, bundle / name)
+    for name in _COPIED:
+        shutil.copyfile(Path(device.__file__).parent / name, bundle / name)
+    content = (bundle / MODEL).read_bytes()
     np.savez_compressed(
-        pack / GOLDEN, images=images, scores=scores, sha256=digest, runtime=runtime, labels=labels
+        bundle / GOLDEN,
+        images=images,
+        scores=_run(content, images),
+        sha256=hashlib.sha256(content).hexdigest(),
+        runtime=f"ai_edge_litert {version('ai-edge-litert')} on {platform.machine()}",
+        labels=(bundle / LABELS).read_text(encoding="utf-8"),
     )
     try:
-        _refuse_other_scores([sys.executable, str(pack / PROGRAM), "--check"])
+        _verify([sys.executable, str(bundle / PROGRAM), "--check"])
     except JobError:
-        shutil.rmtree(pack)
+        shutil.rmtree(bundle)
         raise
 
 
-def _refuse_other_scores(command: list[str]) -> None:
+def _run(content: bytes, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the stored outputs of an int8 model, uint8 (n, ...), without dequantization."""
+    interpreter = start_interpreter(content, MODEL)
+    (into,), (out,) = interpreter.get_input_details(), interpreter.get_output_details()
+    rows = []
+    for image in images:
+        interpreter.set_tensor(into["index"], image[None])
+        interpreter.invoke()
+        rows.append(interpreter.get_tensor(out["index"])[0])
+    return np.stack(rows)
+
+
+def _verify(command: list[str]) -> None:
     try:
         done = subprocess.run(  # noqa: S603 - our own program
             command,
@@ -74,8 +89,7 @@ def _refuse_other_scores(command: list[str]) -> None:
             timeout=TIMEOUT_S,
         )
     except subprocess.TimeoutExpired:
-        raise JobError(f"the device's program did not check itself within {TIMEOUT_S} s.") from None
+        raise JobError(f"the device bundle's self-check took more than {TIMEOUT_S} s.") from None
     if done.returncode:
-        raise JobError(
-            f"the device's program failed its own check: {(done.stdout + done.stderr).strip()}"
-        )
+        output = (done.stdout + done.stderr).strip()
+        raise JobError(f"the device bundle failed its self-check: {output}")

@@ -1,286 +1,301 @@
-"""Make every format, load it again, measure it, report it."""
+"""Export: write each format, load it again, measure it on held-out images, report it."""
 
 from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kerakit.deploy import ALL, DEFAULT_FORMATS, evaluate, ladder, pack
-from kerakit.deploy.edgetpu.compiler import EDGETPU
-from kerakit.deploy.formats.base import LABELS, Compiling, Format, Skipped, Source, Written
-from kerakit.deploy.formats.keras import H5, KERAS, predictor
+from kerakit.deploy import ALL_FORMATS, DEFAULT_FORMATS, bundle
+from kerakit.deploy.formats.base import (
+    LABELS,
+    EdgeTpuOptions,
+    ExportSource,
+    Format,
+    FormatUnavailable,
+    WrittenFormat,
+)
+from kerakit.deploy.formats.edgetpu import EDGETPU
+from kerakit.deploy.formats.keras import H5, KERAS
 from kerakit.deploy.formats.onnx import ONNX
 from kerakit.deploy.formats.openvino import OPENVINO
 from kerakit.deploy.formats.saved_model import SAVED_MODEL
 from kerakit.deploy.formats.tflite import DYNAMIC_RANGE, FLOAT16, FLOAT32, INT8, INT16X8
+from kerakit.deploy.gate import AccuracyGate, Batches
 from kerakit.deploy.page import write_page
 from kerakit.deploy.quantization.calibration import Calibration
+from kerakit.deploy.quantization.fallbacks import climb
 from kerakit.deploy.quantization.health import examine
-from kerakit.deploy.report import Row, write_report
+from kerakit.deploy.results import FormatResult, write_report
 from kerakit.errors import JobError, UserError
-from kerakit.files import make_dir, move_into_place, remove, sha256, size, write_text
-
-_ALL = (
-    H5,
-    KERAS,
-    SAVED_MODEL,
-    FLOAT32,
-    FLOAT16,
-    DYNAMIC_RANGE,
-    INT8,
-    EDGETPU,
-    ONNX,
-    OPENVINO,
-    INT16X8,
+from kerakit.files import (
+    OutputFolder,
+    make_dir,
+    move_into_place,
+    remove,
+    sha256,
+    size_bytes,
+    write_text,
 )
-FORMATS: dict[str, Format] = {f.name: f for f in _ALL}
-"""The formats by name, as in ``kerakit.deploy.FORMAT_NAMES``: each after what it is made from, the slow ones last."""
+from kerakit.inference import keras_predict_fn, measure_latency_ms
+from kerakit.tasks.base import Task
+from kerakit.tflite.runtime import load_tflite
 
-REPORT, PAGE = "report.json", "report.html"
+if TYPE_CHECKING:
+    import keras
+
+Log = Callable[[str], None]
+
+_FORMATS: tuple[Format, ...] = (
+    *(H5, KERAS, SAVED_MODEL, FLOAT32, FLOAT16, DYNAMIC_RANGE),
+    *(INT8, EDGETPU, ONNX, OPENVINO, INT16X8),
+)
+"""In the order of ``FORMAT_NAMES``: each after the one that it requires, slow ones last."""
+
+_LOGS = ("model_edgetpu.log",)
+"""Files that formats write beside their own."""
 
 
-class Deployment:
-    """The folder that is delivered: files appear in it whole, and the report last.
+class ExportFolder(OutputFolder):
+    """Folder of exported files.
 
     Args:
-        path: the folder; it needs not exist.
+        path: the folder; it need not exist.
+
+    Attributes:
+        report: path of report.json.
+        page: path of report.html.
+
+    >>> ExportFolder("deploy/test").report.as_posix()
+    'deploy/test/report.json'
     """
+
+    kind = "export"
 
     def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
-        self.report = self.path / REPORT
-        self.page = self.path / PAGE
-        self.names = [f.file for f in FORMATS.values()] + [
-            "model_edgetpu.log",
-            LABELS,
-            PAGE,
-            REPORT,
-        ]
-        self.names += [f"{pack.FOLDER}/{name}" for name in pack.FILES]
+        super().__init__(path)
+        self.report = self.path / "report.json"
+        self.page = self.path / "report.html"
+
+    def owned(self) -> list[Path]:
+        """Return the paths of everything that an export may write."""
+        names = [one.file for one in _FORMATS] + [*_LOGS, LABELS]
+        names += [f"{bundle.FOLDER}/{name}" for name in bundle.FILES]
+        return [*(self.path / name for name in names), self.page, self.report]
 
     def check_new(self, overwrite: bool) -> None:
-        """Raise UserError if deploying into this folder would lose something."""
-        for path in (self.path, self.path / pack.FOLDER):
-            if path.exists() and not path.is_dir():
-                raise UserError(f"{path} is a file; --save_to expects a folder.")
-        there = [name for name in self.names if (self.path / name).exists()]
-        if there and not overwrite:
-            raise UserError(
-                f"{self.path} already holds {there[0]}. Choose another --save_to, or give --overwrite to replace it."
-            )
+        """Raise UserError if exporting here would replace something without ``overwrite``."""
+        device = self.path / bundle.FOLDER
+        if device.exists() and not device.is_dir():
+            raise UserError(f"{device} is a file; --save_to expects a folder without such a file.")
+        super().check_new(overwrite)
 
-    def take(self, folder: Path) -> None:
-        """Move what was made in ``folder`` here; what an earlier deployment left under our names goes."""
-        made = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+    def take_over(self, finished: Path) -> None:
+        """Move a finished export here, the report last; remove the files of an earlier one.
+
+        Args:
+            finished: a folder on the same disk.
+        """
         self.report.unlink(missing_ok=True)
-        if pack.FOLDER in made:
-            make_dir(self.path / pack.FOLDER)
-        for name in self.names:
-            if name in made and name != REPORT:
-                move_into_place(folder / name, self.path / name)
-            elif name not in made:
-                remove(self.path / name)
-        (folder / REPORT).replace(self.report)
-        # One that holds other files than ours stays.
+        if (finished / bundle.FOLDER).is_dir():
+            make_dir(self.path / bundle.FOLDER)
+        for path in self.owned():
+            new = finished / path.relative_to(self.path)
+            if new.exists():
+                move_into_place(new, path)
+            else:
+                remove(path)
+        # It stays if it holds files of the user.
         with contextlib.suppress(OSError):
-            (self.path / pack.FOLDER).rmdir()
+            (self.path / bundle.FOLDER).rmdir()
 
 
-def deploy(
-    model: Any,
-    deployment: Deployment,
-    class_names: Sequence[str],
+def export_model(
+    model: keras.Model,
+    task: Task,
+    folder: ExportFolder,
     calibration: Calibration,
-    held_out: Iterable[tuple[Any, Any]],
+    held_out: Batches,
     formats: Sequence[str] | None = None,
     max_drop: float = 0.01,
-    edgetpu: Compiling = Compiling(),  # noqa: B008 - frozen
-    about: dict[str, Any] | None = None,
-    key: Callable[[int], str] | None = None,
-    say: Callable[[str], None] = print,
-) -> list[Row]:
-    """Deliver ``model``.
+    edgetpu: EdgeTpuOptions = EdgeTpuOptions(),  # noqa: B008 - frozen
+    info: dict[str, Any] | None = None,
+    sample_name: Callable[[int], str] | None = None,
+    log: Log = print,
+) -> list[FormatResult]:
+    """Export ``model`` with labels.txt, a device bundle, report.json and report.html.
+
+    A format that fails doesn't end the work on the others, and files that fail the accuracy gate
+    are exported too.
 
     Args:
-        model: a built ``keras.Model`` with one output of (batch, classes) scores.
-        deployment: where to.
-        class_names: for labels.txt, in the order of the outputs.
-        calibration: the training images that ranges are measured on.
-        held_out: batches of (uint8 images, int targets) that no training saw; iterated once for each format.
-        formats: keys of FORMATS, which must succeed. Of the default, and of "all", what cannot be made here is skipped.
-        max_drop: the largest loss of accuracy that passes the gate.
-        edgetpu: how the int8 file is compiled for the Edge TPU.
-        about: facts for the report.
-        key: gives the name of a held-out image by its place, for the page.
-        say: gets one line for each step.
+        model: a trained model; its input is pixels (n, height, width, 3), 0 to 255.
+        task: of the model.
+        folder: destination.
+        calibration: training images on which activation ranges are measured.
+        held_out: batches of (uint8 images, targets) that were not trained on; iterated once per
+            format.
+        formats: names that must succeed; None: DEFAULT_FORMATS; with ALL_FORMATS in it: all. Of
+            the latter two, unavailable formats are skipped.
+        max_drop: largest accuracy drop that passes the gate, as a fraction.
+        edgetpu: options of the Edge TPU compiler.
+        info: facts for the report.
+        sample_name: returns the name of a held-out image by its sample index.
+        log: gets one line per step.
 
     Returns:
-        One row for each format. A format that failed has ``status`` "failed"; the others are delivered all the same, those
-        below the gate too.
+        One result per format; a failed format has ``status`` "failed".
 
     Raises:
-        UserError: the model does not fit: several outputs, or another number of classes.
+        UserError: the model doesn't fit the task.
     """
-    _refuse_other_tasks(model, class_names)
-    make_dir(deployment.path)
-    with tempfile.TemporaryDirectory(prefix=".kerakit-", dir=deployment.path) as temporary:
-        source = Source(model, calibration, Path(temporary), edgetpu)
-        say("the trained model: scoring the held-out images")
-        gate = evaluate.Gate(held_out, predictor(model), class_names, max_drop)
-        names = DEFAULT_FORMATS if formats is None else FORMATS if ALL in formats else formats
-        asked = formats is not None and ALL not in formats
-        rows: list[Row] = []
-        for one in (FORMATS[name] for name in FORMATS if name in names):
-            if one is EDGETPU and any(
-                row.format == INT8.name and row.status == "failed" for row in rows
-            ):
-                rows.append(
-                    Row(
-                        one.name, one.file, "failed", "the int8 file, which it is made from, failed"
-                    )
-                )
-            else:
-                rows.append(_deliver(one, source, gate, asked, say))
-        write_text(source.folder / LABELS, "".join(f"{name}\n" for name in class_names))
-        _pack(source.folder, rows, gate.few, say)
-        kept = {row.file for row in rows if row.status == "delivered"} | {
-            LABELS,
-            "model_edgetpu.log",
-            pack.FOLDER,
-        }
+    task.check_model(model)
+    make_dir(folder.path)
+    with tempfile.TemporaryDirectory(prefix=".kerakit-", dir=folder.path) as temporary:
+        source = ExportSource(model, calibration, Path(temporary), edgetpu)
+        log("Keras model: predicting the held-out images")
+        gate = AccuracyGate(task, held_out, keras_predict_fn(model), max_drop)
+        results = _export_formats(source, gate, formats, log)
+        write_text(source.folder / LABELS, "".join(f"{name}\n" for name in task.class_names))
+        _export_bundle(source.folder, results, gate.sample_images, log)
+        exported = {result.file for result in results if result.status == "exported"}
         for path in source.folder.iterdir():
-            if path.name not in kept:
+            if path.name not in {*exported, *_LOGS, LABELS, bundle.FOLDER}:
                 remove(path)
-        facts = {
-            "held_out_images": len(gate.targets),
-            "keras_accuracy": gate.accuracy,
-            "max_drop": max_drop,
-            **(about or {}),
-        }
-        report = write_report(source.folder / REPORT, rows, facts)
-        write_page(source.folder / PAGE, rows, report, gate, key)
-        deployment.take(source.folder)
-    return rows
+        report = write_report(source.folder / folder.report.name, results, gate, info or {})
+        write_page(source.folder / folder.page.name, results, report, gate, sample_name)
+        folder.take_over(source.folder)
+    return results
 
 
-def _refuse_other_tasks(model: Any, class_names: Sequence[str]) -> None:
-    if len(model.outputs) != 1 or len(model.output_shape) != 2:
-        raise UserError(
-            f"this model gives {len(model.outputs)} output(s) of shape {model.output_shape}; what can be deployed so far is a "
-            "classifier: one output of (batch, classes)."
-        )
-    if model.output_shape[1] != len(class_names):
-        raise UserError(
-            f"the model tells {model.output_shape[1]} classes apart, the data has {len(class_names)}."
-        )
+def _export_formats(
+    source: ExportSource, gate: AccuracyGate, names: Sequence[str] | None, log: Log
+) -> list[FormatResult]:
+    named = names is not None and ALL_FORMATS not in names
+    wanted = names if names is not None else DEFAULT_FORMATS
+    results: list[FormatResult] = []
+    for one in _FORMATS:
+        if one.name not in wanted and ALL_FORMATS not in wanted:
+            continue
+        requires = getattr(one, "requires", None)
+        broken = [r.format for r in results if r.file == requires and r.status == "failed"]
+        if broken:
+            reason = f"it is made from {broken[0]}, which failed"
+            results.append(FormatResult(one.name, one.file, "failed", reason))
+            continue
+        try:
+            results.append(_export_format(one, source, gate, log))
+        except FormatUnavailable as reason:
+            status: Literal["failed", "skipped"] = "failed" if named else "skipped"
+            results.append(FormatResult(one.name, one.file, status, str(reason)))
+        except JobError as error:
+            remove(source.folder / one.file)
+            results.append(FormatResult(one.name, one.file, "failed", str(error)))
+    return results
 
 
-def _deliver(
-    one: Format, source: Source, gate: evaluate.Gate, asked: bool, say: Callable[[str], None]
-) -> Row:
+def _export_format(one: Format, source: ExportSource, gate: AccuracyGate, log: Log) -> FormatResult:
     """Write, load and measure one format."""
-    try:
-        say(f"{one.name}: writing {one.file}")
-        written = _written(one, source)
-        predict = one.load(written.path)
-        if predict is None:
-            row = _row(one, written)
-            row.reason = "not run: no device here"
-            return row
-        say(f"{one.name}: scoring the held-out images")
-        predicted = gate.scores(predict)
-        measured = gate.measure(predicted)
-        if one is INT8 and not measured.passed:
-            say(f"int8: loses {measured.drop:.2%}, more than the gate lets pass: trying other ways")
-            written = _repaired(written, source, gate, say)
-            predict = INT8.load(written.path)
-            predicted = gate.scores(predict)
-            measured = gate.measure(predicted)
-        if one is INT8:
-            written.details["health"] = examine(written.path, source.model, gate.few)
-    except Skipped as reason:
-        # Asked for by name, a format that is left out is a failure.
-        return Row(one.name, one.file, "failed" if asked else "skipped", str(reason))
-    except JobError as error:
-        remove(source.folder / one.file)
-        return Row(one.name, one.file, "failed", str(error))
-    row = _row(one, written)
-    row.measured, row.latency_ms = measured, evaluate.latency_ms(predict, gate.few[0])
-    row.answers = evaluate.Answers.of(predicted)
+    log(f"{one.name}: writing {one.file}")
+    written = _write(one, source)
+    predict = one.load(written.path)
+    if predict is None:
+        return _describe(one, written, "not tested on a device")
+    log(f"{one.name}: predicting the held-out images")
+    outputs = gate.predict(predict)
+    measurement = gate.measure(outputs)
+    reason = ""
+    if one is INT8 and not measurement.passed:
+        log(
+            f"int8: {gate.main_metric} drop {100 * measurement.drop:.2f} pp > "
+            f"{100 * gate.max_drop:.2f} pp, trying fallbacks"
+        )
+        written, reason = _try_fallbacks(written, source, gate, log)
+        predict = INT8.load(written.path)
+        outputs = gate.predict(predict)
+        measurement = gate.measure(outputs)
+    if one is INT8:
+        written.details["health"] = examine(written.path, source.model, gate.sample_images)
     if written.half is not None:
-        row.details["half_the_calibration"] = _with_half(one.load(written.half), predicted, gate)
-    return row
+        half = gate.predict(load_tflite(written.half))
+        written.details["half_calibration"] = _compare_half(half, outputs, gate)
+    result = _describe(one, written, reason)
+    result.measurement = measurement
+    result.predictions = gate.task.decode(outputs)
+    result.latency_ms = measure_latency_ms(predict, gate.sample_images[0])
+    return result
 
 
-def _row(one: Format, written: Written) -> Row:
-    """Return a row for what was delivered, to be filled with what is measured."""
-    row = Row(
-        one.name,
-        one.file,
-        "delivered",
-        bytes=size(written.path),
-        sha256=sha256(written.path),
-        details=written.details,
-    )
-    row.reason = str(row.details.get("taken", ""))
-    return row
-
-
-def _with_half(
-    predict: Any, predicted: NDArray[np.float32], gate: evaluate.Gate
-) -> dict[str, float]:
-    """Return what half of the calibration images would have given: where it is the same, they were enough."""
-    with_half = gate.scores(predict)
-    measured = gate.measure(with_half)
-    same = evaluate.share_equal(with_half, predicted)
-    return {"accuracy": measured.accuracy, "agreement": measured.agreement, "same_class": same}
-
-
-def _repaired(
-    written: Written, source: Source, gate: evaluate.Gate, say: Callable[[str], None]
-) -> Written:
-    """Replace an int8 file that is below the gate by what the ladder finds."""
-    floats = (source.folder / FLOAT32.file).read_bytes()
-    content, rungs = ladder.climb(floats, source.model, source.calibration, gate, say)
-    written.path.write_bytes(content)
-    taken = next(rung for rung in rungs if rung.content == content)
-    operators = taken.on_tpu + taken.on_cpu
-    details = {
-        **written.details,
-        "ladder": [rung.facts() for rung in rungs],
-        "taken": f"{taken.tried} was taken; an Edge TPU would take {taken.on_tpu} of {operators} operators",
-    }
-    return Written(written.path, details, written.half)
-
-
-def _written(one: Format, source: Source) -> Written:
-    """Write a format, after what it is made from."""
-    needs = getattr(one, "made_from", None)
-    if needs is not None and not (source.folder / needs).exists():
-        _written(next(f for f in FORMATS.values() if f.file == needs), source)
+def _write(one: Format, source: ExportSource) -> WrittenFormat:
+    """Write a format, after the one that it requires."""
+    requires = getattr(one, "requires", None)
+    if requires is not None and not (source.folder / requires).exists():
+        _write(next(other for other in _FORMATS if other.file == requires), source)
     return one.write(source)
 
 
-def _pack(
-    folder: Path, rows: list[Row], images: NDArray[np.uint8], say: Callable[[str], None]
+def _describe(one: Format, written: WrittenFormat, reason: str) -> FormatResult:
+    return FormatResult(
+        one.name,
+        one.file,
+        "exported",
+        reason,
+        size_bytes=size_bytes(written.path),
+        sha256=sha256(written.path),
+        details=written.details,
+    )
+
+
+def _compare_half(
+    half: NDArray[np.float32], outputs: NDArray[np.float32], gate: AccuracyGate
+) -> dict[str, Any]:
+    """Return the metrics with half of the calibration images; if equal, there were enough."""
+    measurement = gate.measure(half)
+    same = gate.task.agreement(gate.task.decode(half), gate.task.decode(outputs))
+    return {
+        "metrics": measurement.metrics,
+        "agreement": measurement.agreement,
+        "same_prediction": same,
+    }
+
+
+def _try_fallbacks(
+    written: WrittenFormat, source: ExportSource, gate: AccuracyGate, log: Log
+) -> tuple[WrittenFormat, str]:
+    """Replace an int8 file that fails the gate by the best fallback; return it and a remark."""
+    content = (source.folder / FLOAT32.file).read_bytes()
+    best, attempts = climb(content, source.model, source.calibration, gate, log)
+    written.path.write_bytes(best)
+    selected = next(attempt for attempt in attempts if attempt.content == best)
+    details = {
+        **written.details,
+        "fallbacks": [attempt.facts() for attempt in attempts],
+        "selected": selected.tried,
+    }
+    operators = selected.on_tpu + selected.on_cpu
+    reason = (
+        f"selected fallback: {selected.tried} ({selected.on_tpu} of {operators} operators map to "
+        "the Edge TPU)"
+    )
+    return WrittenFormat(written.path, details, written.half), reason
+
+
+def _export_bundle(
+    folder: Path, results: list[FormatResult], images: NDArray[np.uint8], log: Log
 ) -> None:
-    """Make the device's pack of an int8 file that is delivered; if it does not find its scores again, neither is."""
-    for row in rows:
-        if row.format == INT8.name and row.status == "delivered":
-            if warnings := row.details["health"]:
-                say(
-                    f"int8: {len(warnings)} remark(s) on its numbers in the report; none keeps it from running"
-                )
-            try:
-                pack.write_pack(folder, images)
-                say(
-                    f"{pack.FOLDER}: a folder for the device; its program found the scores of {len(images)} images again"
-                )
-            except JobError as error:
-                row.status, row.reason = "failed", str(error)
+    """Write the device bundle of an exported int8 model; the format fails if its bundle does."""
+    int8 = next((one for one in results if one.format == INT8.name), None)
+    if int8 is None or int8.status != "exported":
+        return
+    if warnings := int8.details["health"]:
+        log(f"int8: {len(warnings)} numerical problem(s), all warnings; see the report")
+    try:
+        bundle.write_bundle(folder, images)
+        log(f"{bundle.FOLDER}: device bundle verified on {len(images)} images")
+    except JobError as error:
+        int8.status, int8.reason = "failed", str(error)

@@ -1,32 +1,47 @@
-"""What a model says of photos: labels and confidences, for people and for programs."""
+"""Predictions for image files, from a Keras model or from an exported one."""
 
 from __future__ import annotations
 
 import csv
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from kerakit.data.decode import Pixels, read_image
 from kerakit.data.folders import list_images
-from kerakit.deploy.formats.base import LABELS, Predict
+from kerakit.deploy.formats.base import LABELS
 from kerakit.errors import ImageError, JobError, UserError
+from kerakit.inference import PredictFn
 from kerakit.machine import available_cores
+from kerakit.tasks.base import Task
+from kerakit.tasks.classification import Classification
+from kerakit.tflite.runtime import start_interpreter, tflite_predict_fn
 
-_READ_AT_A_TIME = 64
-Answer = tuple[Path, list[tuple[str, float]]]
+MODEL = "model.tflite"
+"""File of an export folder that ``load_exported`` loads: the int8 model."""
+
+_READ_AHEAD = 64
+"""Number of images that are read in parallel."""
+
+_DECIMALS = 4
+
+Prediction = tuple[Path, list[dict[str, Any]]]
+"""Path of an image, and the records of ``Task.describe``."""
 
 
-def images_in(paths: Iterable[Path]) -> list[Path]:
-    """Return the files among ``paths``, and the images below the folders among them, sorted.
+def find_images(paths: Sequence[Path]) -> list[Path]:
+    """Return the files among ``paths`` and the images in the folders among them, sorted by folder.
 
     Raises:
-        UserError: one is not there, or there is no image.
+        UserError: a path does not exist, or there are no images.
+
+    >>> find_images([Path("gone.jpg")])
+    Traceback (most recent call last):
+    kerakit.errors.UserError: there is no file or folder gone.jpg.
     """
     found: list[Path] = []
     for path in paths:
@@ -38,64 +53,84 @@ def images_in(paths: Iterable[Path]) -> list[Path]:
             raise UserError(f"there is no file or folder {path}.")
     if not found:
         raise UserError(
-            "there are no images in what was given. Expected files such as .jpg or .png, or folders of them."
+            f"there are no images in {', '.join(map(str, paths)) or 'the arguments'}. Expected "
+            "files such as .jpg or .png, or folders of them."
         )
     return found
 
 
-def load_delivered(path: Path) -> tuple[Predict, tuple[int, int], list[str]]:
-    """Load a delivered TensorFlow Lite file, or the int8 one of a folder that ``deploy.py`` wrote.
+def load_exported(path: Path) -> tuple[PredictFn, tuple[int, int], Task]:
+    """Load a TensorFlow Lite file, or the int8 model of an export folder.
 
     Returns:
-        What maps uint8 (n, height, width, 3) to scores (n, classes); the (width, height) that it takes; its labels.
+        Function that runs the model; its input size (width, height); its task, from labels.txt.
 
     Raises:
-        UserError: there is no such file, no labels.txt beside it, or they don't fit.
-    """
-    from kerakit.deploy import litert, runtime
+        UserError: no model, no labels.txt beside it, or they don't fit.
 
-    file = path / litert.INT8.file if path.is_dir() else path
+    >>> load_exported(Path("gone.tflite"))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    kerakit.errors.UserError: gone.tflite is not a TensorFlow Lite model. Expected ...
+    """
+    file = path / MODEL if path.is_dir() else path
     if not file.is_file() or file.suffix != ".tflite":
         raise UserError(
-            f"{path} holds no TensorFlow Lite model. Expected a run, a folder that deploy.py wrote, or a .tflite file."
+            f"{path} is not a TensorFlow Lite model. Expected a run folder, an export folder (the "
+            "--save_to of deploy.py) or a .tflite file."
         )
     labels = file.with_name(LABELS)
     if not labels.is_file():
         raise UserError(
-            f"there is no {labels}: one line a class, as deploy.py writes it beside the model."
+            f"there is no {labels}. Expected the class names, one per line, as deploy.py writes "
+            "them beside the model."
         )
     names = labels.read_text(encoding="utf-8").splitlines()
     try:
-        interpreter = runtime.start(file.read_bytes(), str(file))
+        interpreter = start_interpreter(file.read_bytes(), str(file))
         (into,), (out,) = interpreter.get_input_details(), interpreter.get_output_details()
     except (JobError, ValueError) as error:
         raise UserError(f"{file} is damaged, or needs another runtime: {error}") from None
     if out["shape"][-1] != len(names):
-        raise UserError(f"{labels} has {len(names)} lines; {file} gives {out['shape'][-1]} scores.")
+        raise UserError(
+            f"{labels} has {len(names)} lines, the output of {file} {out['shape'][-1]} classes."
+        )
     _, height, width, _ = into["shape"]
-    return litert.predictor(interpreter), (int(width), int(height)), names
+    return tflite_predict_fn(interpreter), (int(width), int(height)), Classification(names)
 
 
-def answers(
-    predict: Predict,
+def predict_images(
+    predict: PredictFn,
+    task: Task,
     input_size: tuple[int, int],
-    labels: list[str],
-    paths: list[Path],
+    paths: Sequence[Path],
     top: int = 1,
-) -> Iterator[Answer | ImageError]:
-    """Yield for each image its path and its ``top`` labels with their confidences, best first; or why it cannot be read."""
+) -> Iterator[Prediction | ImageError]:
+    """Yield the prediction for each image, or the error if it cannot be read.
+
+    Args:
+        predict: runs the model.
+        task: decodes its outputs.
+        input_size: (width, height) of its input.
+        paths: of the images.
+        top: number of records per image.
+
+    >>> import numpy as np
+    >>> task = Classification(["cat", "dog"])
+    >>> predict = lambda images: np.array([[0.2, 0.8]], np.float32)
+    >>> [error] = predict_images(predict, task, (8, 8), [Path("gone.jpg")])
+    >>> isinstance(error, ImageError)
+    True
+    """
     with ThreadPoolExecutor(available_cores()) as pool:
         rest = iter(paths)
-        while part := list(islice(rest, _READ_AT_A_TIME)):
-            for path, image in zip(
-                part, pool.map(lambda one: _try_read(one, input_size), part), strict=True
-            ):
+        while part := list(islice(rest, _READ_AHEAD)):
+            images = pool.map(lambda path: _try_read(path, input_size), part)
+            for path, image in zip(part, images, strict=True):
                 if isinstance(image, ImageError):
                     yield image
-                    continue
-                scores = predict(image[None])[0]
-                best = np.argsort(-scores, kind="stable")[:top]
-                yield path, [(labels[i], float(scores[i])) for i in best]
+                else:
+                    prediction = task.decode(predict(image[None]))[0]
+                    yield path, task.describe(prediction, top)
 
 
 def _try_read(path: Path, input_size: tuple[int, int]) -> Pixels | ImageError:
@@ -105,30 +140,46 @@ def _try_read(path: Path, input_size: tuple[int, int]) -> Pixels | ImageError:
         return error
 
 
-def write_answers(found: Iterable[Answer | ImageError], as_json: bool) -> int:
-    """Print CSV (path, label, confidence) or a JSON list to stdout, errors to stderr. Returns how many could not be read."""
-    bad = 0
-    good: list[Answer] = []
-    rows = csv.writer(sys.stdout)
-    if not as_json:
-        rows.writerow(["path", "label", "confidence"])
-    for one in found:
+def write_predictions(predictions: Iterable[Prediction | ImageError], as_json: bool) -> int:
+    """Print predictions as CSV or JSON to stdout, errors to stderr.
+
+    Args:
+        predictions: of ``predict_images``.
+        as_json: a JSON list of {"path", "predictions"} instead of CSV with one row per record.
+
+    Returns:
+        Number of images that could not be read.
+
+    >>> write_predictions([(Path("a.jpg"), [{"label": "dog", "confidence": 0.8}])], as_json=False)
+    path,label,confidence
+    a.jpg,dog,0.8000
+    0
+    """
+    errors, entries = 0, []
+    writer = None
+    for one in predictions:
         if isinstance(one, ImageError):
-            bad += 1
+            errors += 1
             print(f"error: {one}", file=sys.stderr)
-        elif as_json:
-            good.append(one)
-        else:
-            rows.writerows([one[0], label, f"{confidence:.4f}"] for label, confidence in one[1])
+            continue
+        path, records = one
+        if as_json:
+            rounded = [{name: _round(value) for name, value in row.items()} for row in records]
+            entries.append({"path": str(path), "predictions": rounded})
+            continue
+        for record in records:
+            if writer is None:
+                writer = csv.writer(sys.stdout, lineterminator="\n")
+                writer.writerow(["path", *record])
+            writer.writerow([path, *map(_format, record.values())])
     if as_json:
-        entries = [
-            {
-                "path": str(path),
-                "labels": [
-                    {"label": label, "confidence": round(value, 4)} for label, value in best
-                ],
-            }
-            for path, best in good
-        ]
         print(json.dumps(entries, indent=2, ensure_ascii=False))
-    return bad
+    return errors
+
+
+def _round(value: Any) -> Any:
+    return round(value, _DECIMALS) if isinstance(value, float) else value
+
+
+def _format(value: Any) -> Any:
+    return f"{value:.{_DECIMALS}f}" if isinstance(value, float) else value

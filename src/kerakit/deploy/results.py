@@ -1,103 +1,139 @@
-"""What was delivered, as JSON and as a table."""
+"""Results of an export, as JSON and as a table."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from rich.table import Table
 
-from kerakit import machine
 from kerakit.console import print_table
-from kerakit.deploy.gate import Answers, Measured
+from kerakit.deploy.gate import AccuracyGate, Measurement
 from kerakit.files import write_json
+from kerakit.machine import describe_machine
+from kerakit.tasks.base import Predictions
 
 _PACKAGES = ("kerakit", "keras", "ai-edge-litert", "numpy")
+_TEXT_COLUMNS = ("format", "file", "SHA-256")
 
 
 @dataclass
-class Row:
-    """One format in the report.
+class FormatResult:
+    """The result of one format.
 
     Attributes:
         format: its name, as in --formats.
-        file: the name of its file, or of its folder.
-        status: "delivered", "skipped" (left out, see reason) or "failed".
-        reason: why it was skipped or failed, or what could not be checked.
-        measured: what its scores on the held-out images say; None where it was not run.
-        latency_ms: median time for one image on this machine's CPU, in milliseconds: on one thread, or with TensorFlow (h5,
-            keras, saved_model) on as many as it takes.
-        bytes: size of the file or of all files in the folder.
-        sha256: of the file's bytes, or of its folder as ``kerakit.files.sha256`` defines it.
-        details: what else its format found out.
-        answers: what it answered; None where it was not run. For the page, not for the report.
+        file: name of its file, or of its folder.
+        status: "exported", "skipped" or "failed".
+        reason: why it was skipped or failed, or what was not tested.
+        measurement: metrics on the held-out images; None if it was not run.
+        latency_ms: median latency for one image on this machine's CPU, in milliseconds: on one
+            thread, or with TensorFlow (h5, keras, saved_model) on as many as it uses.
+        size_bytes: size of the file, or of all files in the folder.
+        sha256: of the file, or of the folder as in ``kerakit.files.sha256``.
+        details: further facts from its format, as JSON values.
+        predictions: on the held-out images; None if it was not run. Not part of the report.
+
+    >>> result = FormatResult("onnx", "model.onnx", "skipped", "needs tf2onnx")
+    >>> result.status, result.measurement
+    ('skipped', None)
     """
 
     format: str
     file: str
-    status: Literal["delivered", "skipped", "failed"]
+    status: Literal["exported", "skipped", "failed"]
     reason: str = ""
-    measured: Measured | None = None
+    measurement: Measurement | None = None
     latency_ms: float | None = None
-    bytes: int | None = None
+    size_bytes: int | None = None
     sha256: str | None = None
     details: dict[str, Any] = field(default_factory=dict)
-    answers: Answers | None = None
+    predictions: Predictions | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return its entry in the report."""
+        measured = dict.fromkeys(("metrics", "drop", "agreement", "passed"))
+        return {
+            "format": self.format,
+            "file": self.file,
+            "status": self.status,
+            "reason": self.reason,
+            **(asdict(self.measurement) if self.measurement else measured),
+            "latency_ms": self.latency_ms,
+            "size_bytes": self.size_bytes,
+            "sha256": self.sha256,
+            "details": self.details,
+        }
 
 
-def write_report(path: Path, rows: list[Row], facts: dict[str, Any]) -> dict[str, Any]:
-    """Write ``facts``, the versions and the machine, and one entry for each format; return what was written."""
-    entries = [asdict(replace(row, answers=None)) for row in rows]
-    for entry in entries:
-        del entry["answers"]
-    report = {**machine.describe_machine(_PACKAGES), **facts, "formats": entries}
+def write_report(
+    path: Path, results: Sequence[FormatResult], gate: AccuracyGate, info: dict[str, Any]
+) -> dict[str, Any]:
+    """Write the results with versions, machine and ``info`` as JSON; return the written values."""
+    report = {
+        **describe_machine(_PACKAGES),
+        **info,
+        "task": gate.task.name,
+        "held_out_images": len(gate.targets),
+        "main_metric": gate.main_metric,
+        "keras_metrics": gate.keras_metrics,
+        "max_drop": gate.max_drop,
+        "formats": [result.to_json() for result in results],
+    }
     write_json(path, report)
     return report
 
 
-def show(rows: list[Row], held_out_images: int) -> None:
-    """Print the table of formats, and below it the reasons for what is missing."""
-    title = f"Measured on {held_out_images} held-out image{'s' * (held_out_images != 1)}"
-    if seen := next((row.measured for row in rows if row.measured), None):
-        title += f", of which the trained model gets {seen.accuracy + seen.drop:.2%} right"
+def print_results(
+    results: Sequence[FormatResult], held_out_images: int, max_drop: float = 0.01
+) -> None:
+    """Print a table with one row per format, then failures of the accuracy gate and reasons.
+
+    Args:
+        results: of ``export_model``.
+        held_out_images: number of images that the metrics were measured on.
+        max_drop: as given to ``export_model``.
+
+    >>> skipped = FormatResult("onnx", "model.onnx", "skipped", "needs tf2onnx")
+    >>> print_results([skipped], held_out_images=190)  # doctest: +ELLIPSIS
+    Evaluated on 190 held-out images...
+    onnx skipped: needs tf2onnx
+    """
+    title = f"Evaluated on {held_out_images:,} held-out image{'s' * (held_out_images != 1)}."
+    metric = "accuracy"
+    if measurement := next((one.measurement for one in results if one.measurement), None):
+        metric, value = next(iter(measurement.metrics.items()))
+        metric = metric.replace("_", " ")
+        title += f" Keras {metric}: {value + measurement.drop:.2%}".replace("%", " %")
     table = Table(title=title, title_justify="left")
-    for heading in ("format", "file", "right", "as Keras", "ms", "KiB", "sha256"):
-        table.add_column(
-            heading,
-            justify="left" if heading in ("format", "file", "sha256") else "right",
-            no_wrap=True,
-        )
-    for row in rows:
-        seen = row.measured
-        measured = (
-            [_percent(seen.accuracy), _percent(seen.agreement), _number(row.latency_ms)]
-            if seen
-            else [""] * 3
-        )
-        if row.status == "delivered":
-            table.add_row(
-                row.format,
-                row.file,
-                *measured,
-                f"{(row.bytes or 0) / 1024:,.0f}",
-                (row.sha256 or "")[:8],
-            )
-        else:
-            table.add_row(row.format, row.file, row.status)
+    for name in ("format", "file", metric, "agreement", "latency (ms)", "size (KiB)", "SHA-256"):
+        justify: Literal["left", "right"] = "left" if name in _TEXT_COLUMNS else "right"
+        table.add_column(name, justify=justify, no_wrap=True)
+    for result in results:
+        table.add_row(*_cells(result))
     print_table(table)
-    for row in rows:
-        if row.measured is not None and not row.measured.passed:
+    for result in results:
+        measurement = result.measurement
+        if measurement is not None and not measurement.passed:
             print(
-                f"{row.format} is BELOW THE GATE: it loses {row.measured.drop:.2%} of the held-out images."
+                f"{result.format} FAILED the accuracy gate: "
+                f"{metric} drop {100 * measurement.drop:.2f} pp > {100 * max_drop:.2f} pp"
             )
-        if row.reason:
-            print(f"{row.format} {row.status}: {row.reason}")
+        if result.reason:
+            print(f"{result.format} {result.status}: {result.reason}")
 
 
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{value:.2%}"
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
+def _cells(result: FormatResult) -> list[str]:
+    """Return the cells of a format's row; missing ones at the end stay empty."""
+    if result.status != "exported":
+        return [result.format, result.file, result.status]
+    measured = ["", "", ""]
+    if result.measurement is not None:
+        main = next(iter(result.measurement.metrics.values()))
+        measured = [f"{main:.2%}", f"{result.measurement.agreement:.2%}", ""]
+    if result.latency_ms is not None:
+        measured[2] = f"{result.latency_ms:.2f}"
+    size = f"{(result.size_bytes or 0) / 1024:,.0f}"
+    return [result.format, result.file, *measured, size, (result.sha256 or "")[:8]]

@@ -1,1 +1,1 @@
-"""What is copied to a device as it stands here: nothing in it needs Kerakit."""
+"""Files of the device bundle, copied as they are; they don't import Kerakit."""

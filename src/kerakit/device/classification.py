@@ -1,4 +1,7 @@
-"""Decoding and drawing of class scores. Needs Python 3.7, NumPy and Pillow only: copied into device bundles."""
+"""Decoding and drawing of class scores, for the engine and for devices.
+
+Needs Python 3.7, NumPy and Pillow only: it is copied into device bundles.
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Export formats, one module per format."""
+"""Export formats, one module per family of formats."""

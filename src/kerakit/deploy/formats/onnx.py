@@ -1,4 +1,4 @@
-"""ONNX: for onnxruntime and the many other runtimes that read it."""
+"""ONNX, for onnxruntime and other runtimes."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kerakit.console import quiet_logs, redirect_native_output
-from kerakit.deploy.formats.base import Source, Written, require
-from kerakit.deploy.formats.saved_model import INPUT, OUTPUT, serving
+from kerakit.deploy.formats.base import ExportSource, WrittenFormat, require_packages
+from kerakit.deploy.formats.saved_model import INPUT, OUTPUT, serving_function
 from kerakit.errors import JobError
+from kerakit.inference import PredictFn
 
 
 class Onnx:
-    """One file: float32 pixels, 0 to 255, (batch, height, width, 3), as "image" in; float32 "scores" out; any batch."""
+    """One file; inputs and outputs as in ``serving_function``."""
 
     name, file = "onnx", "model.onnx"
 
-    def write(self, source: Source) -> Written:
+    def write(self, source: ExportSource) -> WrittenFormat:
         """Convert with tf2onnx."""
-        require("onnx", "tf2onnx", "onnxruntime")
+        require_packages("onnx", "tf2onnx", "onnxruntime")
         import tf2onnx
 
         path = source.folder / self.file
-        function = serving(source.model)
-        # It logs where an optimisation was not possible, and goes on without.
+        function = serving_function(source.model)
+        # It logs an error for each optimization that is impossible, and converts all the same.
         logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)
         try:
             with redirect_native_output(), quiet_logs():
@@ -35,7 +36,7 @@ class Onnx:
                 )
         except Exception as error:
             raise JobError(f"tf2onnx refused the model: {str(error).splitlines()[0]}") from error
-        return Written(path)
+        return WrittenFormat(path)
 
     def load(self, path: Path) -> PredictFn:
         """Load the file with onnxruntime, on one thread."""
@@ -48,10 +49,9 @@ class Onnx:
                 path, options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:
-            # Operators that tf2onnx does not know are left as they are.
-            raise JobError(
-                f"onnxruntime does not run {path.name}: {str(error).splitlines()[0]}"
-            ) from error
+            # tf2onnx writes operators that it doesn't know as they are.
+            reason = str(error).splitlines()[0]
+            raise JobError(f"onnxruntime cannot run {path.name}: {reason}") from error
 
         def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
             (scores,) = session.run([OUTPUT], {INPUT: images.astype(np.float32)})

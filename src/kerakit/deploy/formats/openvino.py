@@ -1,4 +1,4 @@
-"""OpenVINO: for Intel's processors."""
+"""OpenVINO, for Intel's processors."""
 
 from __future__ import annotations
 
@@ -7,46 +7,47 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kerakit.deploy.formats.base import Source, Written, require
+from kerakit.deploy.formats.base import ExportSource, WrittenFormat, require_packages
 from kerakit.deploy.formats.saved_model import INPUT, OUTPUT, SAVED_MODEL
 from kerakit.errors import JobError
+from kerakit.inference import PredictFn
 
 MODEL = "model.xml"
 
 
 class OpenVino:
-    """A folder with model.xml and model.bin: float32 pixels, 0 to 255, as "image" in; float32 "scores" out; any batch.
+    """A folder with model.xml and model.bin; inputs and outputs as in ``serving_function``.
 
-    Weights are float32. On processors that have it, OpenVINO computes in bfloat16 unless it is told
-    ``INFERENCE_PRECISION_HINT: f32``, as it is here: what is measured is the file.
+    Weights are float32. OpenVINO computes in bfloat16 on processors that support it, unless
+    ``INFERENCE_PRECISION_HINT`` is f32, as it is here, so that the file itself is evaluated.
     """
 
-    name, file, made_from = "openvino", "openvino", SAVED_MODEL.file
+    name, file, requires = "openvino", "openvino", SAVED_MODEL.file
 
-    def write(self, source: Source) -> Written:
+    def write(self, source: ExportSource) -> WrittenFormat:
         """Convert the SavedModel of the same folder."""
-        require("openvino", "openvino")
+        require_packages("openvino", "openvino")
         import openvino
 
         path = source.folder / self.file
         path.mkdir()
         try:
-            # Not convert_model(): that one comes with telemetry.
-            model = openvino.Core().read_model(source.folder / self.made_from)
+            # Not convert_model(), which comes with telemetry.
+            model = openvino.Core().read_model(source.folder / self.requires)
             openvino.save_model(model, path / MODEL, compress_to_fp16=False)
         except RuntimeError as error:
-            raise JobError(f"OpenVINO refused the model: {_reason(error)}") from error
-        return Written(path)
+            raise JobError(f"OpenVINO refused the model: {_summarize(error)}") from error
+        return WrittenFormat(path)
 
     def load(self, path: Path) -> PredictFn:
         """Load the folder with OpenVINO's CPU plug-in, on one thread."""
         import openvino
 
-        exact = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+        options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
         try:
-            compiled = openvino.Core().compile_model(path / MODEL, "CPU", exact)
+            compiled = openvino.Core().compile_model(path / MODEL, "CPU", options)
         except RuntimeError as error:
-            raise JobError(f"OpenVINO does not run {path.name}: {_reason(error)}") from error
+            raise JobError(f"OpenVINO cannot run {path.name}: {_summarize(error)}") from error
 
         def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
             return np.asarray(compiled({INPUT: images.astype(np.float32)})[OUTPUT])
@@ -57,9 +58,8 @@ class OpenVino:
 OPENVINO = OpenVino()
 
 
-def _reason(error: RuntimeError) -> str:
-    """Return the lines of its summary, or else the last line, without the places in its source."""
+def _summarize(error: RuntimeError) -> str:
+    """Return the lines of its summary, or else its last line, without positions in source code."""
     lines = str(error).strip().splitlines()
-    return " ".join(
-        [line.removeprefix("-- ") for line in lines if line.startswith("-- ")] or lines[-1:]
-    )
+    summary = [line.removeprefix("-- ") for line in lines if line.startswith("-- ")]
+    return " ".join(summary or lines[-1:])

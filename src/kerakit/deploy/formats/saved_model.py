@@ -1,23 +1,31 @@
-"""TensorFlow's SavedModel: what TensorFlow Serving and many converters read."""
+"""TensorFlow's SavedModel, for TensorFlow Serving and as the source of other converters."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kerakit.console import quiet_logs
-from kerakit.deploy.formats.base import Source, Written
+from kerakit.deploy.formats.base import ExportSource, WrittenFormat
 from kerakit.files import check_disk_space
+from kerakit.inference import PredictFn
 from kerakit.run import estimate_weights_size
+
+if TYPE_CHECKING:
+    import keras
 
 INPUT, OUTPUT = "image", "scores"
 
 
-def serving(model: Any) -> Any:
-    """Return ``model`` as a ``tf.function`` from "image", float32 (batch, height, width, 3), 0 to 255, to {"scores": ...}."""
+def serving_function(model: keras.Model) -> Any:
+    """Return ``model`` as a ``tf.function``.
+
+    Its input "image" is float32 (batch, height, width, 3), 0 to 255; its output {"scores": ...} is
+    float32 (batch, ...).
+    """
     import tensorflow as tf
 
     signature = tf.TensorSpec([None, *model.input_shape[1:]], tf.float32, name=INPUT)
@@ -29,25 +37,25 @@ def serving(model: Any) -> Any:
 
 
 class SavedModel:
-    """A folder with the graph and its variables: float32 pixels, 0 to 255, in; float32 scores out; any batch.
+    """A folder with graph and variables; inputs and outputs as in ``serving_function``.
 
     Not written by ``keras.Model.export``, which stores every weight twice (Keras 3.15).
     """
 
     name, file = "saved_model", "saved_model"
 
-    def write(self, source: Source) -> Written:
+    def write(self, source: ExportSource) -> WrittenFormat:
         """Save the signature "serving_default", from "image" to "scores"."""
         import tensorflow as tf
 
         path = source.folder / self.file
         check_disk_space(source.folder, estimate_weights_size(source.model))
         module = tf.Module()
-        module.serve = serving(source.model)
+        module.serve = serving_function(source.model)
         module.weights = [variable.value for variable in source.model.variables]
         with quiet_logs():
             tf.saved_model.save(module, str(path), signatures=module.serve)
-        return Written(path)
+        return WrittenFormat(path)
 
     def load(self, path: Path) -> PredictFn:
         """Load the folder with TensorFlow."""
@@ -56,11 +64,9 @@ class SavedModel:
         loaded = tf.saved_model.load(str(path))
 
         def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-            # Not the signature alone: the variables live as long as what was loaded.
-            scores = loaded.signatures["serving_default"](**{INPUT: images.astype(np.float32)})[
-                OUTPUT
-            ]
-            return np.asarray(scores)
+            # Through `loaded`: its variables are freed with it, even while the signature lives.
+            serve = loaded.signatures["serving_default"]
+            return np.asarray(serve(**{INPUT: images.astype(np.float32)})[OUTPUT])
 
         return predict
 
