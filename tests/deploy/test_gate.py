@@ -1,4 +1,4 @@
-"""What is said of scores is what they say."""
+"""The accuracy gate, on outputs that are known."""
 
 from __future__ import annotations
 
@@ -9,54 +9,68 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kerakit.deploy.gate import Gate, confidence_error
+from kerakit.deploy.gate import SAMPLE_IMAGES, AccuracyGate
+from kerakit.tasks import Classification
 
 CLASSES = ("apple", "pear", "plum")
 TARGETS = np.array([0, 0, 0, 0, 1, 1, 2, 2, 2, 2])
+PREDICTED = [0, 0, 0, 1, 1, 0, 2, 2, 2, 2]
+"""Of a file with 8 of 10 correct; the Keras model has 9."""
 
 
-def gate(answers: list[int], max_drop: float) -> tuple[Gate, Any]:
-    """A gate before which Keras is right on all but the last image, and the scores of a file with these answers."""
+def make_gate(max_drop: float) -> tuple[AccuracyGate, Any]:
+    """A gate whose Keras accuracy is 0.9, and the outputs of a file that predicts PREDICTED."""
     images = np.arange(10, dtype=np.uint8).reshape(10, 1, 1, 1)
     keras = np.eye(3, dtype=np.float32)[[*TARGETS[:-1], 0]]
     batches = [(images[:6], TARGETS[:6]), (images[6:], TARGETS[6:])]
-    made = Gate(batches, lambda batch: keras[batch.ravel()], CLASSES, max_drop)
-    return made, made.scores(lambda batch: np.eye(3, dtype=np.float32)[answers][batch.ravel()])
+    task = Classification(CLASSES)
+    gate = AccuracyGate(task, batches, lambda batch: keras[batch.ravel()], max_drop)
+    scores = np.eye(3, dtype=np.float32)[PREDICTED]
+    return gate, gate.predict(lambda batch: scores[batch.ravel()])
 
 
-def test_what_is_measured() -> None:
-    made, predicted = gate([0, 0, 0, 1, 1, 0, 2, 2, 2, 2], max_drop=0.1)
-    measured = made.measure(predicted)
-    assert made.accuracy == 0.9
-    assert measured.accuracy == 0.8
-    assert measured.drop == pytest.approx(0.1)
-    assert measured.passed
-    assert measured.agreement == 0.7
-    assert (measured.worst_class, measured.worst_accuracy) == ("pear", 0.5)
-    assert measured.confidence_error == pytest.approx(
-        0.2
-    )  # it is always sure, and right on 8 of 10
+def test_metrics_of_outputs() -> None:
+    gate, outputs = make_gate(max_drop=0.1)
+    measurement = gate.measure(outputs)
+    assert gate.keras_metrics["accuracy"] == 0.9
+    assert next(iter(measurement.metrics)) == gate.main_metric == "accuracy"
+    assert measurement.metrics["accuracy"] == 0.8
+    assert measurement.metrics["worst_class_recall"] == 0.5
+    # Always fully confident, and correct on 8 of 10.
+    assert measurement.metrics["ece"] == pytest.approx(0.2)
+    assert measurement.drop == pytest.approx(0.1)
+    assert measurement.agreement == 0.7
 
 
 @pytest.mark.parametrize(("max_drop", "passed"), [(0.09, False), (0.1, True), (0.2, True)])
 def test_the_gate(max_drop: float, passed: bool) -> None:
-    made, predicted = gate([0, 0, 0, 1, 1, 0, 2, 2, 2, 2], max_drop)
-    assert made.measure(predicted).passed is passed
+    gate, outputs = make_gate(max_drop)
+    assert gate.measure(outputs).passed is passed
 
 
-@given(st.lists(st.tuples(st.floats(0.34375, 1, width=32), st.booleans()), min_size=1, max_size=60))
-def test_the_error_of_confidence_lies_between_the_whole_gap_and_one(
-    rows: list[tuple[float, bool]],
-) -> None:
-    """The gap of all images together is the least it can be, since gaps of bins add up to at least that."""
-    confidence = np.array([row[0] for row in rows], np.float32)
-    scores = np.stack([confidence, *[(1 - confidence) / 2] * 2], 1)
-    targets = np.array([0 if row[1] else 1 for row in rows])
-    error = confidence_error(scores, targets)
-    gap = abs(float(confidence.astype(np.float64).mean()) - float((targets == 0).mean()))
-    assert gap - 1e-6 <= error <= 1 + 1e-6
+@given(st.integers(1, 700), st.integers(1, 40))
+def test_sample_images_are_evenly_spaced(count: int, batch_size: int) -> None:
+    # The two bytes of an image are its sample index.
+    images = np.arange(count, dtype=">u2").view(np.uint8).reshape(count, 1, 1, 2)
+    targets = np.zeros(count, np.int64)
+    batches = [
+        (images[i : i + batch_size], targets[i : i + batch_size])
+        for i in range(0, count, batch_size)
+    ]
+    gate = AccuracyGate(
+        Classification("ab"), batches, lambda x: np.ones((len(x), 2), np.float32), 0.01
+    )
+    indices = gate.sample_images.reshape(-1, 2).copy().view(">u2").ravel().astype(int)
+    assert len(indices) == min(count, SAMPLE_IMAGES)
+    assert indices[0] == 0
+    assert indices[-1] >= count - 1 - count / SAMPLE_IMAGES
+    gaps = np.diff(indices)
+    assert all(gaps > 0)
+    assert gaps.max(initial=1) <= 2 * gaps.min(initial=count)
 
 
-def test_confidences_that_are_as_often_right_as_they_say_have_no_error() -> None:
-    scores = np.tile(np.array([[0.75, 0.25]], np.float32), (8, 1))
-    assert confidence_error(scores, np.array([0] * 6 + [1] * 2)) == pytest.approx(0)
+def test_images_by_sample_index() -> None:
+    gate, _ = make_gate(0.01)
+    images = gate.load_images({7, 0, 9})
+    assert {index: int(pixels.item()) for index, pixels in images.items()} == {0: 0, 7: 7, 9: 9}
+    assert gate.load_images([]) == {}

@@ -1,4 +1,4 @@
-"""A classifier of real digits, trained for a second and delivered as int8 by the real deploy."""
+"""A classifier of real digits, trained for a second and exported to int8."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 TRAINED = 1500
-"""The first so many images are for training and calibration, the others are held out."""
+"""Number of images for training and calibration; the others are held out."""
 
 
 def digits() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Return 1,797 images, uint8 (n, 8, 8, 3), and their classes."""
+    """Return 1,797 images, uint8 (n, 8, 8, 3), and their class indices."""
     data = load_digits()
     grey = np.round(data.images * (255 / 16)).astype(np.uint8)
     return np.repeat(grey[..., None], 3, axis=-1), data.target
@@ -23,7 +23,7 @@ def digits() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
 
 @dataclass(frozen=True)
 class Exported:
-    """What ``deploy`` made of a model."""
+    """A Keras model and the folder of its export."""
 
     model: Any
     folder: Path
@@ -38,7 +38,7 @@ class Exported:
 
 
 def train() -> Any:
-    """Return a ``keras.Model`` whose layers Keras has named itself, as conv2d, conv2d_1."""
+    """Return a trained ``keras.Model`` with Keras's own layer names, as conv2d, conv2d_1."""
     import keras
     from keras import layers
 
@@ -59,8 +59,8 @@ def train() -> Any:
 
 
 def calibration(images: np.ndarray[Any, Any]) -> Any:
-    """Return what ``deploy`` takes for calibration on ``images``."""
-    from kerakit.deploy.quantization.calibration import Calibration
+    """Return the ``Calibration`` on ``images``."""
+    from kerakit.deploy import Calibration
 
     return Calibration(tuple(map(str, range(len(images)))), lambda: iter(images))
 
@@ -69,19 +69,20 @@ NAMES = [f"digit {i}" for i in range(10)]
 
 
 def export_digits(model: Any, folder: Path, names: list[str] = NAMES, **changes: Any) -> Exported:
-    """Have ``deploy`` export_digits ``model`` as int8; ``changes`` are arguments of it."""
-    from kerakit.deploy.export import Deployment, deploy
+    """Export ``model`` to int8; ``changes`` are arguments of ``export_model``."""
+    from kerakit.deploy import ExportFolder, export_model
+    from kerakit.tasks import Classification
 
     images, targets = digits()
-    held_out: Any = [
-        (images[i : i + 32], targets[i : i + 32]) for i in range(TRAINED, len(images), 32)
-    ]
-    given: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "calibration": calibration(images[:200]),
-        "held_out": held_out,
+        "held_out": [
+            (images[i : i + 32], targets[i : i + 32]) for i in range(TRAINED, len(images), 32)
+        ],
         "formats": ["int8"],
+        "log": lambda _: None,
         **changes,
     }
-    rows = deploy(model, Deployment(folder), names, say=lambda _: None, **given)
-    assert [row.status for row in rows] == ["delivered"], rows
+    results = export_model(model, Classification(names), ExportFolder(folder), **arguments)
+    assert [result.status for result in results] == ["exported"], results
     return Exported(model, folder)
