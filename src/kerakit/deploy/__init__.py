@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     )
     from kerakit.deploy.quantization.calibration import Calibration, select_calibration_images
     from kerakit.deploy.results import FormatResult, print_results
+    from kerakit.inference import keras_predict_fn
 
 FORMAT_NAMES = (
     "h5",
@@ -55,6 +56,7 @@ _HOMES = {
     "export_model": "kerakit.deploy.export",
     "find_images": "kerakit.deploy.predict",
     "forecast_model": "kerakit.deploy.edgetpu.target",
+    "keras_predict_fn": "kerakit.inference",
     "load_exported": "kerakit.deploy.predict",
     "predict_images": "kerakit.deploy.predict",
     "print_results": "kerakit.deploy.results",
@@ -75,6 +77,7 @@ __all__ = [
     "export_model",
     "find_images",
     "forecast_model",
+    "keras_predict_fn",
     "load_exported",
     "predict_images",
     "print_results",

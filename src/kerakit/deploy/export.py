@@ -29,7 +29,7 @@ from kerakit.deploy.formats.tflite import DYNAMIC_RANGE, FLOAT16, FLOAT32, INT8,
 from kerakit.deploy.gate import AccuracyGate, Batches
 from kerakit.deploy.page import write_page
 from kerakit.deploy.quantization.calibration import Calibration
-from kerakit.deploy.quantization.fallbacks import climb
+from kerakit.deploy.quantization.fallbacks import try_fallbacks
 from kerakit.deploy.quantization.health import examine
 from kerakit.deploy.results import FormatResult, write_report
 from kerakit.errors import JobError, UserError
@@ -153,6 +153,24 @@ def export_model(
 
     Raises:
         UserError: the model doesn't fit the task.
+
+    >>> import keras
+    >>> from kerakit.tasks import Classification
+    >>> image = keras.Input((8, 8, 3))
+    >>> scores = keras.layers.Dense(2, activation="softmax")(keras.layers.Flatten()(image))
+    >>> images, targets = np.zeros((4, 8, 8, 3), np.uint8), np.array([0, 1, 0, 1])
+    >>> with tempfile.TemporaryDirectory() as path:
+    ...     [result] = export_model(
+    ...         keras.Model(image, scores),
+    ...         Classification(["cat", "dog"]),
+    ...         ExportFolder(path),
+    ...         Calibration(("a.jpg", "b.jpg"), lambda: iter(images[:2])),
+    ...         held_out=[(images, targets)],
+    ...         formats=["keras"],
+    ...         log=lambda line: None,
+    ...     )
+    >>> result.status, result.measurement.agreement
+    ('exported', 1.0)
     """
     task.check_model(model)
     make_dir(folder.path)
@@ -215,7 +233,7 @@ def _export_format(one: Format, source: ExportSource, gate: AccuracyGate, log: L
             f"int8: {gate.main_metric} drop {100 * measurement.drop:.2f} pp > "
             f"{100 * gate.max_drop:.2f} pp, trying fallbacks"
         )
-        written, reason = _try_fallbacks(written, source, gate, log)
+        written, reason = _apply_fallbacks(written, source, gate, log)
         predict = INT8.load(written.path)
         outputs = gate.predict(predict)
         measurement = gate.measure(outputs)
@@ -264,23 +282,22 @@ def _compare_half(
     }
 
 
-def _try_fallbacks(
+def _apply_fallbacks(
     written: WrittenFormat, source: ExportSource, gate: AccuracyGate, log: Log
 ) -> tuple[WrittenFormat, str]:
     """Replace an int8 file that fails the gate by the best fallback; return it and a remark."""
     content = (source.folder / FLOAT32.file).read_bytes()
-    best, attempts = climb(content, source.model, source.calibration, gate, log)
-    written.path.write_bytes(best)
-    selected = next(attempt for attempt in attempts if attempt.content == best)
+    selected, attempts = try_fallbacks(content, source.model, source.calibration, gate, log)
+    written.path.write_bytes(selected.content)
     details = {
         **written.details,
-        "fallbacks": [attempt.facts() for attempt in attempts],
-        "selected": selected.tried,
+        "fallbacks": [attempt.to_json() for attempt in attempts],
+        "selected": selected.name,
     }
     operators = selected.on_tpu + selected.on_cpu
     reason = (
-        f"selected fallback: {selected.tried} ({selected.on_tpu} of {operators} operators map to "
-        "the Edge TPU)"
+        f"selected fallback: {selected.name}; {selected.on_tpu} of {operators} operators map to "
+        "the Edge TPU"
     )
     return WrittenFormat(written.path, details, written.half), reason
 

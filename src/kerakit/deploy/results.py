@@ -52,6 +52,11 @@ class FormatResult:
     details: dict[str, Any] = field(default_factory=dict)
     predictions: Predictions | None = None
 
+    @property
+    def passed(self) -> bool | None:
+        """Whether it passed the accuracy gate; None if it was not run."""
+        return self.measurement.passed if self.measurement else None
+
     def to_json(self) -> dict[str, Any]:
         """Return its entry in the report."""
         measured = dict.fromkeys(("metrics", "drop", "agreement", "passed"))
@@ -115,11 +120,10 @@ def print_results(
         table.add_row(*_cells(result))
     print_table(table)
     for result in results:
-        measurement = result.measurement
-        if measurement is not None and not measurement.passed:
+        if result.measurement is not None and not result.measurement.passed:
             print(
                 f"{result.format} FAILED the accuracy gate: "
-                f"{metric} drop {100 * measurement.drop:.2f} pp > {100 * max_drop:.2f} pp"
+                f"{metric} drop {100 * result.measurement.drop:.2f} pp > {100 * max_drop:.2f} pp"
             )
         if result.reason:
             print(f"{result.format} {result.status}: {result.reason}")
