@@ -1,1 +1,1 @@
-"""TensorFlow Lite files: reading, editing, converting, running."""
+"""TensorFlow Lite files: reader, writer, converter, interpreter."""

@@ -1,4 +1,4 @@
-"""Conversion of Keras models to TensorFlow Lite files by TensorFlow's converter."""
+"""Conversion of Keras models to TensorFlow Lite by TensorFlow's converter."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def convert_float(model: keras.Model, weights: WeightType = "float32") -> bytes:
 
     Args:
         model: a built model with one input (batch, height, width, 3).
-        weights: the type in which weights are stored.
+        weights: type in which weights are stored.
 
     Raises:
         JobError: the converter refused the model.
@@ -38,7 +38,7 @@ def convert_float(model: keras.Model, weights: WeightType = "float32") -> bytes:
 
 
 def make_converter(model: keras.Model) -> Any:
-    """Return a ``tf.lite.TFLiteConverter`` with a static batch of 1, which the Edge TPU compiler requires."""
+    """Return a ``tf.lite.TFLiteConverter`` with batch size 1, which Edge TPU compilers require."""
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
@@ -46,7 +46,7 @@ def make_converter(model: keras.Model) -> Any:
     traced = tf.function(lambda image: model(image, training=False)).get_concrete_function(
         signature
     )
-    # Frozen first: given Keras 3's variables as they are, the converter leaves variable reads that cannot run.
+    # Frozen first: of Keras 3's variables, the converter leaves variable reads that cannot run.
     with quiet_logs():
         return tf.lite.TFLiteConverter.from_concrete_functions(
             [convert_variables_to_constants_v2(traced)]

@@ -1,41 +1,42 @@
-"""A TensorFlow Lite file as a graph of operators and tensors, read so that no damaged file can do harm.
+"""The reader of TensorFlow Lite files: a graph of operators and tensors, safe on damaged files.
 
-Only the first subgraph is read: it is the one that a compiler places. The format is that of TensorFlow's schema.fbs, version 3.
+Only the first subgraph is read, the one that compilers place. The format is version 3 of
+TensorFlow's schema.fbs.
 """
 
 from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kerakit.errors import UserError
 
-_MOST_ENTRIES = 1_000_000
-"""Tables read of one file, as TensorFlow's own check of a file allows (flatbuffers::Verifier)."""
+_MAX_ENTRIES = 1_000_000
+"""Limit on the entries of one file, that of TensorFlow's own check (flatbuffers::Verifier)."""
 
-_LETTERS_AN_ENTRY = 64
-"""Letters of names that count as one of those."""
+_CHARACTERS_PER_ENTRY = 64
+"""Number of characters of a name that count as one entry."""
 
-_BYTES = {
-    "FLOAT32": 4,
-    "FLOAT16": 2,
-    "INT32": 4,
-    "UINT8": 1,
-    "INT64": 8,
-    "BOOL": 1,
-    "INT16": 2,
-    "INT8": 1,
-    "FLOAT64": 8,
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "FLOAT32": np.dtype("<f4"),
+    "FLOAT16": np.dtype("<f2"),
+    "INT32": np.dtype("<i4"),
+    "UINT8": np.dtype("u1"),
+    "INT64": np.dtype("<i8"),
+    "BOOL": np.dtype("?"),
+    "INT16": np.dtype("<i2"),
+    "INT8": np.dtype("i1"),
+    "FLOAT64": np.dtype("<f8"),
 }
 
-_OUTSIDE = (
+_OUT_OF_BOUNDS = (
     struct.error,
     IndexError,
     ValueError,
@@ -44,18 +45,33 @@ _OUTSIDE = (
     OverflowError,
     MemoryError,
 )
-"""What the schema's classes raise where a file points outside of itself."""
+"""Errors of the schema's classes where an offset of the file leads outside of it."""
 
 _OPTIONS = (
+    "Add",
     "Concatenation",
     "Conv2D",
     "DepthwiseConv2D",
     "FullyConnected",
+    "Mul",
     "Pack",
     "Pool2D",
     "StridedSlice",
+    "Sub",
+    "TransposeConv",
 )
-"""Kinds of options that are read: others have nothing that a compiler's choice is known to depend on."""
+"""Option tables that are read; no consumer needs the others."""
+
+_FUSED_ACTIVATIONS = ("NONE", "RELU", "RELU_N1_TO_1", "RELU6", "TANH", "SIGN_BIT")
+"""ActivationFunctionType of the schema."""
+
+_OPERANDS = {
+    "CONV_2D": (0, 1, 2),
+    "DEPTHWISE_CONV_2D": (0, 1, 2),
+    "FULLY_CONNECTED": (0, 1, 2),
+    "TRANSPOSE_CONV": (2, 1, 3),
+}
+"""Indices of input, weights and bias among the inputs of the operators that have weights."""
 
 
 class _DamagedError(Exception):
@@ -68,12 +84,16 @@ class Tensor:
 
     Attributes:
         name: of the tensor.
-        type: of its elements, as the schema names it, such as "INT8".
-        shape: its sizes; () for one number.
-        data: its bytes, uint8 (n,), where they are a part of the file; else None.
-        scales: what an integer is worth, float32: none, one, or one for each slice.
-        zero_points: the integers that stand for 0, int64.
-        variable: whether it keeps its value from one inference to the next.
+        type: element type as the schema names it, such as "INT8".
+        shape: sizes of its dimensions; () for a scalar.
+        data: bytes of a constant, uint8 (n,); None for a computed tensor.
+        scales: quantization scales, float32: none, one, or one per slice.
+        zero_points: quantization zero points, int64.
+        variable: whether it keeps its value between inferences.
+        index: in the list of tensors of the file.
+        buffer: index of the buffer that holds its data.
+        quantized_dimension: the dimension that ``scales`` belong to if there are several.
+        shape_signature: ``shape`` with -1 for dynamic sizes; () if the file has none.
     """
 
     name: str
@@ -83,19 +103,77 @@ class Tensor:
     scales: NDArray[np.float32]
     zero_points: NDArray[np.int64]
     variable: bool
+    index: int = 0
+    buffer: int = 0
+    quantized_dimension: int = 0
+    shape_signature: tuple[int, ...] = ()
 
     @property
     def size(self) -> int:
-        """How many elements it has."""
+        """Number of elements."""
         return math.prod(self.shape)
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether its values are stored in the file."""
+        return self.data is not None
 
     @cached_property
     def integers(self) -> tuple[int, ...]:
-        """The values of a constant of integers; () where it is none."""
-        kind = {"INT32": "<i4", "INT64": "<i8"}.get(self.type)
-        if self.data is None or kind is None or self.data.size % np.dtype(kind).itemsize:
+        """Values of an INT32 or INT64 constant; () for other tensors."""
+        if self.data is None or self.type not in ("INT32", "INT64"):
             return ()
-        return tuple(self.data.view(kind).tolist())
+        dtype = _DTYPES[self.type]
+        return () if self.data.size % dtype.itemsize else tuple(self.data.view(dtype).tolist())
+
+    @cached_property
+    def values(self) -> NDArray[Any]:
+        """Stored values of a constant, in its type and shape, read-only.
+
+        Raises:
+            UserError: it is computed, sparse, or of a type that NumPy lacks.
+        """
+        dtype = _DTYPES.get(self.type)
+        if self.data is None or dtype is None or self.data.size != self.size * dtype.itemsize:
+            raise UserError(f"tensor {self.name} of type {self.type} is not a dense constant.")
+        return self.data.view(dtype).reshape(self.shape)
+
+    @property
+    def channels(self) -> NDArray[Any]:
+        """Stored values of a constant per quantized channel, (channels, values per channel)."""
+        values = np.moveaxis(np.atleast_1d(self.values), self.quantized_dimension, 0)
+        return values.reshape(len(values), -1)
+
+    def dequantize(self) -> NDArray[np.float32]:
+        """Return the real values of a constant, float32, in its shape.
+
+        Raises:
+            UserError: as ``values``; or the number of scales or zero points does not fit.
+        """
+        values = self.values.astype(np.float32)
+        if not self.scales.size:
+            return values
+        return (values - self._per_channel(self.zero_points)) * self._per_channel(self.scales)
+
+    def _per_channel(self, parameters: NDArray[Any]) -> NDArray[np.float32]:
+        """Return quantization parameters in a shape that broadcasts over the values."""
+        shape = [1] * len(self.shape)
+        if parameters.size != 1:
+            if not self.shape or parameters.size != self.shape[self.quantized_dimension]:
+                raise UserError(
+                    f"tensor {self.name} of shape {list(self.shape)} has {parameters.size} "
+                    "quantization parameters."
+                )
+            shape[self.quantized_dimension] = -1
+        return parameters.astype(np.float32).reshape(shape)
+
+
+class WeightedOperands(NamedTuple):
+    """Operands of a convolution or dense layer; ``weights`` is constant."""
+
+    input: Tensor
+    weights: Tensor
+    bias: Tensor | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,13 +181,13 @@ class Operator:
     """An operator.
 
     Attributes:
-        index: its place in the order of execution, from 0.
-        op: its name in the schema, such as "CONV_2D"; its number where the schema doesn't know it.
-        custom: its name where it is of no builtin kind (``op`` is then "CUSTOM").
-        version: of its kind.
-        inputs: its tensors; None where an optional one is left out.
-        outputs: its tensors.
-        options: the schema's table of its options, or None.
+        index: in the order of execution, from 0.
+        op: name in the schema, such as "CONV_2D"; the number of an operator that the schema lacks.
+        custom: name of a custom operator, whose ``op`` is "CUSTOM".
+        version: of the operator.
+        inputs: tensors; None for an optional one that is omitted.
+        outputs: tensors.
+        options: the schema's table of options, or None.
     """
 
     index: int
@@ -125,19 +203,35 @@ class Operator:
         value = getattr(self.options, name, default)
         return default if value is None else value
 
-    def input(self, place: int) -> Tensor | None:
-        """Return the input at ``place``; None where there is none."""
-        return self.inputs[place] if place < len(self.inputs) else None
+    def input(self, index: int) -> Tensor | None:
+        """Return an input; None if it is omitted or the operator has fewer."""
+        return self.inputs[index] if index < len(self.inputs) else None
 
     @cached_property
     def activations(self) -> list[Tensor]:
-        """The inputs that are computed, not constant."""
+        """Computed inputs, without constants."""
         return [tensor for tensor in self.inputs if tensor is not None and tensor.data is None]
+
+    @property
+    def fused_activation(self) -> str:
+        """Activation that the operator applies to its output, such as "RELU6"; "NONE" without."""
+        number = int(self.option("fusedActivationFunction"))
+        return dict(enumerate(_FUSED_ACTIVATIONS)).get(number, str(number))
+
+    @cached_property
+    def weighted(self) -> WeightedOperands | None:
+        """Operands of a convolution or dense layer with constant weights; None for others."""
+        if self.op not in _OPERANDS:
+            return None
+        image, weights, bias = (self.input(index) for index in _OPERANDS[self.op])
+        if image is None or weights is None or not weights.is_constant:
+            return None
+        return WeightedOperands(image, weights, bias)
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of operator that a file names, used or not."""
+    """An operator code of the file, used by an operator or not."""
 
     code: int
     op: str
@@ -147,19 +241,21 @@ class Kind:
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """What a file holds.
+    """Content of a file.
 
     Attributes:
         schema_version: of the format.
-        kinds: the kinds of operators that it names.
+        kinds: operator codes.
+        tensors: in the order of the file.
         operators: in the order of execution.
-        inputs: what is fed.
-        outputs: what is returned.
+        inputs: tensors.
+        outputs: tensors.
     """
 
     schema_version: int
     kinds: list[Kind]
-    operators: list[Operator] = field(default_factory=list)
+    tensors: Sequence[Tensor] = ()
+    operators: Sequence[Operator] = ()
     inputs: tuple[Tensor, ...] = ()
     outputs: tuple[Tensor, ...] = ()
 
@@ -168,30 +264,30 @@ def read_graph(content: bytes) -> Graph:
     """Read the bytes of a ``.tflite`` file.
 
     Raises:
-        UserError: they are no TensorFlow Lite model, or damaged.
+        UserError: the content is not a TensorFlow Lite model, or damaged.
     """
     if content[4:8] != b"TFL3":
         raise UserError(
-            "this is no TensorFlow Lite model: bytes 4 to 8 are not TFL3. Expected a .tflite file."
+            "not a TensorFlow Lite model: bytes 4 to 8 are not TFL3. Expected a .tflite file."
         )
     try:
         return _Reader(content).graph()
     except _DamagedError as error:
         reason = str(error)
-    except _OUTSIDE:
-        reason = "it points outside of itself, as a file does that was cut off"
+    except _OUT_OF_BOUNDS:
+        reason = "an offset leads outside of the file, as in one that was cut off"
     raise UserError(f"the TensorFlow Lite model is damaged: {reason}. Convert or copy it again.")
 
 
 class _Reader:
-    """Reads one file; counts what it reads, since entries of a damaged file may overlap."""
+    """Reads one file and counts its entries, since those of a damaged file may overlap."""
 
     def __init__(self, content: bytes) -> None:
         from ai_edge_litert import schema_py_generated as schema
 
         self.schema = schema
         self.model = schema.Model.GetRootAs(content, 0)
-        self.left = _MOST_ENTRIES
+        self.left = _MAX_ENTRIES
         self.ops = _names(schema.BuiltinOperator)
         self.types = _names(schema.TensorType)
         self.options = {getattr(schema.BuiltinOptions, f"{name}Options") for name in _OPTIONS}
@@ -204,79 +300,82 @@ class _Reader:
         if self.model.SubgraphsLength() < 1:
             raise _DamagedError("it has no subgraph")
         subgraph = self.model.Subgraphs(0)
-        tensors = [self._tensor(subgraph.Tensors(i)) for i in self._range(subgraph.TensorsLength())]
+        tensors = [
+            self._tensor(i, subgraph.Tensors(i)) for i in self._range(subgraph.TensorsLength())
+        ]
         operators = [
             self._operator(i, subgraph.Operators(i), kinds, tensors)
             for i in self._range(subgraph.OperatorsLength())
         ]
-        _refuse_disorder(operators)
-        ends = (
-            self._required(subgraph.InputsAsNumpy(), tensors),
-            self._required(subgraph.OutputsAsNumpy(), tensors),
-        )
-        return Graph(int(self.model.Version()), kinds, operators, *ends)
+        _check_order(operators)
+        inputs = self._required(subgraph.InputsAsNumpy(), tensors)
+        outputs = self._required(subgraph.OutputsAsNumpy(), tensors)
+        return Graph(int(self.model.Version()), kinds, tensors, operators, inputs, outputs)
 
     def _range(self, length: int) -> Iterator[int]:
         self.left -= length
         if self.left < 0:
-            raise _DamagedError(f"it has more than {_MOST_ENTRIES:,} entries")
+            raise _DamagedError(f"it has more than {_MAX_ENTRIES:,} entries")
         return iter(range(length))
 
     def _kind(self, code: Any) -> Kind:
-        # Files of before 2020 have only the older field, of 8 bits; newer files fill in both.
+        # Files from before 2020 have only the older field, of 8 bits; newer files have both.
         number = max(int(code.DeprecatedBuiltinCode()), int(code.BuiltinCode()))
-        return Kind(
-            number,
-            self.ops.get(number, str(number)),
-            self._text(code.CustomCode()),
-            int(code.Version()),
-        )
+        op = self.ops.get(number, str(number))
+        return Kind(number, op, self._text(code.CustomCode()), int(code.Version()))
 
-    def _tensor(self, table: Any) -> Tensor:
-        quantization = table.Quantization()
-        name, shape = (
-            self._text(table.Name()),
-            tuple(int(size) for size in self._vector(table.ShapeAsNumpy())),
-        )
-        kind = self.types.get(int(table.Type()), str(table.Type()))
-        data = self._data(int(table.Buffer()))
+    def _tensor(self, index: int, table: Any) -> Tensor:
+        name, shape = self._text(table.Name()), self._sizes(table.ShapeAsNumpy())
+        type_ = self.types.get(int(table.Type()), str(table.Type()))
+        buffer = int(table.Buffer())
+        data = self._data(buffer)
         if (
             data is not None
-            and kind in _BYTES
+            and type_ in _DTYPES
             and not table.Sparsity()
-            and data.size != math.prod(shape) * _BYTES[kind]
+            and data.size != math.prod(shape) * _DTYPES[type_].itemsize
         ):
-            raise _DamagedError(f"the constant {name} of shape {list(shape)} has {data.size} bytes")
+            raise _DamagedError(f"constant {name} of shape {list(shape)} has {data.size} bytes")
+        quantization = table.Quantization()
+        scales = self._vector(quantization.ScaleAsNumpy() if quantization else 0)
+        zero_points = self._vector(quantization.ZeroPointAsNumpy() if quantization else 0)
+        dimension = int(quantization.QuantizedDimension()) if quantization else 0
+        if not 0 <= dimension < len(shape):
+            if scales.size > 1 and shape:
+                raise _DamagedError(f"{name} of shape {list(shape)} has no dimension {dimension}")
+            dimension = 0
         return Tensor(
             name=name,
-            type=kind,
+            type=type_,
             shape=shape,
             data=data,
-            scales=self._vector(quantization.ScaleAsNumpy() if quantization else 0).astype(
-                np.float32
-            ),
-            zero_points=self._vector(quantization.ZeroPointAsNumpy() if quantization else 0).astype(
-                np.int64
-            ),
+            scales=scales.astype(np.float32),
+            zero_points=zero_points.astype(np.int64),
             variable=bool(table.IsVariable()),
+            index=index,
+            buffer=buffer,
+            quantized_dimension=dimension,
+            shape_signature=self._sizes(table.ShapeSignatureAsNumpy()),
         )
 
     def _text(self, value: bytes | None) -> str:
         text = (value or b"").decode(errors="replace")
-        self._range(len(text) // _LETTERS_AN_ENTRY)
+        self._range(len(text) // _CHARACTERS_PER_ENTRY)
         return text
 
+    def _sizes(self, values: Any) -> tuple[int, ...]:
+        return tuple(self._vector(values).tolist())
+
     def _data(self, buffer: int) -> NDArray[np.uint8] | None:
-        data = self._array(
-            self.model.Buffers(self._place(buffer, self.model.BuffersLength())).DataAsNumpy()
-        )
+        table = self.model.Buffers(self._checked(buffer, self.model.BuffersLength()))
+        data = self._array(table.DataAsNumpy())
         return data.view(np.uint8) if data.size else None
 
     def _operator(
         self, index: int, table: Any, kinds: list[Kind], tensors: list[Tensor]
     ) -> Operator:
-        kind = kinds[self._place(int(table.OpcodeIndex()), len(kinds))]
-        places = self._vector(table.InputsAsNumpy()).tolist()
+        kind = kinds[self._checked(int(table.OpcodeIndex()), len(kinds))]
+        inputs = self._vector(table.InputsAsNumpy()).tolist()
         options = None
         if table.BuiltinOptionsType() in self.options:
             options = self.schema.BuiltinOptionsCreator(
@@ -288,41 +387,43 @@ class _Reader:
             custom=kind.custom,
             version=kind.version,
             inputs=tuple(
-                None if i == -1 else tensors[self._place(i, len(tensors))] for i in places
+                None if i == -1 else tensors[self._checked(i, len(tensors))] for i in inputs
             ),
             outputs=self._required(table.OutputsAsNumpy(), tensors),
             options=options,
         )
 
-    def _required(self, places: Any, tensors: list[Tensor]) -> tuple[Tensor, ...]:
-        return tuple(tensors[self._place(i, len(tensors))] for i in self._vector(places).tolist())
+    def _required(self, indices: Any, tensors: list[Tensor]) -> tuple[Tensor, ...]:
+        return tuple(
+            tensors[self._checked(i, len(tensors))] for i in self._vector(indices).tolist()
+        )
 
     @staticmethod
-    def _place(index: int, length: int) -> int:
+    def _checked(index: int, length: int) -> int:
         if not 0 <= index < length:
-            raise _DamagedError(f"entry {index} of {length} is named")
+            raise _DamagedError(f"index {index} is not within 0 to {length - 1}")
         return index
 
     def _vector(self, values: Any) -> NDArray[Any]:
-        """Return a vector that is not long in a sound file."""
+        """Return a vector that is short in a valid file."""
         array = self._array(values)
         self._range(array.size)
         return array
 
     @staticmethod
     def _array(values: Any) -> NDArray[Any]:
-        """Return a vector of numbers; an empty one where the file leaves it out, for which the schema's classes return 0."""
+        """Return a vector of numbers; an empty one if absent: the schema's classes return 0."""
         return values if isinstance(values, np.ndarray) else np.empty(0, np.uint8)
 
 
-def _refuse_disorder(operators: list[Operator]) -> None:
-    """Raise _DamagedError if an operator reads what itself or a later one makes: they are executed in the order of the file."""
-    made_later = {tensor for operator in operators for tensor in operator.outputs}
+def _check_order(operators: list[Operator]) -> None:
+    """Raise _DamagedError if an operator reads an output of itself or of a later operator."""
+    computed_later = {tensor for operator in operators for tensor in operator.outputs}
     for operator in operators:
         for tensor in operator.activations:
-            if tensor in made_later:
-                raise _DamagedError(f"operator {operator.index} comes before what it reads")
-        made_later.difference_update(operator.outputs)
+            if tensor in computed_later:
+                raise _DamagedError(f"operator {operator.index} comes before its input")
+        computed_later.difference_update(operator.outputs)
 
 
 def _names(enumeration: type) -> dict[int, str]:

@@ -1,4 +1,4 @@
-"""Running TensorFlow Lite files with LiteRT's interpreter."""
+"""LiteRT's interpreter for TensorFlow Lite files."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def load_tflite(path: Path) -> PredictFn:
 
 
 def tflite_predict_fn(interpreter: Any) -> PredictFn:
-    """Return the function that runs images through an interpreter one by one and dequantizes the output."""
+    """Return the function that runs images through an interpreter, one by one."""
     (into,), (out,) = interpreter.get_input_details(), interpreter.get_output_details()
     scale, zero_point = out["quantization"]
 
@@ -62,7 +62,6 @@ def tflite_predict_fn(interpreter: Any) -> PredictFn:
 
 
 def dequantize(values: NDArray[Any], scale: float, zero_point: int) -> NDArray[np.float32]:
-    """Return the real values of quantized ones, float32; values with scale 0 are not quantized."""
-    if scale == 0:
-        return values.astype(np.float32)
-    return (values.astype(np.float32) - zero_point) * np.float32(scale)
+    """Return the real values of quantized ones, float32; scale 0 marks unquantized values."""
+    real = values.astype(np.float32, copy=False)
+    return real if scale == 0 else (real - zero_point) * np.float32(scale)

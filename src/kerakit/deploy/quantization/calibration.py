@@ -1,71 +1,74 @@
-"""Which images the ranges of a quantised model are measured on."""
+"""Calibration images: training images on which the activation ranges are measured."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kerakit.data.order import permutation
-
 Pixels = NDArray[np.uint8]
+
+
+class ImageSource(Protocol):
+    """Images in a fixed order, such as those of the project's ``ImageGenerator``."""
+
+    def __len__(self) -> int:
+        """Return the number of different images."""
+
+    def keys(self, count: int) -> list[str]:
+        """Return the keys of the first ``count`` images."""
+
+    def __iter__(self) -> Iterator[Pixels]:
+        """Yield images, uint8 (height, width, 3)."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Training images without augmentation, the same in the same order each time; every beginning is balanced over classes.
+    """Calibration images in a fixed order.
 
     Attributes:
-        keys: the name of each image.
-        images: returns a new iterator over them, uint8 (height, width, 3).
-        twice: returns the list of twice as many, which begins with these; all where there are fewer. None: there are no more.
+        keys: one per image.
+        images: returns a new iterator over the images, uint8 (height, width, 3).
+        doubled: returns a calibration with twice as many images that begins with these; None: no
+            more images are available.
+
+    >>> Calibration(("a.png", "b.png"), lambda: iter(())).to_json()["images"]
+    2
     """
 
     keys: tuple[str, ...]
     images: Callable[[], Iterator[Pixels]]
-    twice: Callable[[], Calibration] | None = None
+    doubled: Callable[[], Calibration] | None = None
 
     @property
     def sha256(self) -> str:
-        """The SHA-256 of the list: one key a line, in UTF-8, in the order of the images."""
+        """SHA-256 of the keys in UTF-8, one per line, in the order of the images."""
         lines = "".join(f"{key}\n" for key in self.keys)
         return hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest()
 
-    def facts(self) -> dict[str, Any]:
-        """Return what the report says of it."""
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry of the report."""
         return {"images": len(self.keys), "sha256": self.sha256}
 
 
-def calibration_images(generator: Any, count: int) -> Calibration:
-    """Return the first ``count`` images of the project's ``ImageGenerator``; all where there are fewer, each once."""
-    count = min(count, len(generator))
+def select_calibration_images(source: ImageSource, count: int) -> Calibration:
+    """Return the first ``count`` images of ``source``, or all if it has fewer.
+
+    >>> class Source(dict):
+    ...     def keys(self, count):
+    ...         return list(self)[:count]
+    >>> images = Source({"a.png": np.zeros((4, 4, 3), np.uint8)})
+    >>> select_calibration_images(images, 100).keys
+    ('a.png',)
+    """
+    count = min(count, len(source))
     return Calibration(
-        tuple(generator.keys(count)),
-        lambda: itertools.islice(iter(generator), count),
-        lambda: calibration_images(generator, 2 * count),
+        tuple(source.keys(count)),
+        lambda: itertools.islice(iter(source), count),
+        (lambda: select_calibration_images(source, 2 * count)) if count < len(source) else None,
     )
-
-
-def places_in_turn(generator: Any) -> NDArray[np.int64]:
-    """Return the places of a ``BatchGenerator``'s first epoch, int64 (n,), so that classes take turns."""
-    reader, rows = generator.data_reader, generator.index
-    if generator.mode == "train":
-        rows = rows[permutation(len(rows), generator.seed, 0)]
-    # By its text any target can be compared, arrays and dictionaries too.
-    return in_turn(repr(reader.target(int(row))) for row in rows)
-
-
-def in_turn(classes: Iterable[str]) -> NDArray[np.int64]:
-    """Return the order that takes one of each class in turn, as long as there are any, and else keeps the order given."""
-    seen: Counter[str] = Counter()
-    rounds = []
-    for one in classes:
-        rounds.append(seen[one])
-        seen[one] += 1
-    return np.argsort(rounds, kind="stable")

@@ -1,173 +1,194 @@
-"""Where int8 loses too much: what is tried, from the cheapest on, until a file passes the gate."""
+"""Fallbacks for an int8 file that fails the accuracy gate, from the cheapest to the costliest."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kerakit.deploy import evaluate, litert, quantize, runtime
 from kerakit.deploy.edgetpu.forecast import forecast
-from kerakit.deploy.gate import Gate, Measured
+from kerakit.deploy.gate import AccuracyGate, Measurement
 from kerakit.deploy.quantization.calibration import Calibration
-from kerakit.deploy.quantization.health import layers_of
-from kerakit.tflite.layers import TfliteFile, tensor_name
+from kerakit.deploy.quantization.int8 import quantize_int8
+from kerakit.deploy.quantization.ranges import (
+    ActivationRecorder,
+    collect_ranges,
+    mean_ranges,
+    min_max_ranges,
+)
+from kerakit.inference import measure_latency_ms
+from kerakit.tflite.graph import read_graph
+from kerakit.tflite.layers import keras_layer_names
+from kerakit.tflite.runtime import start_interpreter, tflite_predict_fn
 
-FEWER = (1, 2, 4, 8, 16, 32)
-"""How many layers are left in floats, one after the other."""
-CLEAN = 100.0
-"""In dB: what no rounding to 8 bits reaches counts as without noise."""
-IMAGES_OF_NOISE = 16
-"""On so many calibration images the noise of each layer is measured."""
+if TYPE_CHECKING:
+    import keras
 
-
-Layer = tuple[str, float, float]
-"""A Keras layer's name, and the signal-to-noise ratios of what goes into it and of what comes out, in dB, at most CLEAN."""
+FLOAT32_LAYERS = (1, 2, 4, 8, 16, 32)
+"""Numbers of layers that stay in float32, one attempt each."""
+MAX_SNR_DB = 100.0
+"""Limit of signal-to-noise ratios, in dB; 8-bit rounding does not reach it."""
+NOISE_IMAGES = 16
+"""Number of calibration images on which the noise of the layers is measured."""
 
 
 @dataclass(frozen=True)
-class Rung:
-    """What was tried, and what it gave.
+class LayerNoise:
+    """Quantization noise of a layer in the int8 model.
 
     Attributes:
-        tried: in words.
-        content: the file.
-        measured: on the held-out images.
-        latency_ms: as in the report.
-        on_tpu: how many operators the forecast for the Edge TPU maps.
-        on_cpu: how many it does not, or cannot tell.
-        in_floats: the layers that were left in floats.
+        layer: name of the Keras layer.
+        snr_in_db: lowest signal-to-noise ratio of its inputs, in dB, at most MAX_SNR_DB.
+        snr_out_db: that of its output.
     """
 
-    tried: str
+    layer: str
+    snr_in_db: float
+    snr_out_db: float
+
+    @property
+    def added(self) -> float:
+        """Noise power that the layer adds, relative to the signal."""
+        return float(10 ** (-self.snr_out_db / 10) - 10 ** (-self.snr_in_db / 10))
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """An int8 file that was made by one of the fallbacks.
+
+    Attributes:
+        name: of the fallback, human-readable.
+        content: the file.
+        measurement: on the held-out images.
+        latency_ms: median for one image, in milliseconds.
+        on_tpu: operators that map to the Edge TPU, according to the forecast.
+        on_cpu: other operators, those with an unknown mapping too.
+        float32_layers: layers that stay in float32.
+    """
+
+    name: str
     content: bytes
-    measured: Measured
+    measurement: Measurement
     latency_ms: float
     on_tpu: int
     on_cpu: int
-    in_floats: tuple[Layer, ...] = ()
+    float32_layers: tuple[LayerNoise, ...] = ()
 
-    def facts(self) -> dict[str, Any]:
-        """Return what the report says of it."""
-        layers = [
-            {"layer": name, "snr_in_db": before, "snr_out_db": after}
-            for name, before, after in self.in_floats
-        ]
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry of the report."""
         return {
-            "tried": self.tried,
-            "accuracy": self.measured.accuracy,
-            "drop": self.measured.drop,
-            "agreement": self.measured.agreement,
-            "passed": self.measured.passed,
-            "bytes": len(self.content),
+            "attempt": self.name,
+            **asdict(self.measurement),
+            "size_bytes": len(self.content),
             "latency_ms": self.latency_ms,
             "on_tpu": self.on_tpu,
             "on_cpu": self.on_cpu,
-            "in_floats": layers,
+            "float32_layers": [asdict(layer) for layer in self.float32_layers],
         }
 
 
-def climb(
-    content: bytes, model: Any, calibration: Calibration, gate: Gate, say: Callable[[str], None]
-) -> tuple[bytes, list[Rung]]:
-    """Return the first file that passes ``gate``, else the one that loses least; and all rungs up to it.
+def try_fallbacks(
+    content: bytes,
+    model: keras.Model,
+    calibration: Calibration,
+    gate: AccuracyGate,
+    log: Callable[[str], None],
+) -> tuple[Attempt, list[Attempt]]:
+    """Quantize a model in other ways until one passes the accuracy gate.
 
     Args:
-        content: the TensorFlow Lite file of floats.
-        model: the ``keras.Model`` that it was made of, for the names of its layers.
-        calibration: as for the file that did not pass.
-        gate: which it did not pass.
-        say: gets a line for each rung.
-    """
-    rungs: list[Rung] = []
-    for tried, made, in_floats in _candidates(content, model, calibration):
-        predict = litert.predictor(runtime.start(made, "the int8 model"))
-        measured = gate.measure(gate.scores(predict))
-        placed = forecast(made)
-        rest = len(placed.operators) - placed.on_tpu
-        rungs.append(
-            Rung(
-                tried,
-                made,
-                measured,
-                evaluate.latency_ms(predict, gate.few[0]),
-                placed.on_tpu,
-                rest,
-                in_floats,
-            )
-        )
-        say(f"int8: {tried}: {measured.accuracy:.2%} are right, {measured.agreement:.2%} as Keras")
-        if measured.passed:
-            break
-    best = max(
-        rungs,
-        key=lambda rung: (rung.measured.passed, rung.measured.accuracy, rung.measured.agreement),
-    )
-    return best.content, rungs
-
-
-def _candidates(
-    content: bytes, model: Any, calibration: Calibration
-) -> Iterator[tuple[str, bytes, tuple[Layer, ...]]]:
-    seen = quantize.look(content, calibration.images())
-    yield f"ranges without outliers, {len(seen.low)} images", litert.int8(content, seen), ()
-    more = calibration.twice() if calibration.twice else calibration
-    if len(more.keys) > len(calibration.keys):
-        seen = quantize.look(content, more.images())
-        yield f"the same, {len(seen.low)} images", litert.int8(content, seen), ()
-    yield (
-        f"ranges of all that {len(seen.low)} images show",
-        litert.int8(content, seen, quantize.of_all),
-        (),
-    )
-    yield "ranges of a typical image", litert.int8(content, seen, quantize.typical), ()
-    noisy = noise(content, quantize.to_int8(content, seen), model, calibration)
-    for count in (*(number for number in FEWER if number < len(noisy)), len(noisy)):
-        worst = noisy[:count]
-        made = litert.int8(content, seen, floats=[tensor for tensor, _ in worst])
-        yield f"{count} of {len(noisy)} layers in floats", made, tuple(layer for _, layer in worst)
-
-
-def noise(
-    content: bytes, quantized: bytes, model: Any, calibration: Calibration
-) -> list[tuple[str, Layer]]:
-    """Return what each operator adds to the noise, the worst first.
+        content: the float32 TensorFlow Lite file.
+        model: the Keras model that it was made from.
+        calibration: that of the file that failed.
+        gate: the accuracy gate.
+        log: called with one line per attempt.
 
     Returns:
-        For each operator of floats that int8 has too: the name of its output, and its layer with the signal-to-noise ratios.
+        The selected attempt, which is the first that passes, else the one with the smallest
+        accuracy drop; and all attempts, in order.
     """
-    from tensorflow.lite.tools import flatbuffer_utils
+    attempts: list[Attempt] = []
+    for name, quantized, float32_layers in _fallbacks(content, model, calibration):
+        predict = tflite_predict_fn(start_interpreter(quantized, "the int8 model"))
+        measurement = gate.measure(gate.predict(predict))
+        latency_ms = measure_latency_ms(predict, gate.sample_images[0])
+        mapping = forecast(quantized)
+        on_cpu = len(mapping.operators) - mapping.on_tpu
+        attempts.append(
+            Attempt(
+                name, quantized, measurement, latency_ms, mapping.on_tpu, on_cpu, float32_layers
+            )
+        )
+        log(
+            f"int8 fallback: {name}: {gate.main_metric} "
+            f"{100 * measurement.metrics[gate.main_metric]:.2f} %, "
+            f"agreement {100 * measurement.agreement:.2f} %"
+        )
+        if measurement.passed:
+            break
+    return max(attempts, key=_quality), attempts
 
-    exact, rounded = (
-        flatbuffer_utils.convert_bytearray_to_object(each).subgraphs[0]
-        for each in (content, quantized)
-    )
-    of_exact, run_exact = quantize.activations(content, "the model in floats")
-    of_rounded, run_rounded = quantize.activations(quantized, "the int8 model")
-    place = {bytes(rounded.tensors[index].name): k for k, index in enumerate(of_rounded)}
-    pairs = [
-        (k, place[name])
-        for k, index in enumerate(of_exact)
-        if (name := bytes(exact.tensors[index].name)) in place
-    ]
-    signal, error = np.zeros(len(pairs)), np.zeros(len(pairs))
-    for image in islice(calibration.images(), IMAGES_OF_NOISE):
-        values, answers = run_exact(image), run_rounded(image)
-        for n, (a, b) in enumerate(pairs):
-            signal[n] += np.square(values[a], dtype=np.float64).sum()
-            error[n] += np.square(values[a] - answers[b], dtype=np.float64).sum()
+
+def _quality(attempt: Attempt) -> tuple[bool, float, float]:
+    measurement = attempt.measurement
+    return measurement.passed, -measurement.drop, measurement.agreement
+
+
+def _fallbacks(
+    content: bytes, model: keras.Model, calibration: Calibration
+) -> Iterator[tuple[str, bytes, tuple[LayerNoise, ...]]]:
+    """Yield name, int8 file, and layers in float32 of each attempt."""
+    stats = collect_ranges(content, calibration.images())
+    quantized = quantize_int8(content, stats)
+    yield f"percentile ranges, {len(calibration.keys)} images", quantized, ()
+    if calibration.doubled:
+        calibration = calibration.doubled()
+        stats = collect_ranges(content, calibration.images())
+        quantized = quantize_int8(content, stats)
+        yield f"percentile ranges, {len(calibration.keys)} images", quantized, ()
+    for name, ranges in (("min-max", min_max_ranges), ("mean", mean_ranges)):
+        other = quantize_int8(content, stats, ranges)
+        yield f"{name} ranges, {len(calibration.keys)} images", other, ()
+    noise = _measure_noise(content, quantized, model, calibration)
+    counts = {min(count, len(noise)) for count in (*FLOAT32_LAYERS, len(noise))} - {0}
+    for count in sorted(counts):
+        outputs, layers = zip(*noise[:count], strict=True)
+        mixed = quantize_int8(content, stats, float32_outputs=outputs)
+        yield f"{count} of {len(noise)} layers in float32", mixed, layers
+
+
+def _measure_noise(
+    content: bytes, quantized: bytes, model: keras.Model, calibration: Calibration
+) -> list[tuple[str, LayerNoise]]:
+    """Return the noise of each float32 operator that the int8 file has too, largest first.
+
+    Returns:
+        Pairs of the operator's output tensor, by name, and its noise.
+    """
+    float32 = ActivationRecorder(content, "the float32 model")
+    int8 = ActivationRecorder(quantized, "the int8 model")
+    columns = {name: column for column, name in enumerate(int8.names)}
+    shared = [(column, name) for column, name in enumerate(float32.names) if name in columns]
+    signal, error = np.zeros(len(shared)), np.zeros(len(shared))
+    for image in islice(calibration.images(), NOISE_IMAGES):
+        exact, rounded = float32.record(image), int8.record(image)
+        for i, (column, name) in enumerate(shared):
+            signal[i] += np.square(exact[column], dtype=np.float64).sum()
+            difference = exact[column] - rounded[columns[name]]
+            error[i] += np.square(difference, dtype=np.float64).sum()
     ratio = 10 * np.log10(np.maximum(signal, 1e-30) / np.maximum(error, 1e-30))
     snr = {
-        int(of_exact[a]): min(CLEAN, float(value))
-        for (a, _), value in zip(pairs, ratio, strict=True)
+        int(float32.tensors[column]): min(MAX_SNR_DB, float(value))
+        for (column, _), value in zip(shared, ratio, strict=True)
     }
-    found = []
-    for operator in TfliteFile(content, layers_of(model)).operators:
-        out = operator.outputs[0]
-        before = [snr[index] for index in operator.inputs if index in snr]
-        if out in snr and before:
-            found.append((tensor_name(exact.tensors[out]), (operator.layer, min(before), snr[out])))
-    return sorted(found, key=lambda one: 10 ** (-one[1][1] / 10) - 10 ** (-one[1][2] / 10))
+    graph = read_graph(content)
+    noise = []
+    for operator, layer in zip(graph.operators, keras_layer_names(graph, model), strict=True):
+        output = operator.outputs[0]
+        inputs = [snr[one.index] for one in operator.activations if one.index in snr]
+        if output.index in snr and inputs:
+            noise.append((output.name, LayerNoise(layer, min(inputs), snr[output.index])))
+    return sorted(noise, key=lambda one: one[1].added, reverse=True)

@@ -1,264 +1,266 @@
-"""Numerical health of an int8 file: scales, biases, channels that do nothing, activations that are cut off.
+"""Numerical health of an int8 file: quantization parameters, weights, activations.
 
-Numbers that are not finite, not positive or out of range make a file useless, or the Edge TPU compiler fail with an "internal
-error" (google-coral/edgetpu #350, #453). The rest are warnings: dead channels and cut activations cost accuracy or time.
+Invalid quantization parameters make a file useless, or the Edge TPU compiler fail with an "internal
+error" (google-coral/edgetpu #350, #453). Dead channels and clipped activations cost accuracy or
+time, and are warnings.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kerakit.console import redirect_native_output
 from kerakit.errors import JobError
-from kerakit.tflite.layers import Operator, TfliteFile, tensor_name
+from kerakit.tflite.graph import Graph, Operator, Tensor, read_graph
+from kerakit.tflite.layers import keras_layer_names
+from kerakit.tflite.runtime import start_interpreter
+
+if TYPE_CHECKING:
+    import keras
 
 DEAD = 2.0**-10
-"""Weights are dead that are this small beside the median channel of their layer.
+"""A channel is dead if its largest weight is below this fraction of its layer's median channel.
 
-In EfficientNet-Lite0 with ImageNet weights (2026-11-23) the scales of a layer were either within 2^6 of each other or, where
-weight decay had left nothing, more than 2^17 apart.
+In EfficientNet-Lite0 with ImageNet weights (2026-11-23) the scales of a layer were either within
+2^6 of each other or, after weight decay to nothing, more than 2^17 apart.
 """
-CUT = 0.1
-"""A channel is cut off where more than this share of its values stands at the end of the range."""
-MANY, CUT_OF_FEW = 100, 0.5
-"""Of fewer values, as of a Dense layer, some may well stand there by chance: then it takes a larger share. Nor does it say much
-there that one channel is the same for all images; that all channels are, does."""
-AT_LIMIT, FEWEST = 0.5, 8
-"""Weights are suspicious where more than this share of a channel, of at least so many, is -127 or 127."""
-TOLERANCE = 1e-5
-"""How far a bias's scale may be from the product that it should be, as a share; float32 gives 6e-8."""
+CLIPPED = 0.1
+"""A channel is clipped if more than this fraction of its values is at the end of the range."""
+MANY, CLIPPED_OF_FEW = 100, 0.5
+"""Below MANY values per channel, as after a Dense layer, some may be at the end by chance, and a
+single channel constant: then a channel is clipped above CLIPPED_OF_FEW, and constant if all are."""
+SATURATED, MIN_WEIGHTS = 0.5, 8
+"""Weights are saturated if more than SATURATED of a channel's, at least MIN_WEIGHTS, are ±127."""
+SCALE_TOLERANCE = 1e-5
+"""Relative error of a bias scale against the product that it must be; float32 gives 6e-8."""
 
-_NAMED = 5
-_INT32 = 2**31 - 1
-_SMALLEST = np.finfo(np.float32).smallest_normal
+_LISTED = 5
+_INT32_MAX = 2**31 - 1
+_SMALLEST_SCALE = np.finfo(np.float32).smallest_normal
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found.
+    """A numerical problem of one layer.
 
     Attributes:
-        level: an "error" makes the file unfit; a "warning" is to be known.
-        layer: the Keras layer's name, or the operator's where no layer could be told.
-        what: in words.
+        level: an "error" makes the file unusable, a "warning" does not.
+        layer: name of the Keras layer; of the operator if none is found.
+        problem: human-readable.
     """
 
     level: Literal["error", "warning"]
     layer: str
-    what: str
+    problem: str
 
 
-def health(content: bytes, layers: Sequence[Any], images: NDArray[np.uint8]) -> list[Finding]:
-    """Examine an int8 file: its numbers, and if these are sound what they do to some images.
-
-    Args:
-        content: a TensorFlow Lite file with uint8 (1, height, width, 3) in.
-        layers: the Keras layers that it was made of, those of nested models too.
-        images: uint8 (n, height, width, 3) that it was not calibrated on.
-
-    Returns:
-        What was found, in the order of the operators; empty for a healthy file.
-    """
-    file = TfliteFile(content, layers)
-    found: list[Finding] = []
-    # What follows needs numbers that are sound.
-    for findings in (_scales(file), _weights(file), _activations(file, content, images)):
-        if not any(one.level == "error" for one in found):
-            found += findings
-    return found
-
-
-def layers_of(model: Any) -> list[Any]:
-    """Return all layers of a ``keras.Model``, those of models inside it too."""
-    found = []
-    for layer in model.layers:
-        found += [layer, *(layers_of(layer) if hasattr(layer, "layers") else [])]
-    return found
-
-
-def examine(path: Path, model: Any, images: NDArray[np.uint8]) -> list[dict[str, str]]:
-    """Return the warnings about a new int8 file, for the report.
+def examine(path: Path, model: keras.Model, images: NDArray[np.uint8]) -> list[dict[str, str]]:
+    """Return the warnings about an int8 file, for the report.
 
     Args:
-        path: the file.
-        model: the ``keras.Model`` that it was made of.
-        images: as ``health`` takes them.
+        path: of the file.
+        model: the Keras model that it was made from.
+        images: uint8 (n, height, width, 3), not those of the calibration.
 
     Raises:
-        JobError: it has numbers that no device can work with.
+        JobError: it has invalid quantization parameters.
     """
-    found = health(path.read_bytes(), layers_of(model), images)
-    if errors := [f"{one.layer}: {one.what}" for one in found if one.level == "error"]:
+    findings = find_problems(path.read_bytes(), model, images)
+    if errors := [f"{one.layer}: {one.problem}" for one in findings if one.level == "error"]:
         raise JobError(
-            f"the numbers of the int8 model are not sound: {'; '.join(errors)}. Train it anew, or change these layers."
+            f"invalid quantization parameters in the int8 model: {'; '.join(errors)}. Train the "
+            "model again, or change these layers."
         )
-    return [asdict(one) for one in found]
+    return [asdict(one) for one in findings]
 
 
-# ------------------------------------------------------------------------------------------------------------ the numbers
+def find_problems(content: bytes, model: keras.Model, images: NDArray[np.uint8]) -> list[Finding]:
+    """Examine the numbers of an int8 file and, if they are valid, its activations on ``images``.
+
+    Args:
+        content: a TensorFlow Lite file with input uint8 (1, height, width, 3).
+        model: the Keras model that it was made from.
+        images: uint8 (n, height, width, 3), not those of the calibration.
+
+    Returns:
+        Findings in the order of the operators; empty for a healthy file.
+    """
+    graph = read_graph(content)
+    names = keras_layer_names(graph, model)
+    findings: list[Finding] = []
+    # Each check relies on the numbers that the one before it found valid.
+    checks = (_scales(graph), _weights(graph), _activations(graph, content, images))
+    for check in checks:
+        if not any(one.level == "error" for one in findings):
+            findings += [Finding(level, names[one.index], text) for level, one, text in check]
+    return findings
 
 
-def _scales(file: TfliteFile) -> Iterator[Finding]:
-    seen: set[int] = set()
-    for operator in file.operators:
-        for index in (*operator.inputs, *operator.outputs):
-            if index < 0 or index in seen:
+_Problem = tuple[Literal["error", "warning"], Operator, str]
+
+
+# -------------------------------------------------------------------------------- quantization
+
+
+def _scales(graph: Graph) -> Iterator[_Problem]:
+    seen: set[Tensor] = set()
+    for operator in graph.operators:
+        for tensor in (*operator.inputs, *operator.outputs):
+            if tensor is None or tensor in seen:
                 continue
-            seen.add(index)
-            kind, scales = file.types[file.tensors[index].type], file.scales(index)
-            if kind in ("INT8", "UINT8", "INT16") and not len(scales):
-                yield Finding(
-                    "error", operator.layer, f"{tensor_name(file.tensors[index])}: no scale"
-                )
-            wrong = ~np.isfinite(scales) | (scales < _SMALLEST)
-            if wrong.any():
-                worst = ", ".join(f"{scale:.3g}" for scale in scales[wrong][:_NAMED])
-                yield Finding(
+            seen.add(tensor)
+            if tensor.type in ("INT8", "UINT8", "INT16") and not tensor.scales.size:
+                yield "error", operator, f"{tensor.name}: no scale"
+            invalid = ~np.isfinite(tensor.scales) | (tensor.scales < _SMALLEST_SCALE)
+            if invalid.any():
+                listed = ", ".join(f"{scale:.3g}" for scale in tensor.scales[invalid][:_LISTED])
+                yield (
                     "error",
-                    operator.layer,
-                    f"{tensor_name(file.tensors[index])}: scales must be positive and finite, not {worst}",
+                    operator,
+                    f"{tensor.name}: scales must be positive and finite, not {listed}",
                 )
 
 
-def _weights(file: TfliteFile) -> Iterator[Finding]:
-    for operator in file.operators:
-        if operator.weighted is None:
+def _weights(graph: Graph) -> Iterator[_Problem]:
+    for operator in graph.operators:
+        # Some fallbacks leave layers in float32.
+        if operator.weighted is None or operator.weighted.weights.type == "FLOAT32":
             continue
-        into, weights, bias = operator.weighted
-        if file.values(weights).dtype == np.float32:
-            continue  # left in floats by the ladder
-        scales, rows = file.scales(weights), file.channels(weights)
-        if len(scales) not in (1, len(rows)):
-            yield Finding("error", operator.layer, f"{len(scales)} scales for {len(rows)} channels")
+        image, weights, bias = operator.weighted
+        channels = weights.channels
+        if weights.scales.size not in (1, len(channels)):
+            yield "error", operator, f"{weights.scales.size} scales for {len(channels)} channels"
             continue
-        if bias >= 0:
-            yield from _bias(file, operator.layer, bias, file.scales(into) * scales)
-        if (dead := _dead(scales, rows)).any():
-            yield Finding(
+        if bias is not None:
+            product = image.scales.astype(np.float64) * weights.scales
+            yield from _bias(operator, bias, product)
+        if (dead := _dead(weights)).any():
+            yield (
                 "warning",
-                operator.layer,
-                f"dead: the weights of {_which(dead)} are zero, or nearly",
+                operator,
+                f"dead channels: the weights of {_listed(dead)} are zero or negligible",
             )
-        at_limit = np.mean(np.abs(rows.astype(np.int16)) >= 127, axis=1) > AT_LIMIT
-        if rows.shape[1] >= FEWEST and at_limit.any():
-            yield Finding(
+        saturated = np.mean(np.abs(channels.astype(np.int16)) >= 127, axis=1) > SATURATED
+        if channels.shape[1] >= MIN_WEIGHTS and saturated.any():
+            yield (
                 "warning",
-                operator.layer,
-                f"at their limit: most weights of {_which(at_limit)} are -127 or 127",
+                operator,
+                f"saturated: most weights of {_listed(saturated)} are -127 or 127",
             )
 
 
-def _bias(
-    file: TfliteFile, layer: str, bias: int, expected: NDArray[np.float64]
-) -> Iterator[Finding]:
-    scales, values = file.scales(bias), file.values(bias).reshape(-1).astype(np.int64)
-    if scales.shape != expected.shape or (np.abs(scales / expected - 1) > TOLERANCE).any():
-        yield Finding(
-            "error", layer, "the bias's scale is not that of the input times that of the weights"
+def _bias(operator: Operator, bias: Tensor, product: NDArray[np.float64]) -> Iterator[_Problem]:
+    scales = bias.scales.astype(np.float64)
+    if scales.shape != product.shape or (np.abs(scales / product - 1) > SCALE_TOLERANCE).any():
+        yield "error", operator, "bias scale differs from input scale times weight scale"
+    saturated = np.abs(bias.values.reshape(-1).astype(np.int64)) >= _INT32_MAX
+    if saturated.any():
+        yield (
+            "error",
+            operator,
+            f"saturated: the bias of {_listed(saturated)} is at the int32 limit",
         )
-    if (limit := np.abs(values) >= _INT32).any():
-        yield Finding("error", layer, f"the bias of {_which(limit)} is at the end of int32")
 
 
-def _dead(scales: NDArray[np.float64], rows: NDArray[np.int8]) -> NDArray[np.bool_]:
-    largest = np.abs(rows.astype(np.int16)).max(axis=1) * scales
+def _dead(weights: Tensor) -> NDArray[np.bool_]:
+    largest = np.abs(weights.channels.astype(np.int16)).max(axis=1) * weights.scales.astype(float)
     dead: NDArray[np.bool_] = (largest == 0) | (largest < DEAD * np.median(largest))
     return dead
 
 
-# -------------------------------------------------------------------------------------------------------- what they do
+# --------------------------------------------------------------------------------- activations
 
 
-def _activations(file: TfliteFile, content: bytes, images: NDArray[np.uint8]) -> Iterator[Finding]:
-    """Run the file on ``images``, and look at what operators with weights, and sums of two layers, give."""
-    watched = [
-        one
-        for one in file.operators
-        if (one.weighted or one.kind in ("ADD", "SUB", "MUL"))
-        and not any(file.is_constant(i) for i in one.inputs if not one.weighted)
-        and file.types[file.tensors[one.outputs[0]].type] == "INT8"
-    ]
+def _activations(graph: Graph, content: bytes, images: NDArray[np.uint8]) -> Iterator[_Problem]:
+    """Run the file and examine outputs of weighted operators and of sums of two layers."""
+    watched = [one for one in graph.operators if _is_watched(one)]
     if not watched:
         return
-    lowest, highest, cut = _observe(file, watched, content, images)
+    lowest, highest, at_end = _observe(watched, content, images)
     for i, operator in enumerate(watched):
-        still, cutting = lowest[i] == highest[i], cut[i] > CUT
-        if len(images) * math.prod(file.tensors[operator.outputs[0]].shape[:-1]) < MANY:
-            still[:], cutting = still.all(), cut[i] > CUT_OF_FEW
+        constant, clipped = lowest[i] == highest[i], at_end[i] > CLIPPED
+        if len(images) * math.prod(operator.outputs[0].shape[:-1]) < MANY:
+            constant[:], clipped = constant.all(), at_end[i] > CLIPPED_OF_FEW
         if operator.weighted:
-            still &= ~_dead(file.scales(operator.weighted[1]), file.channels(operator.weighted[1]))
-        if still.any():
-            yield Finding(
-                "warning", operator.layer, f"the same for all {len(images)} images: {_which(still)}"
-            )
-        if cutting.any():
-            yield Finding(
+            constant &= ~_dead(operator.weighted.weights)
+        if constant.any():
+            yield (
                 "warning",
-                operator.layer,
-                f"cut off at the end of int8: {_which(cutting)}, up to {cut[i].max():.0%} of their values; the calibration "
-                "images did not show this range",
+                operator,
+                f"constant: {_listed(constant)} have the same output for all {len(images)} images",
             )
+        if clipped.any():
+            yield (
+                "warning",
+                operator,
+                f"clipped: up to {at_end[i].max():.0%} of the values of {_listed(clipped)} are at "
+                "the int8 limit; the calibration images did not cover this range",
+            )
+
+
+def _is_watched(operator: Operator) -> bool:
+    if not operator.outputs or operator.outputs[0].type != "INT8":
+        return False
+    if operator.weighted:
+        return True
+    computed = len(operator.activations) == len(operator.inputs)
+    return operator.op in ("ADD", "SUB", "MUL") and computed
 
 
 def _observe(
-    file: TfliteFile, watched: list[Operator], content: bytes, images: NDArray[np.uint8]
+    watched: list[Operator], content: bytes, images: NDArray[np.uint8]
 ) -> tuple[list[NDArray[Any]], list[NDArray[Any]], list[NDArray[Any]]]:
-    """Return for each operator, by channel: the least value, the largest, and the share that is cut off."""
-    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+    """Return per operator and channel: lowest value, highest value, fraction at the range's end."""
+    from ai_edge_litert.interpreter import OpResolverType
 
-    with redirect_native_output():
-        interpreter = Interpreter(
-            model_content=content,
-            num_threads=1,
-            experimental_preserve_all_tensors=True,
-            # XNNPACK keeps what is between its operators to itself.
-            experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-        )
-        interpreter.allocate_tensors()
-    into = interpreter.get_input_details()[0]["index"]
-    limits = [_limits(file, one) for one in watched]
+    interpreter = start_interpreter(
+        content,
+        "the int8 model",
+        experimental_preserve_all_tensors=True,
+        # XNNPACK does not expose the tensors between its operators.
+        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+    )
+    image_index = interpreter.get_input_details()[0]["index"]
+    limits = [_clipping_limits(one) for one in watched]
     parts: list[tuple[list[Any], ...]] = [([], [], []) for _ in watched]
     for image in images:
-        interpreter.set_tensor(into, image[None])
+        interpreter.set_tensor(image_index, image[None])
         interpreter.invoke()
         for part, one, (low, high) in zip(parts, watched, limits, strict=True):
-            values = interpreter.get_tensor(one.outputs[0])
+            values = interpreter.get_tensor(one.outputs[0].index)
             values = values.reshape(-1, values.shape[-1])
-            found = (
-                values.min(0),
-                values.max(0),
-                np.mean((values <= low) | (values >= high), axis=0),
-            )
-            for collected, value in zip(part, found, strict=True):
-                collected.append(value)
-    lowest, highest, cut = zip(*parts, strict=True)
+            at_end = np.mean((values <= low) | (values >= high), axis=0)
+            for column, value in zip(part, (values.min(0), values.max(0), at_end), strict=True):
+                column.append(value)
+    lowest, highest, clipped = zip(*parts, strict=True)
     return (
         [np.min(x, 0) for x in lowest],
         [np.max(x, 0) for x in highest],
-        [np.mean(x, 0) for x in cut],
+        [np.mean(x, 0) for x in clipped],
     )
 
 
-def _limits(file: TfliteFile, operator: Operator) -> tuple[int, int]:
-    """Return between which stored values nothing is cut off; a bound that the layer itself sets, as ReLU6's, is no cut."""
-    quantization = file.tensors[operator.outputs[0]].quantization
-    scale, zero = float(quantization.scale[0]), int(quantization.zeroPoint[0])
-    low, high = {"RELU": (0.0, np.inf), "RELU6": (0.0, 6.0), "RELU_N1_TO_1": (-1.0, 1.0)}.get(
-        operator.activation, (-np.inf, np.inf)
-    )
-    cuts_low = (-128 - zero) * scale > low + scale / 2
-    cuts_high = (127 - zero) * scale < high - scale / 2
-    return (-128 if cuts_low else -129), (127 if cuts_high else 128)
+def _clipping_limits(operator: Operator) -> tuple[int, int]:
+    """Return the stored values at and beyond which an output is clipped.
+
+    The bound of a fused activation, such as 6 of ReLU6, is none.
+    """
+    output = operator.outputs[0]
+    scale, zero_point = float(output.scales[0]), int(output.zero_points[0])
+    bounds = {"RELU": (0.0, np.inf), "RELU6": (0.0, 6.0), "RELU_N1_TO_1": (-1.0, 1.0)}
+    low, high = bounds.get(operator.fused_activation, (-np.inf, np.inf))
+    clips_low = (-128 - zero_point) * scale > low + scale / 2
+    clips_high = (127 - zero_point) * scale < high - scale / 2
+    return (-128 if clips_low else -129), (127 if clips_high else 128)
 
 
-def _which(channels: NDArray[np.bool_]) -> str:
+def _listed(channels: NDArray[np.bool_]) -> str:
     indices = np.flatnonzero(channels)
-    listed = ", ".join(map(str, indices[:_NAMED])) + (", …" if len(indices) > _NAMED else "")
+    listed = ", ".join(map(str, indices[:_LISTED])) + (", …" if len(indices) > _LISTED else "")
     return f"{len(indices)} of {len(channels)} channels ({listed})"

@@ -1,36 +1,44 @@
-"""From a TensorFlow Lite file of floats and what images show of its activations to one of integers.
+"""Ranges of the activations of a float32 TensorFlow Lite file, measured on calibration images.
 
-TensorFlow's converter would measure the ranges with its own calibrator. That takes ten times as long, and where an addition
-writes its sum over one of its inputs, the input's range becomes that of the sum. What quantises here is the converter's.
+TensorFlow's own calibrator takes ten times as long, and where an addition writes its sum over one
+of its inputs, it records the range of the sum for that input.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kerakit.errors import JobError
-from kerakit.tflite.runtime import start_interpreter
+from kerakit.tflite.edit import set_outputs
+from kerakit.tflite.graph import read_graph
+from kerakit.tflite.runtime import dequantize, start_interpreter
 
-OUTLIERS = 1
-"""Percent of the calibration images whose extreme values may be cut off."""
+OUTLIER_PERCENT = 1
+"""Percentage of the calibration images whose extreme values ``percentile_ranges`` may clip."""
 
-Limits = tuple[NDArray[np.float32], NDArray[np.float32]]
+
+class Ranges(NamedTuple):
+    """Lowest and highest value of each tensor, float32 (tensors,) each."""
+
+    low: NDArray[np.float32]
+    high: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What calibration images showed of the input and of all activations of a file; one row an image, one column a tensor.
+class ActivationStats:
+    """Statistics of the input and all activations of a file, per calibration image.
 
     Attributes:
-        tensors: the indices of the t tensors in the file, int64 (t,); the input is the first.
-        low: the least value, float32 (images, t); of the input 0, whatever the images show.
-        high: the largest, likewise; of the input 255, so that a byte of a camera stands for itself.
-        means: of each tensor the mean of each channel, t arrays, float32 (images, channels).
+        tensors: tensor indices in the file, int64 (tensors,); the input is the first.
+        low: lowest values, float32 (images, tensors). The input's are 0: see ``high``.
+        high: highest values, likewise. The input's are 255, whatever the images contain, so that
+            its scale is 1 and the int8 file accepts raw pixels.
+        means: channel means, one float32 (images, channels) per tensor.
     """
 
     tensors: NDArray[np.int64]
@@ -38,96 +46,102 @@ class Seen:
     high: NDArray[np.float32]
     means: list[NDArray[np.float32]]
 
-    def first(self, count: int) -> Seen:
-        """Return what the first ``count`` images showed."""
-        return Seen(
-            self.tensors, self.low[:count], self.high[:count], [mean[:count] for mean in self.means]
-        )
+    def first(self, count: int) -> ActivationStats:
+        """Return the statistics of the first ``count`` images."""
+        means = [mean[:count] for mean in self.means]
+        return ActivationStats(self.tensors, self.low[:count], self.high[:count], means)
 
 
-def without_outliers(seen: Seen) -> Limits:
-    """Return ranges, float32 (t,) each, that the values of all but OUTLIERS percent of the images lie in."""
-    low, high = (
-        np.percentile(seen.low, OUTLIERS, axis=0),
-        np.percentile(seen.high, 100 - OUTLIERS, axis=0),
-    )
-    return low.astype(np.float32), high.astype(np.float32)
+def percentile_ranges(stats: ActivationStats) -> Ranges:
+    """Return ranges that hold all values of all but OUTLIER_PERCENT of the images."""
+    low = np.percentile(stats.low, OUTLIER_PERCENT, axis=0)
+    high = np.percentile(stats.high, 100 - OUTLIER_PERCENT, axis=0)
+    return Ranges(low.astype(np.float32), high.astype(np.float32))
 
 
-def of_all(seen: Seen) -> Limits:
-    """Return ranges that hold all that was seen."""
-    return seen.low.min(0), seen.high.max(0)
+def min_max_ranges(stats: ActivationStats) -> Ranges:
+    """Return ranges that hold all values of all images."""
+    return Ranges(stats.low.min(axis=0), stats.high.max(axis=0))
 
 
-def typical(seen: Seen) -> Limits:
-    """Return the mean of the images' ranges."""
-    return seen.low.mean(0), seen.high.mean(0)
+def mean_ranges(stats: ActivationStats) -> Ranges:
+    """Return the means of the images' ranges."""
+    return Ranges(stats.low.mean(axis=0), stats.high.mean(axis=0))
 
 
-def look(content: bytes, images: Iterable[NDArray[np.uint8]]) -> Seen:
-    """Run ``content``, a TensorFlow Lite file of floats with a batch of 1, on ``images``, uint8 (height, width, 3) each.
+def collect_ranges(content: bytes, images: Iterable[NDArray[np.uint8]]) -> ActivationStats:
+    """Run a file on calibration images and collect the statistics of its activations.
+
+    Args:
+        content: a float32 TensorFlow Lite file with batch size 1.
+        images: uint8 (height, width, 3) each.
 
     Raises:
-        JobError: LiteRT does not run it, or an activation is no finite number.
+        JobError: LiteRT cannot run the file, or an activation is NaN or infinite.
     """
-    tensors, values_of = activations(content, "the model in floats")
+    recorder = ActivationRecorder(content, "the float32 model")
     low, high, means = [], [], []
     for image in images:
-        values = values_of(image)
+        values = recorder.record(image)
         low.append([0.0, *(value.min() for value in values[1:])])
         high.append([255.0, *(value.max() for value in values[1:])])
-        means.append(
-            [value.reshape(-1, value.shape[-1] if value.ndim else 1).mean(0) for value in values]
-        )
-    columns = [np.stack(column).astype(np.float32) for column in zip(*means, strict=True)]
-    seen = Seen(tensors, np.array(low, np.float32), np.array(high, np.float32), columns)
-    if not (np.isfinite(seen.low).all() and np.isfinite(seen.high).all()):
+        means.append([_channel_means(value) for value in values])
+    stats = ActivationStats(
+        recorder.tensors,
+        np.array(low, np.float32),
+        np.array(high, np.float32),
+        [np.stack(column).astype(np.float32) for column in zip(*means, strict=True)],
+    )
+    if not (np.isfinite(stats.low).all() and np.isfinite(stats.high).all()):
         raise JobError(
-            "the model gives numbers that are not finite for some training images: they cannot be quantised."
+            "NaN or infinite activations on training images: the model cannot be quantized."
         )
-    return seen
+    return stats
 
 
-def activations(
-    content: bytes, name: str
-) -> tuple[NDArray[np.int64], Callable[[NDArray[np.uint8]], list[Any]]]:
-    """Return which tensors a file computes, int64 (t,), its input first, and what gives their values for an image.
+def _channel_means(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    means: NDArray[np.float32] = values.reshape(-1, *values.shape[-1:] or (1,)).mean(axis=0)
+    return means
 
-    The values of quantised tensors come as the numbers that they stand for.
+
+class ActivationRecorder:
+    """Runs a TensorFlow Lite file and returns its activations.
+
+    Args:
+        content: a file with batch size 1.
+        name: of the file, for errors.
+
+    Attributes:
+        tensors: indices of the recorded tensors, int64 (tensors,); the input is the first.
+        names: of these tensors.
 
     Raises:
-        JobError: LiteRT does not run it; ``name`` is for the error.
+        JobError: LiteRT cannot run the file.
     """
-    from ai_edge_litert import schema_py_generated as schema
-    from tensorflow.lite.tools import flatbuffer_utils
 
-    model = flatbuffer_utils.convert_bytearray_to_object(content)
-    graph = model.subgraphs[0]
-    (into,) = graph.inputs
-    kinds = (schema.TensorType.FLOAT32, schema.TensorType.INT8, schema.TensorType.UINT8)
-    made = [
-        index
-        for operator in graph.operators
-        for index in operator.outputs
-        if graph.tensors[index].type in kinds
-    ]
-    # With every activation among the outputs, LiteRT's fast kernels keep them all.
-    graph.outputs, model.signatureDefs = np.array(made, np.int32), None
-    interpreter = start_interpreter(
-        bytes(flatbuffer_utils.convert_object_to_bytearray(model)), name
-    )
-    details = {one["index"]: one for one in interpreter.get_tensor_details()}
-
-    def values_of(image: NDArray[np.uint8]) -> list[Any]:
-        interpreter.set_tensor(into, image[None].astype(details[into]["dtype"]))
-        interpreter.invoke()
-        return [
-            _real(interpreter.get_tensor(index), *details[index]["quantization"])
-            for index in [into, *made]
+    def __init__(self, content: bytes, name: str) -> None:
+        graph = read_graph(content)
+        (image,) = graph.inputs
+        computed = [
+            tensor
+            for operator in graph.operators
+            for tensor in operator.outputs
+            if tensor.type in ("FLOAT32", "INT8", "UINT8")
         ]
+        self.tensors = np.array([tensor.index for tensor in (image, *computed)])
+        self.names = [tensor.name for tensor in (image, *computed)]
+        # As outputs, all activations are kept by LiteRT's optimized kernels.
+        observable = set_outputs(content, [tensor.index for tensor in computed])
+        self._interpreter = start_interpreter(observable, name)
+        details = {one["index"]: one for one in self._interpreter.get_tensor_details()}
+        self._dtype = details[image.index]["dtype"]
+        self._quantization = [details[index]["quantization"] for index in self.tensors]
 
-    return np.array([into, *made]), values_of
-
-
-def _real(value: Any, scale: float, zero_point: int) -> Any:
-    return value if scale == 0 else (value.astype(np.float32) - zero_point) * np.float32(scale)
+    def record(self, image: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        """Return the values of all recorded tensors for one image, dequantized."""
+        self._interpreter.set_tensor(self.tensors[0], image[None].astype(self._dtype))
+        self._interpreter.invoke()
+        return [
+            dequantize(self._interpreter.get_tensor(index), scale, zero_point)
+            for index, (scale, zero_point) in zip(self.tensors, self._quantization, strict=True)
+        ]

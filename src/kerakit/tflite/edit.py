@@ -1,0 +1,86 @@
+"""The writer of TensorFlow Lite files: edits that leave everything else of a file as it is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kerakit.tflite.graph import read_graph
+
+
+def set_outputs(content: bytes, tensors: Sequence[int]) -> bytes:
+    """Return a file whose outputs are ``tensors``, by their indices; its signatures are dropped."""
+    model = _unpack(content)
+    model.subgraphs[0].outputs = np.array(tensors, np.int32)
+    model.signatureDefs = None
+    return _pack(model)
+
+
+def set_ranges(content: bytes, ranges: Mapping[int, tuple[float, float]]) -> bytes:
+    """Return a file with the range of values of tensors, as TensorFlow's calibrator records it.
+
+    Args:
+        content: a float32 file.
+        ranges: minimum and maximum by tensor index.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = _unpack(content)
+    for index, limits in ranges.items():
+        quantization = schema.QuantizationParametersT()
+        quantization.min, quantization.max = (np.array([limit], np.float32) for limit in limits)
+        model.subgraphs[0].tensors[index].quantization = quantization
+    return _pack(model)
+
+
+def set_constants(content: bytes, constants: Mapping[int, NDArray[Any]]) -> bytes:
+    """Return a file with new values of constant tensors.
+
+    A buffer that other tensors or metadata share keeps its data, and the tensor gets a new one:
+    TensorFlow's converter stores equal constants once.
+
+    Args:
+        content: the file.
+        constants: stored values by tensor index, in the tensor's type and shape.
+
+    Raises:
+        ValueError: a tensor is computed, or has another type or shape.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    tensors = read_graph(content).tensors
+    model = _unpack(content)
+    users = Counter(tensor.buffer for graph in model.subgraphs for tensor in graph.tensors)
+    users.update(metadata.buffer for metadata in model.metadata or ())
+    users.update(model.metadataBuffer if model.metadataBuffer is not None else ())
+    for index, values in constants.items():
+        old, tensor = tensors[index].values, model.subgraphs[0].tensors[index]
+        if values.dtype != old.dtype or values.shape != old.shape:
+            raise ValueError(
+                f"tensor {index} is {old.dtype} {old.shape}, not {values.dtype} {values.shape}"
+            )
+        if users[tensor.buffer] > 1:
+            users[tensor.buffer] -= 1
+            tensor.buffer = len(model.buffers)
+            users[tensor.buffer] = 1
+            model.buffers.append(schema.BufferT())
+        model.buffers[tensor.buffer].data = np.frombuffer(values.tobytes(), np.uint8)
+    return _pack(model)
+
+
+def _unpack(content: bytes) -> Any:
+    from ai_edge_litert import schema_py_generated as schema
+
+    return schema.ModelT.InitFromPackedBuf(content, 0)
+
+
+def _pack(model: Any) -> bytes:
+    import flatbuffers
+
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    return bytes(builder.Output())
