@@ -1,70 +1,54 @@
-"""Kerakit: the kit of parts that every Keras vision project needs.
+"""Kerakit: the building blocks of Keras image projects, from files to verified models on devices.
 
-The names in ``__all__`` are the public interface. They are imported when first used, so that ``import kerakit`` costs
-nothing and ``python train.py --help`` answers before TensorFlow is loaded.
+The names in ``__all__`` are the public interface. They are imported on first use, so that
+``import kerakit`` is cheap and ``python train.py --help`` does not wait for TensorFlow.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from kerakit.errors import ImageError, JobError, KerakitError, UserError
+from kerakit.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from kerakit.config import Config, InputSize, List
-    from kerakit.data.augment import Augmenter
-    from kerakit.data.decode import decode, read_image
-    from kerakit.data.generator import BatchGenerator
-    from kerakit.data.mix import Mix
-    from kerakit.data.reader import DataReader, ImageIndex
-    from kerakit.data.transforms import Recolor, Warp
-    from kerakit.run import Run
+    from kerakit.config import Config, InputSize, List, check_choice
+    from kerakit.console import quiet_startup
+    from kerakit.errors import ImageError, JobError, KerakitError, UserError
+    from kerakit.run import Run, load_weights
+    from kerakit.script import deploy_command, parse_args
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
-    "Augmenter": "kerakit.data.augment",
-    "BatchGenerator": "kerakit.data.generator",
     "Config": "kerakit.config",
-    "DataReader": "kerakit.data.reader",
-    "ImageIndex": "kerakit.data.reader",
+    "ImageError": "kerakit.errors",
     "InputSize": "kerakit.config",
+    "JobError": "kerakit.errors",
+    "KerakitError": "kerakit.errors",
     "List": "kerakit.config",
-    "Mix": "kerakit.data.mix",
-    "Recolor": "kerakit.data.transforms",
     "Run": "kerakit.run",
-    "Warp": "kerakit.data.transforms",
-    "decode": "kerakit.data.decode",
-    "read_image": "kerakit.data.decode",
+    "UserError": "kerakit.errors",
+    "check_choice": "kerakit.config",
+    "deploy_command": "kerakit.script",
+    "load_weights": "kerakit.run",
+    "parse_args": "kerakit.script",
+    "quiet_startup": "kerakit.console",
 }
 
-__all__ = [  # noqa: RUF022 - by kind, errors last
-    "Augmenter",
-    "BatchGenerator",
+__all__ = [
     "Config",
-    "DataReader",
-    "ImageIndex",
-    "InputSize",
-    "List",
-    "Mix",
-    "Recolor",
-    "Run",
-    "Warp",
-    "decode",
-    "read_image",
     "ImageError",
+    "InputSize",
     "JobError",
     "KerakitError",
+    "List",
+    "Run",
     "UserError",
+    "check_choice",
+    "deploy_command",
+    "load_weights",
+    "parse_args",
+    "quiet_startup",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'kerakit' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*__all__, "__version__"])
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -1,10 +1,9 @@
-"""The command ``kerakit``: makes new projects, checks data, says what photos show and what the Edge TPU takes."""
+"""The command ``kerakit``: new projects, data checks, predictions, forecasts, updates."""
 
 from __future__ import annotations
 
 import ast
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,43 +11,56 @@ from pathlib import Path
 import tyro
 from tyro.extras import SubcommandApp
 
-from kerakit.data.reader import DataReader
-from kerakit.errors import UserError
+from kerakit import __version__, script
+from kerakit.errors import JobError, UserError
 from kerakit.files import write_text
-from kerakit.script import ending
-
-_PROJECT = Path(__file__).parent / "project"
 
 app = SubcommandApp()
 
 
 @app.command
 def new(directory: tyro.conf.Positional[Path], data: Path | None = None) -> None:
-    """Make a project that runs at once.
+    """Create a project that runs at once.
 
     Args:
-        directory: Where to; it must not exist, or be empty.
-        data: Folder of images: one folder a class, or train/, validation/, test/ with one folder a class inside. Or a table
-            (.csv, .parquet) with the columns path and label. Without
-            it the project brings 1,797 handwritten digits.
+        directory: Folder of the project; it must not exist, or be empty.
+        data: Folder of images: one subfolder per class, or train/, validation/, test/ of such; or a
+            table (.csv, .parquet) with the columns path and label. Default: 1,797 handwritten
+            digits.
     """
+    from kerakit.data import DataReader
+    from kerakit.data.digits import write_digits
+    from kerakit.update import create_project
+
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise UserError(
-            f"{directory} exists and is not empty. Choose another folder: nothing in it was changed."
-        )
+        raise UserError(f"{directory} exists and is not empty. Choose another folder.")
     if data is not None:
         DataReader(data)
-    directory.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(
-        _PROJECT, directory, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", ".*")
-    )
+    create_project(directory)
     if data is None:
-        from kerakit.data.digits import write_digits
-
         write_digits(directory / "data")
     else:
         _set_data_dir(directory / "config.py", data.resolve())
     print(_next_steps(directory, digits=data is None))
+
+
+@app.command
+def update(directory: tyro.conf.Positional[Path] = Path(), dry_run: bool = False) -> None:
+    """Merge the installed version's template into a project, like git merge; edits are kept.
+
+    Conflicts are marked as git marks them. Exit code 1: there are conflicts.
+
+    Args:
+        directory: Folder of the project.
+        dry_run: Show the differences and change nothing.
+    """
+    from kerakit.update import update_project
+
+    if conflicts := update_project(directory, dry_run):
+        raise JobError(
+            f"{len(conflicts)} file(s) with conflicts: {', '.join(conflicts)}. Edit them between "
+            "the <<<<<<< and >>>>>>> marks."
+        )
 
 
 @app.command
@@ -58,33 +70,33 @@ def check(
     train_ratio: float = 0.8,
     seed: int = 0,
 ) -> None:
-    """Read every image once, and list what may spoil a training: in a project's folder, its reader respects the list.
+    """Check a dataset: unreadable images, duplicates, leaks between splits, rare classes.
 
-    Looks for images that cannot be read, the same or nearly the same picture twice, above all on both sides of the split,
-    wrong endings, tiny and huge images, and rare classes. No image is changed.
+    Writes a list of findings, which the project in whose folder it lies reads. No image is changed.
 
     Args:
         data: Folder or table of the images, as for kerakit new.
-        save_to: The list, a CSV file: what is wrong with which image, and whether to leave it out (yes or no; you may edit it).
-        train_ratio: As TRAIN_RATIO_DEFAULT of the project: share of the images to train on where the data give no split.
-        seed: As the --seed of train.py: of that split.
+        save_to: CSV of findings, with a column "exclude" (yes or no) that you may edit.
+        train_ratio: TRAIN_RATIO_DEFAULT of the project: fraction of training images.
+        seed: The --seed of train.py, which draws the split.
     """
-    from kerakit.data import check as checking
+    from kerakit.console import progress
+    from kerakit.data import DataReader
+    from kerakit.data.check import check_images, print_findings, write_findings
     from kerakit.machine import available_cores
 
     if save_to.is_dir() or not save_to.parent.is_dir():
         raise UserError(
-            f"{save_to} cannot be written: expected the name of a file in a folder that is there, such as check.csv."
+            f"cannot write {save_to}: expected a file name in an existing folder, such as "
+            "check.csv."
         )
     reader = DataReader(data, train_ratio, seed)
-    with checking.progress(len(reader)) as say:
-        findings = checking.check(reader, available_cores(), say)
-    checking.show(reader, findings)
-    checking.write_findings(save_to, findings)
-    num_excluded = len({finding.key for finding in findings if finding.exclusions})
-    print(
-        f"{save_to}: {len(findings):,} findings; the project in whose folder it lies leaves {num_excluded:,} images out."
-    )
+    with progress("checking", len(reader)) as advance:
+        findings = check_images(reader, available_cores(), advance)
+    print_findings(reader, findings)
+    write_findings(save_to, findings)
+    excluded = len({finding.key for finding in findings if finding.exclude})
+    print(f"{len(findings):,} findings, {excluded:,} images excluded from training: {save_to}")
 
 
 @app.command
@@ -94,72 +106,77 @@ def predict(
     top: int = 1,
     as_json: bool = False,
 ) -> None:
-    """Say what photos show: a line "path,label,confidence" for each.
+    """Predict images: one line path,label,confidence per label.
 
     Args:
-        model: A run, in its project; or a folder that deploy.py wrote (its int8 model), or a .tflite file beside a labels.txt.
-        images: Images, and folders of them.
-        top: How many labels to give for each image.
+        model: A run folder, in its project; a folder that deploy.py wrote (its int8 model); or a
+            .tflite file beside a labels.txt.
+        images: Images, and folders of images.
+        top: Number of labels per image.
         as_json: JSON instead of CSV.
     """
     if top < 1:
         raise UserError(f"--top is {top}; expected at least 1.")
     if not images:
-        raise UserError("no images were given. Name files, or folders of them, after the model.")
+        raise UserError("no images given. Name files or folders after the model.")
     if (model / "config.json").is_file():
-        raise SystemExit(_predict_by_the_project(model, images, top, as_json))
-    from kerakit.deploy.predict import answers, images_in, load_delivered, write_answers
+        raise SystemExit(_predict_in_project(model, images, top, as_json))
+    from kerakit import deploy
 
-    paths = images_in(images)
-    run, input_size, labels = load_delivered(model)
-    if bad := write_answers(answers(run, input_size, labels, paths, top), as_json):
-        raise UserError(f"{bad} of {len(paths)} images could not be read; they are named above.")
+    paths = deploy.find_images(images)
+    predict_fn, input_size, task = deploy.load_exported(model)
+    predictions = deploy.predict_images(predict_fn, task, input_size, paths, top)
+    if unreadable := deploy.write_predictions(predictions, as_json):
+        raise UserError(f"{unreadable} of {len(paths)} images could not be read; see above.")
 
 
 @app.command
 def placement(file: tyro.conf.Positional[Path], json: bool = False) -> None:
-    """Forecast what the Edge TPU takes of a TensorFlow Lite file, without Google's compiler and without the device.
+    """Forecast which operators of a TensorFlow Lite file map to the Edge TPU.
 
-    Prints a table in the layout of edgetpu_compiler 16. Exit code 1 where the compiler would refuse the file.
+    Needs neither Google's compiler nor the device; prints the layout of edgetpu_compiler 16. Exit
+    code
+    1: the compiler would refuse the file.
 
     Args:
-        file: A .tflite file that was not compiled yet, such as the model.tflite that deploy.py writes.
+        file: A .tflite file before compilation, such as the model.tflite that deploy.py writes.
         json: JSON instead of the table, with the source of each verdict.
     """
-    from kerakit.deploy.edgetpu.forecast import forecast_file, show
+    from kerakit.deploy.edgetpu.forecast import forecast_file, print_forecast
 
     forecast = forecast_file(file)
-    show(forecast, file, json)
+    print_forecast(forecast, file, json)
     if forecast.refused:
         raise SystemExit(1)
 
 
-def _predict_by_the_project(run: Path, images: tuple[Path, ...], top: int, as_json: bool) -> int:
-    """Have the project's own script answer: its code, not a file of the run, says what the model is."""
-    of_a_project = ("predict.py", "config.py", "models/__init__.py")
+@app.command
+def doctor() -> None:
+    """Print versions, backend, devices, cores, memory, compilers and runtimes, for a bug report."""
+    from kerakit.doctor import print_environment
+
+    print_environment()
+
+
+def _predict_in_project(run: Path, images: tuple[Path, ...], top: int, as_json: bool) -> int:
+    """Run the project's predict.py: its code, not a file of the run, defines the model."""
+    required = ("predict.py", "config.py", "models/__init__.py")
     folders = [Path.cwd(), *run.resolve().parents]
-    project = next(
-        (folder for folder in folders if all((folder / name).is_file() for name in of_a_project)),
-        None,
-    )
-    if project is None:
+    for project in folders:
+        if all((project / name).is_file() for name in required):
+            break
+    else:
         raise UserError(
-            f"{run} is a run, but its project is not here: there is no predict.py in this folder or above the run."
+            f"{run} is a run, but its project was not found: there is no predict.py in this folder "
+            "or above the run."
         )
-    words = [
-        "--read_from",
-        str(run),
-        "--top",
-        str(top),
-        *(["--as_json"] if as_json else []),
-        "--",
-        *map(str, images),
-    ]
-    return subprocess.call([sys.executable, str(project / "predict.py"), *words])  # noqa: S603 - the user's own script, without a shell
+    flags = ["--read_from", str(run), "--top", str(top), *(["--as_json"] if as_json else [])]
+    command = [sys.executable, str(project / "predict.py"), *flags, "--", *map(str, images)]
+    return subprocess.call(command)  # noqa: S603 - the user's own script, without a shell
 
 
 def _set_data_dir(config: Path, data_dir: Path) -> None:
-    """Let the project's ``DATA_DIR`` name ``data_dir``: the one line of the project that differs from the start."""
+    """Set ``DATA_DIR`` in a project's config.py."""
     source = config.read_text(encoding="utf-8")
     line = next(
         node.lineno
@@ -174,7 +191,7 @@ def _set_data_dir(config: Path, data_dir: Path) -> None:
 def _next_steps(directory: Path, digits: bool) -> str:
     flags = " --model small_cnn --input_size 32,32 --num_epochs 15" if digits else ""
     return (
-        f"{directory} is ready. Next:\n"
+        f"Created {directory}. Next:\n"
         f"  cd {shlex.quote(str(directory))}\n"
         f"  python train.py --save_to progress/test{flags}\n"
         f"  python deploy.py --read_from progress/test --save_to deploy/test"
@@ -183,13 +200,8 @@ def _next_steps(directory: Path, digits: bool) -> str:
 
 def main() -> None:
     """Run the command ``kerakit``."""
-    with ending():
-        app.cli(
-            prog="kerakit",
-            description="Kerakit: the parts of every Keras vision project.",
-            use_underscores=True,
-        )
-
-
-if __name__ == "__main__":
-    main()
+    if sys.argv[1:] == ["--version"]:
+        print(f"kerakit {__version__}")
+        return
+    description = f"Kerakit {__version__}: building blocks of Keras image projects."
+    script.call(lambda: app.cli(prog="kerakit", description=description, use_underscores=True))

@@ -1,10 +1,11 @@
-"""Configuration: one model for the flags of a script, their validation, and the ``config.json`` of a run."""
+"""Configuration: the flags of a script, their validation, and the ``config.json`` of a run."""
 
 from __future__ import annotations
 
+import difflib
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -38,7 +39,27 @@ def _comma_separated(item: Callable[[str], Any], metavar: str, count: int | None
 
 
 InputSize = Annotated[tuple[int, int], _comma_separated(int, "WIDTH,HEIGHT", count=2)]
-"""(width, height) in pixels; on the command line ``224,224``."""
+"""(width, height) in pixels; on the command line ``224,224``.
+
+>>> class Flags(Config):
+...     input_size: InputSize = (224, 224)
+>>> Flags.parse(["--input_size", "32,24"]).input_size
+(32, 24)
+"""
+
+
+def check_choice(what: str, value: str, choices: Iterable[str]) -> str:
+    """Return ``value`` if it is one of ``choices``; otherwise raise ValueError with the closest.
+
+    >>> check_choice("model", "small_cnn", ["small_cnn"])
+    'small_cnn'
+    """
+    names = list(choices)
+    if value in names:
+        return value
+    close = difflib.get_close_matches(value, names, n=1)
+    hint = f", did you mean {close[0]!r}?" if close else "."
+    raise ValueError(f"unknown {what} {value!r}{hint} Expected one of {', '.join(names)}")
 
 
 class List:
@@ -55,7 +76,7 @@ class List:
 
 
 class Config(BaseModel):
-    """A flat, frozen record. Each field is a flag with help and validation, and a key of ``config.json``.
+    """A flat, frozen record. Each field is a flag, and a key of ``config.json``.
 
     >>> class Flags(Config):
     ...     num_epochs: int = 10
@@ -79,9 +100,10 @@ class Config(BaseModel):
     def parse(cls, args: Sequence[str] | None = None, description: str | None = None) -> Self:
         """Parse the fields from ``args`` (default: the command line).
 
-        ``--flag`` and ``--no_flag`` (also ``--noflag``) set a boolean field; ``-`` and ``_`` are equivalent. Invalid or unknown
-        flags print what was expected and exit with 2; ``--help`` prints every field and exits with 0. ``model_fields_set``
-        holds the names of the flags that were given.
+        ``--flag`` and ``--no_flag`` (also ``--noflag``) set a boolean field; ``-`` and ``_`` are
+        equivalent. Invalid or unknown flags print what was expected and exit with 2; ``--help``
+        prints every field and exits with 0. ``model_fields_set`` holds the names of the flags that
+        were given.
         """
         words = [cls._normalize(word) for word in (sys.argv[1:] if args is None else args)]
         parsed = tyro.cli(cls, args=words, use_underscores=True, description=description or "")
@@ -116,12 +138,17 @@ class Config(BaseModel):
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read the fields back from ``path``. Raises UserError for a missing or damaged file, unknown keys and invalid values."""
+        """Read the fields from ``path``.
+
+        Raises:
+            UserError: a missing or damaged file, an unknown key, or an invalid value.
+        """
         try:
             values = read_json(path, dict, "Restore it from a copy, or train again.")
         except FileNotFoundError:
             raise UserError(
-                f"{path} does not exist. It is written when a training starts; is this a run folder?"
+                f"{path} does not exist. It is written when a training starts; is this a run "
+                "folder?"
             ) from None
         try:
             return cls(**values)

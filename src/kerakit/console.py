@@ -22,7 +22,7 @@ _LOG_WIDTH = 120
 
 @contextlib.contextmanager
 def quiet_logs() -> Iterator[None]:
-    """Silence the warnings that Keras, TensorFlow and grain log through absl about deliberate choices."""
+    """Silence the warnings that Keras, TensorFlow and grain log through absl."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -34,7 +34,7 @@ def quiet_logs() -> Iterator[None]:
 
 @contextlib.contextmanager
 def redirect_native_output(target: Any = None) -> Iterator[None]:
-    """Redirect what native code writes to stdout and stderr into ``target`` (an open file); default: discard it."""
+    """Redirect the output of native code into ``target``, an open file; default: discard it."""
     with open(os.devnull, "w") as devnull:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -52,12 +52,16 @@ def redirect_native_output(target: Any = None) -> Iterator[None]:
 
 
 def quiet_startup() -> contextlib.AbstractContextManager[None]:
-    """Silence TensorFlow's start-up messages: ``with kerakit.quiet_startup(): import keras``."""
+    """Return the context that silences TensorFlow's start-up messages.
+
+    >>> with quiet_startup():
+    ...     import keras
+    """
     return redirect_native_output()
 
 
 def print_table(table: Table) -> None:
-    """Print a rich table; without a terminal the width is fixed, so that a log file keeps every column."""
+    """Print a rich table; without a terminal, wide enough that a log file keeps every column."""
     width = None if sys.stdout.isatty() else _LOG_WIDTH
     Console(width=width, markup=False, highlight=False).print(table)
 

@@ -1,4 +1,4 @@
-"""Atomic files: written beside their target, synced, renamed; a file is either complete or absent."""
+"""Atomic files: written beside their target, synced, renamed; either complete or absent."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from kerakit.errors import JobError, UserError
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; when the block succeeds, sync it and rename it to ``path``.
+    """Yield a temporary path beside ``path``; on success, sync it and rename it to ``path``.
 
-    Whatever stops the block (an error, Ctrl-C, a kill), ``path`` holds its old content or its new one. The temporary name
-    keeps the file extension, by which Keras chooses the format.
+    Whatever stops the block (an error, Ctrl-C, a kill), ``path`` holds its old content or its new
+    one. The temporary name keeps the file extension, by which Keras chooses the format.
     """
     temporary = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
     try:
@@ -43,7 +43,7 @@ def _sync_dir(folder: Path) -> None:
 
 
 def make_dir(path: Path) -> None:
-    """Create ``path`` and its parents where they don't exist. Raises UserError where that is impossible."""
+    """Create ``path`` and its parents. Raises UserError where that is impossible."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -55,13 +55,14 @@ def make_dir(path: Path) -> None:
 def check_disk_space(folder: Path, size: int) -> None:
     """Raise JobError unless ``size`` bytes are free on the disk of ``folder``.
 
-    For writers that fail badly on a full disk: h5py prints stack traces of its own, and may crash the process.
+    For writers that fail badly on a full disk: h5py prints stack traces of its own, and may crash
+        the process.
     """
     free = shutil.disk_usage(folder).free
     if free < size:
         raise JobError(
-            f"the disk is full: {folder} has {free / 2**20:,.1f} MiB free, {size / 2**20:,.1f} MiB are needed. "
-            "Free some space."
+            f"the disk is full: {folder} has {free / 2**20:,.1f} MiB free, {size / 2**20:,.1f} MiB "
+            "are needed. Free some space."
         )
 
 
@@ -72,7 +73,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as indented JSON, atomically. Raises ValueError for NaN, which other JSON readers refuse."""
+    """Write ``value`` as indented JSON, atomically. Raises ValueError for NaN."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -106,7 +107,7 @@ def damaged(path: Path, reason: object, advice: str) -> UserError:
 
 
 def move_into_place(new: Path, path: Path) -> None:
-    """Rename ``new``, a file or a folder, to ``path``; a file is replaced in one step, a folder is removed first."""
+    """Rename ``new`` to ``path``; a file is replaced in one step, a folder is removed first."""
     if new.is_dir() or path.is_dir():
         remove(path)
     new.replace(path)
@@ -128,8 +129,8 @@ def size_bytes(path: Path) -> int:
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file or of a folder, as 64 hexadecimal digits.
 
-    A folder's is that of the lines that ``sha256sum`` prints for its files in the order of their paths: within it,
-    ``find * -type f | LC_ALL=C sort | xargs sha256sum | sha256sum`` prints it.
+    A folder's is that of the lines that ``sha256sum`` prints for its files in the order of their
+    paths: within it, ``find * -type f | LC_ALL=C sort | xargs sha256sum | sha256sum`` prints it.
     """
     if path.is_dir():
         lines = "".join(
@@ -175,7 +176,7 @@ class OutputFolder:
         return True
 
     def check_new(self, overwrite: bool) -> None:
-        """Raise UserError if writing here would replace something without ``overwrite``. Changes nothing."""
+        """Raise UserError if writing here would replace something without ``overwrite``."""
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path} is a file; --save_to expects a folder.")
         existing = [path for path in self.owned() if path.exists()]
@@ -187,6 +188,6 @@ class OutputFolder:
             )
         if not overwrite:
             raise UserError(
-                f"{self.path} already holds a {self.kind} ({existing[0].name}). Choose another --save_to, or give --overwrite "
-                "to replace it."
+                f"{self.path} already holds a {self.kind} ({existing[0].name}). Choose another "
+                "--save_to, or give --overwrite to replace it."
             )

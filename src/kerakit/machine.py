@@ -26,7 +26,7 @@ def available_memory() -> int:
 
 
 def describe_machine(packages: Iterable[str]) -> dict[str, Any]:
-    """Return the time, this machine, and the versions of the Keras backend and of ``packages``, for a report."""
+    """Return time, machine, and versions of the Keras backend and ``packages``, for a report."""
     import keras
 
     backend = keras.backend.backend()
@@ -50,3 +50,10 @@ def cpu_name() -> str | None:
         return None
     found = re.search(r"^(?:model name|Model)\s*:\s*(\S.*)$", text, re.MULTILINE)
     return found.group(1).strip() if found else None
+
+
+def has_accelerator() -> bool:
+    """Whether Keras computes on a GPU or TPU."""
+    import keras
+
+    return any(not device.startswith("cpu") for device in keras.distribution.list_devices())

@@ -1,4 +1,4 @@
-"""Classification metrics, each defined once: evaluation, accuracy gate, search and report pages use these."""
+"""Classification metrics, each defined once, for evaluation, gate, search and reports."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ class ClassMetrics:
 
     Attributes:
         images: number of images with this true label.
-        precision: fraction of the predictions of this class that are correct; 0 without predictions.
+        precision: fraction of the predictions of this class that are correct; 0 without
+            predictions.
         recall: fraction of its images that are predicted correctly; 0 without images.
         f1: harmonic mean of both.
     """
@@ -45,7 +46,7 @@ def accuracy(predicted: NDArray[Any], targets: NDArray[Any]) -> float:
 
 
 def confusion_matrix(targets: NDArray[Any], predicted: NDArray[Any], num_classes: int) -> Classes:
-    """Return the confusion matrix, int64 (classes, classes): rows are true labels, columns predictions."""
+    """Return the confusion matrix, int64 (classes, classes): rows true labels, columns predictions."""
     matrix = np.zeros((num_classes, num_classes), np.int64)
     np.add.at(matrix, (targets, predicted), 1)
     return matrix
@@ -61,7 +62,7 @@ def per_class(matrix: Classes) -> list[ClassMetrics]:
 
 
 def worst_class(matrix: Classes) -> tuple[int, float]:
-    """Return the index and the recall of the class with the lowest recall among those with images; ties: the first."""
+    """Return index and recall of the class with the lowest recall, among those with images."""
     images = matrix.sum(axis=1)
     recall = np.where(images > 0, np.diag(matrix) / np.maximum(images, 1), np.inf)
     index = int(recall.argmin())
@@ -69,7 +70,7 @@ def worst_class(matrix: Classes) -> tuple[int, float]:
 
 
 def most_confused(matrix: Classes, limit: int) -> list[tuple[int, int, int]]:
-    """Return up to ``limit`` off-diagonal cells as (true label, prediction, images), the largest first."""
+    """Return the ``limit`` largest off-diagonal cells as (true label, prediction, images)."""
     errors = matrix - np.diag(np.diag(matrix))
     cells = np.argsort(-errors, axis=None, kind="stable")[:limit]
     rows, columns = np.unravel_index(cells, errors.shape)
@@ -94,7 +95,7 @@ def expected_calibration_error(confidence: NDArray[Any], correct: NDArray[Any]) 
 
 
 def wilson_interval(fraction: float, count: int) -> tuple[float, float]:
-    """Return the 95 % confidence interval of a fraction of ``count`` independent samples (Wilson 1927)."""
+    """Return the 95 % confidence interval of a fraction of ``count`` samples (Wilson 1927)."""
     center = (fraction + _Z**2 / (2 * count)) / (1 + _Z**2 / count)
     half = (
         _Z

@@ -1,4 +1,4 @@
-"""The run folder: what a training leaves behind. The names of its files are defined here and nowhere else."""
+"""The run folder of a training. The names of its files are defined here and nowhere else."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ class Checkpoint:
     Attributes:
         file: its name in the checkpoint folder.
         epoch: the epoch at whose end it was saved, counted from 1.
-        value: the monitored metric then (lower is better unless the run says otherwise); None for NaN.
+        value: the monitored metric then (lower is better unless the run says otherwise); None for
+            NaN.
         sha256: of the file's bytes, 64 hexadecimal digits.
     """
 
@@ -85,7 +86,7 @@ class Run(OutputFolder):
         self.report = self.path / "report.json"
         self.page = self.path / "report.html"
 
-    # ------------------------------------------------------------------------------------------------ create and open
+    # ------------------------------------------------------------------------------ create and open
 
     def owned(self) -> list[Path]:
         """Return the files and folders of a run."""
@@ -103,7 +104,8 @@ class Run(OutputFolder):
         """Create the folder without an earlier run's checkpoints, logs and history; other files in it are kept.
 
         Raises:
-            UserError: the folder holds a run and ``overwrite`` is false, or other files under a run's names.
+            UserError: the folder holds a run and ``overwrite`` is false, or other files under a
+                run's names.
         """
         self.check_new(overwrite)
         make_dir(self.path)
@@ -163,11 +165,12 @@ class Run(OutputFolder):
             )
         if not run.config.is_file():
             raise UserError(
-                f"{run.path} is not a run: it has no config.json. Expected the --save_to of train.py."
+                f"{run.path} is not a run: it has no config.json. Expected the --save_to of "
+                "train.py."
             )
         return run
 
-    # ------------------------------------------------------------------------------------------------------ checkpoints
+    # ---------------------------------------------------------------------------------- checkpoints
 
     def list_checkpoints(self) -> list[Checkpoint]:
         """Return the saved checkpoints, best first.
@@ -205,7 +208,8 @@ class Run(OutputFolder):
             return value, -checkpoint.epoch
 
         ranked = sorted(self.list_checkpoints(), key=rank)
-        # The list first: a kill in between leaves an unlisted file, never a listed file that is missing.
+        # The list first: a kill in between leaves an unlisted file, never a listed file that is
+        # missing.
         self._write_index(ranked[:count])
         for checkpoint in ranked[count:]:
             (self.checkpoints / checkpoint.file).unlink(missing_ok=True)
@@ -219,7 +223,8 @@ class Run(OutputFolder):
         checkpoints = self.list_checkpoints()
         if not checkpoints:
             raise UserError(
-                f"{self.path} has no checkpoint: the training ended before its first epoch did. Train again."
+                f"{self.path} has no checkpoint: the training ended before its first epoch did. "
+                "Train again."
             )
         path = self.checkpoints / checkpoints[0].file
         if not path.is_file():
@@ -231,7 +236,7 @@ class Run(OutputFolder):
     def _write_index(self, checkpoints: list[Checkpoint]) -> None:
         write_json(self.index, [asdict(checkpoint) for checkpoint in checkpoints])
 
-    # ---------------------------------------------------------------------------------------------------------- history
+    # -------------------------------------------------------------------------------------- history
 
     def write_history(self, rows: list[dict[str, float]]) -> None:
         """Write one row per epoch as CSV; the columns are the keys of the first row."""
@@ -253,16 +258,28 @@ class Run(OutputFolder):
 
 
 def estimate_weights_size(model: keras.Model) -> int:
-    """Return the approximate size of a weights file of ``model`` in bytes: float32, and HDF5's own structures."""
+    """Return the approximate size of a weights file of ``model`` in bytes (float32, HDF5)."""
     return int(sum(math.prod(weight.shape) for weight in model.weights) * 4 * 1.05) + 2**20
 
 
-def load_weights(model: keras.Model, path: Path) -> None:
-    """Load a weights file into ``model``.
+def load_weights(model: keras.Model, path: Path | str) -> Path:
+    """Load weights into ``model``; return the path of the weights file.
+
+    Args:
+        model: a built model.
+        path: a weights file (.weights.h5), or a run folder: its best checkpoint.
 
     Raises:
         UserError: no such file, a damaged one, or one that was saved from another model.
+
+    >>> import keras
+    >>> load_weights(keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]), "missing")
+    Traceback (most recent call last):
+    kerakit.errors.UserError: there is no file missing. Expected a checkpoint (.weights.h5) ...
     """
+    path = Path(path)
+    if path.is_dir():
+        path = Run.open(path).best()
     if not path.is_file():
         raise UserError(
             f"there is no file {path}. Expected a checkpoint (.weights.h5) or a run folder."
@@ -271,19 +288,14 @@ def load_weights(model: keras.Model, path: Path) -> None:
         raise UserError(f"{path} is not a checkpoint: expected the file extension .weights.h5.")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # Keras names each layer that does not fit; one line says it below
+            # Keras names each layer that does not fit; one message says it below.
+            warnings.simplefilter("ignore")
             model.load_weights(path)
     except (ValueError, KeyError):
         raise UserError(
-            f"{path} does not fit this model ({model.name}): layers or shapes differ. Was it trained with another --model, "
-            "--input_size or number of classes?"
+            f"{path} does not fit this model ({model.name}): layers or shapes differ. "
+            "Was it trained with another --model, --input_size or number of classes?"
         ) from None
     except OSError as error:
         raise damaged(path, str(error).splitlines()[0], RESTORE) from None
-
-
-def resolve_weights(path: Path) -> Path:
-    """Return ``path`` if it is a weights file, or the best checkpoint's file if it is a run folder."""
-    return Run.open(path).best() if path.is_dir() else path
+    return path

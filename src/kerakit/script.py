@@ -24,9 +24,10 @@ PIPE_CLOSED = 141
 
 
 def parse_args(config_class: type[ConfigT], description: str | None = None) -> ConfigT:
-    """Parse the flags of a script. From here on, errors end the process with a message and an exit code.
+    """Parse the flags of a script; from here on, errors end in a message and an exit code.
 
-    Exit codes: 0 completed; 1 the job failed; 2 wrong flags or bad input; 130 interrupted. A user's mistake ends in a message
+    Exit codes: 0 completed; 1 the job failed; 2 wrong flags or bad input; 130 interrupted. A user's
+        mistake ends in a message
     without a stack trace; a bug keeps its stack trace.
 
     Args:
@@ -48,13 +49,14 @@ def parse_args(config_class: type[ConfigT], description: str | None = None) -> C
 def exit_on_error(
     kind: type[BaseException], error: BaseException, trace: types.TracebackType | None
 ) -> None:
-    """Print ``error`` and exit with its exit code; an unexpected error keeps its stack trace and exits with 1."""
+    """Print ``error`` and exit with its code; an unexpected error keeps its stack trace."""
     if isinstance(error, KerakitError):
         fail(str(error), error.exit_code)
     if isinstance(error, KeyboardInterrupt):
         fail("interrupted.", INTERRUPTED)
     if isinstance(error, BrokenPipeError):
-        # The reader of the output, such as `head`, has ended; Python would complain when it flushes.
+        # The reader of the output, such as `head`, has ended; Python would complain when it
+        # flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(PIPE_CLOSED)
     if isinstance(error, OSError) and (failure := _describe_os_error(error)) is not None:
@@ -80,7 +82,7 @@ def fail(message: str, code: int) -> None:
 
 
 def _describe_os_error(error: OSError) -> tuple[str, int] | None:
-    """Return message and exit code of an error of the file system; None for errors that are bugs."""
+    """Return message and exit code of a file-system error; None for errors that are bugs."""
     path = error.filename if isinstance(error.filename, str) else "a file"
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "No space left on device" in str(
         error

@@ -16,7 +16,9 @@ from kerakit import UserError
 from kerakit.data.decode import _resize
 from kerakit.errors import WeightsNotFoundError
 from kerakit.models import efficientnet_lite
-from kerakit.models.efficientnet_lite import OFFSET, SCALE, EfficientNetLite
+from kerakit.models.efficientnet_lite import EfficientNetLite
+
+SCALE, OFFSET = 1 / 128, -127 / 128
 
 # The three most probable of ImageNet's classes, and their probabilities. On 15 photos of clothes the original
 # (efficientnet-lite-pytorch 0.1.0, torch 2.15) and this port gave the same probabilities within 2e-6, for all three variants

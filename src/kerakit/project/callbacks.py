@@ -1,4 +1,4 @@
-"""What happens at the end of each epoch."""
+"""Callbacks: checkpoints, history, TensorBoard, early stopping, experiment trackers."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 import keras
 
 import kerakit
-from kerakit.training import trackers
-from kerakit.training.callbacks import Checkpoints, History
+from kerakit import training
 
-# CHANGE: what makes a checkpoint the best one, how many are kept, and after how many epochs without a better one to stop.
+# CHANGE: the metric that ranks checkpoints and stops the training, the number of saved checkpoints,
+# and the number of epochs without improvement before early stopping.
 MONITOR = "val_loss"
 HIGHER_IS_BETTER = False
-CHECKPOINTS_KEPT = 3
+MAX_CHECKPOINTS = 3
 PATIENCE = 10
 
 
@@ -28,26 +28,26 @@ def get(
     model: keras.Model | None = None,
     track: Sequence[str] | None = None,
 ) -> list[keras.callbacks.Callback]:
-    """Prepare the run folder ``directory`` and return the callbacks that fill it.
+    """Create the run folder ``directory`` and return the callbacks that fill it.
 
     Args:
-        directory: of the run; made if it does not exist.
-        checkpoint: save the weights after each epoch, to ``ckpt/``.
-        tensorboard: log for ``tensorboard --logdir``, to ``logs/``.
-        limit_checkpoints: keep the CHECKPOINTS_KEPT best checkpoints and remove the others.
-        early_stopping: stop after PATIENCE epochs without a better MONITOR.
-        overwrite: replace the run that ``directory`` holds already; False makes that an error.
-        model: whose weights to save; default: the model that is fitted, which in a phase of the head is only a part of it.
-        track: log to these, too, while a ``session`` lasts: "mlflow", "wandb".
+        directory: of the run; created if it does not exist.
+        checkpoint: save the weights after each epoch to ``ckpt/``.
+        tensorboard: log for ``tensorboard --logdir`` to ``logs/``.
+        limit_checkpoints: keep only the MAX_CHECKPOINTS best checkpoints.
+        early_stopping: stop after PATIENCE epochs without improvement of MONITOR.
+        overwrite: replace an existing run; otherwise that is an error.
+        model: the whole model, whose weights are saved; default: the model that is fitted.
+        track: experiment trackers: "mlflow", "wandb".
     """
     run = kerakit.Run(directory)
-    tracked = trackers.get(track or (), run)
+    trackers = training.get_trackers(track or (), run)
     run.create(overwrite)
     callbacks: list[keras.callbacks.Callback] = []
     if checkpoint:
-        limit = CHECKPOINTS_KEPT if limit_checkpoints else None
-        callbacks.append(Checkpoints(run, MONITOR, HIGHER_IS_BETTER, limit, model))
-    callbacks.append(History(run))
+        limit = MAX_CHECKPOINTS if limit_checkpoints else None
+        callbacks.append(training.Checkpoints(run, MONITOR, HIGHER_IS_BETTER, limit, model))
+    callbacks.append(training.HistoryWriter(run))
     if tensorboard:
         callbacks.append(keras.callbacks.TensorBoard(run.logs, write_graph=False))
     if early_stopping:
@@ -55,4 +55,4 @@ def get(
         callbacks.append(
             keras.callbacks.EarlyStopping(MONITOR, patience=PATIENCE, mode=mode, verbose=1)
         )
-    return [*callbacks, *tracked]
+    return [*callbacks, *trackers]

@@ -1,73 +1,49 @@
-"""The settings of this project: where the data is, which models there are, and the flags of train.py and deploy.py."""
+"""Configuration: data, models, and the flags of the scripts."""
 
 from __future__ import annotations
 
-import difflib
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 from tyro.conf import Positional, Suppress
 
 import kerakit
-from kerakit.deploy import ALL, DEFAULT_FORMATS, FORMAT_NAMES
+from kerakit.deploy import ALL_FORMATS, DEFAULT_FORMATS, FORMAT_NAMES
+from kerakit.models import ModelFiles
 from kerakit.training import TRACKER_NAMES
-from models import (
-    efficientnet_lite0,
-    efficientnet_lite1,
-    efficientnet_lite2,
-    efficientnet_v2_b0,
-    mobilenet_v1,
-    mobilenet_v2,
-    mobilenet_v3_large,
-    mobilenet_v3_minimalistic,
-    mobilenet_v3_small,
-    resnet50_v2,
-    small_cnn,
-)
 
-# Where the images are: one folder a class, or train/, validation/, test/ with one folder a class inside; or a table (.csv,
-# .parquet) with the columns path and label, and split and group if wanted.
+# The images: a folder with one subfolder per class, or with train/, validation/, test/ of such; or
+# a table (.csv, .parquet) with the columns path and label, and optionally split and group.
 DATA_DIR = Path(__file__).parent / "data"
 
-# Where the data gives no split, this share is for training; the rest is halved into validation and test.
+# Fraction of training images where the data has no split; the rest is halved into validation and
+# test.
 TRAIN_RATIO_DEFAULT = 0.8
 
 RANDOM_SEED_DEFAULT = 0
 
-# What `kerakit check` found, if it was run here: images for which this list says yes are left out. It may be edited.
+# The list that `kerakit check` writes here: images with "yes" in its column "exclude" are excluded.
 EXCLUSIONS = Path(__file__).parent / "check.csv"
 
-# Where --cache disk keeps decoded images. It may be deleted at any time, and shared with other projects.
+# Cached images and features. Safe to delete at any time, and to share with other projects.
 CACHE_DIR = Path(__file__).parent / ".cache"
 
-# A new model is one file in models/ and one line here; its key is what --model takes.
-MODELS: dict[str, Callable[..., Any]] = {
-    "small_cnn": small_cnn.construct,
-    "mobilenet_v1": mobilenet_v1.construct,
-    "mobilenet_v2": mobilenet_v2.construct,
-    "mobilenet_v3_small": mobilenet_v3_small.construct,
-    "mobilenet_v3_large": mobilenet_v3_large.construct,
-    "mobilenet_v3_minimalistic": mobilenet_v3_minimalistic.construct,
-    "efficientnet_lite0": efficientnet_lite0.construct,
-    "efficientnet_lite1": efficientnet_lite1.construct,
-    "efficientnet_lite2": efficientnet_lite2.construct,
-    "efficientnet_v2_b0": efficientnet_v2_b0.construct,
-    "resnet50_v2": resnet50_v2.construct,
-}
+# Models by the name that --model takes. Every file in models/ is one, without an entry here; add
+# further ones by name: MODELS["mine"] = construct
+MODELS = ModelFiles(Path(__file__).parent / "models")
 
 
-def folder_of_its_own(path: Path) -> Path:
-    """Refuse the current folder, which is also what an unset variable of the shell means."""
+def _check_subfolder(path: Path) -> Path:
+    """Refuse the current folder, which is also what an unset variable of the shell expands to."""
     if path == Path():
-        raise ValueError("expected a folder of its own, such as progress/test, not the current one")
+        raise ValueError("expected a folder such as progress/test, not the current folder")
     return path
 
 
-def absolute(path: Path | None) -> Path | None:
-    """Return where ``path`` lies whatever the current folder, so that deploy.py finds what train.py read."""
+def _absolute(path: Path | None) -> Path | None:
+    """Return the path independent of the current folder: deploy.py reads what train.py wrote."""
     return path and path.expanduser().absolute()
 
 
@@ -76,133 +52,105 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 class TrainConfig(kerakit.Config):
-    """A field is a flag of train.py, its help, its check, and its key in the run's config.json."""
+    """Flags of train.py, and the keys of a run's config.json."""
 
-    save_to: Path = Field(description="Folder of the run: config.json, checkpoints, logs, history.")
+    save_to: Path = Field(
+        description="Run folder: config.json, checkpoints, logs, history, report."
+    )
     num_epochs: int = Field(
-        10,
+        10, ge=1, description="Epochs of fine-tuning or of training from scratch."
+    )
+    head_epochs: int | None = Field(
+        None,
         ge=1,
-        description="How often to go through the training images; the head alone takes its own.",
+        description="Epochs of the head phase; default: 2 x num_epochs, at most 20.",
     )
     batch_size: AtLeastOne | Literal["auto"] = Field(
-        32,
-        description="Images a step; fewer if memory runs out. auto: as many as make the steps faster here.",
+        32, description="Images per step. auto: the smallest batch size with near-peak throughput."
     )
     model: str = Field("efficientnet_lite0", description=f"One of {', '.join(MODELS)}.")
-    schedule: Literal["auto", "head", "finetune", "scratch"] = Field(
+    strategy: Literal["auto", "head", "finetune", "scratch"] = Field(
         "auto",
-        description="What is trained (phases.py): the head on features of a pretrained backbone, in seconds; then its upper "
-        "layers too; or all at once. auto: finetune with ImageNet weights, or from such a run, whose head is "
-        "not trained again; else scratch.",
+        description="Phases: the head on cached features of a frozen pretrained backbone; "
+        "head, then 
+        "fine-tuning of the upper layers; or all layers from scratch. auto: finetune with "
+        "pretrained weights, otherwise scratch.",
     )
     target: Literal["edgetpu"] | None = Field(
-        None, description="Warn before the training of what of the model this device will not take."
+        None, description="Before training, warn about operators that this device does not support."
     )
-    input_size: kerakit.InputSize = Field(
-        (224, 224), description="Size that the images are scaled to, in pixels."
-    )
-    jitter: bool = Field(
-        False, description="Augment the training images (get_aug_pipeline in datagen.py)."
-    )
+    input_size: kerakit.InputSize = Field((224, 224), description="Image size in pixels.")
+    jitter: bool = Field(False, description="Data augmentation (get_aug_pipeline in datagen.py).")
     jitter_strength: float = Field(
-        1, gt=0, le=3, description="How strongly --jitter augments; 1 is as listed there."
+        1, gt=0, le=3, description="Strength of --jitter; 1 is as defined in datagen.py."
     )
-    mixup: float = Field(
-        0,
-        ge=0,
-        description="Blend pairs of images; 0.2 is usual, larger blends more evenly, 0 not at all.",
-    )
-    cutmix: float = Field(
-        0, ge=0, description="Paste a part of another image; 1 is usual, 0 not at all."
-    )
-    drop_last: bool = Field(
-        False, description="Leave a last training batch that is smaller than --batch_size away."
-    )
-    overwrite: bool = Field(False, description="Replace the run that --save_to holds already.")
+    mixup: float = Field(0, ge=0, description="MixUp: alpha of the Beta distribution; 0: off.")
+    cutmix: float = Field(0, ge=0, description="CutMix: alpha of the Beta distribution; 0: off.")
+    drop_last: bool = Field(False, description="Drop an incomplete last training batch.")
+    overwrite: bool = Field(False, description="Replace the run that --save_to holds.")
     weights: Literal["auto", "imagenet", "none"] = Field(
         "auto",
-        description="What to start from: ImageNet where it can be had; ImageNet or stop; nothing.",
+        description="Initial weights. auto: ImageNet where available; imagenet: error where not.",
     )
     from_ckpt: Path | None = Field(
-        None, description="Start from a run's best checkpoint, or from a .weights.h5 file."
+        None, description="Initial weights from a run's best checkpoint, or a .weights.h5 file."
     )
     learning_rate: Positive | Literal["auto"] = Field(
-        1e-3,
-        description="Largest step size of AdamW. auto: tried out before each phase (kerakit.training.tune).",
+        1e-3, description="Peak learning rate of AdamW. auto: by a range test before each phase."
     )
     ema: float = Field(
-        0,
-        ge=0,
-        lt=1,
-        description="Average the weights over the steps; 0.95 is usual, 0 not at all.",
+        0, ge=0, lt=1, description="Momentum of the exponential moving average of weights; 0: off."
     )
-    class_weights: bool = Field(
-        False, description="Count the images of rare classes more, as if all classes had as many."
-    )
+    class_weights: bool = Field(False, description="Weight the loss by inverse class frequency.")
     mixed_precision: bool = Field(
-        False, description="Compute in 16 bits where that does; only faster on a GPU."
+        False, description="Mixed precision (float16); faster on GPUs only."
     )
     loss: kerakit.List.Text = Field(
         ("sparse_categorical_crossentropy",),
-        description="A loss of loss.py or of Keras, by name; one for each output.",
+        description="Loss of loss.py or keras.losses, by name; one per output.",
     )
-    label_smoothing: float = Field(
-        0.1,
-        ge=0,
-        lt=1,
-        description="Share of each target that goes to all classes alike: the model doubts more, and errs less.",
-    )
+    label_smoothing: float = Field(0.1, ge=0, lt=1, description="Label smoothing.")
     loss_weights: kerakit.List.Float | None = Field(
-        None, description="Weight of each output's loss."
+        None, description="Loss weights, one per output."
     )
     data_dir: Path = Field(DATA_DIR, description="Folder or table of the images.")
     cache: Literal["none", "ram", "disk"] = Field(
-        "none",
-        description="Keep decoded images for later epochs; on disk for later runs too (CACHE_DIR in config.py).",
+        "none", description="Cache of decoded images; disk: for later runs, too (CACHE_DIR)."
     )
     cache_limit: float | None = Field(
-        None,
-        gt=0,
-        description="Gigabytes that the cache may take; default: half of what is free. As many images as fit are kept.",
+        None, gt=0, description="Limit of the cache in GB; default: half of the free space."
     )
     skip_unreadable: bool = Field(
-        False,
-        description="Put another image in the place of one that cannot be read, up to 1 % of them, and name it at the end.",
+        False, description="Replace unreadable images by others, up to 1 % of them."
     )
     track: kerakit.List.Text | None = Field(
         None,
-        description=f"Log to these, too, beside TensorBoard: {', '.join(TRACKER_NAMES)}. Their own environment variables say "
-        "where to (MLFLOW_TRACKING_URI, WANDB_MODE).",
+        description=f"Experiment trackers beside TensorBoard: {', '.join(TRACKER_NAMES)}. "
+        "Configured by "
+        "their environment variables (MLFLOW_TRACKING_URI, WANDB_MODE).",
     )
     trials: int = Field(
-        0,
-        ge=0,
-        description="Train so many times, with other flags each time (search.py), each in a folder inside --save_to.",
+        0, ge=0, description="Hyperparameter search (search.py): number of trials; 0: no search."
     )
     seed: int = Field(
-        RANDOM_SEED_DEFAULT,
-        ge=0,
-        lt=2**32,
-        description="Of the split, the order, and the augmentation.",
+        RANDOM_SEED_DEFAULT, ge=0, lt=2**32, description="Seed of split, order and augmentation."
     )
 
-    # What train.py found out, for deploy.py: not flags.
-    class_names: Suppress[tuple[str, ...]] = Field(
-        (), description="In the order of the model's outputs."
-    )
-    phases: Suppress[tuple[str, ...]] = Field((), description="What --schedule came to.")
+    # Recorded by train.py for the other scripts; not flags.
+    class_names: Suppress[tuple[str, ...]] = Field((), description="In the order of the outputs.")
+    phases: Suppress[tuple[str, ...]] = Field((), description="The phases of --strategy.")
 
-    _own_folder = field_validator("save_to")(folder_of_its_own)
-    _where_it_is = field_validator("data_dir")(absolute)
+    _subfolder = field_validator("save_to")(_check_subfolder)
+    _path = field_validator("data_dir")(_absolute)
 
     @field_validator("model")
     @classmethod
-    def _known_model(cls, value: str) -> str:
-        return known("model", value, MODELS)
+    def _check_model(cls, value: str) -> str:
+        return kerakit.check_choice("model", value, MODELS)
 
     @field_validator("input_size")
     @classmethod
-    def _positive_size(cls, value: tuple[int, int]) -> tuple[int, int]:
+    def _check_size(cls, value: tuple[int, int]) -> tuple[int, int]:
         if min(value) < 1:
             raise ValueError(
                 f"expected a width and a height of at least 1, got {value[0]},{value[1]}"
@@ -211,119 +159,102 @@ class TrainConfig(kerakit.Config):
 
     @field_validator("track")
     @classmethod
-    def _known_trackers(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        return value and tuple(
-            dict.fromkeys(known("tracker", name, TRACKER_NAMES) for name in value)
-        )
+    def _check_trackers(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        names = value and [kerakit.check_choice("tracker", name, TRACKER_NAMES) for name in value]
+        return names and tuple(dict.fromkeys(names))
 
     @model_validator(mode="after")
-    def _one_origin(self) -> TrainConfig:
+    def _check_combinations(self) -> TrainConfig:
         if self.from_ckpt is not None and self.weights == "imagenet":
-            raise ValueError(
-                "--from_ckpt and --weights imagenet exclude each other; leave one away"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _strength_of_something(self) -> TrainConfig:
+            raise ValueError("--from_ckpt and --weights imagenet are mutually exclusive; omit one")
         if self.jitter_strength != 1 and not self.jitter:
-            raise ValueError("--jitter_strength changes nothing without --jitter; give both")
+            raise ValueError("--jitter_strength has no effect without --jitter; give both")
         return self
 
 
 class DeployConfig(kerakit.Config):
-    """The flags of deploy.py."""
+    """Flags of deploy.py."""
 
-    read_from: Path = Field(description="Folder of a run: the --save_to of train.py.")
-    save_to: Path = Field(
-        description="Folder for the models, labels.txt, report.json and report.html."
-    )
+    read_from: Path = Field(description="Run folder: the --save_to of train.py.")
+    save_to: Path = Field(description="Folder for models, labels.txt, report.json and report.html.")
     formats: kerakit.List.Text | None = Field(
         None,
-        description=f"Only these, and none left out: {', '.join(FORMAT_NAMES)}; or {ALL}: what can be made here of all. "
-        f"Default: what can be made here of {', '.join(DEFAULT_FORMATS)}.",
+        description=f"Formats, all required: {', '.join(FORMAT_NAMES)}; or {ALL_FORMATS}: all "
+        f"that are "
+        f"available. Default: those available of {', '.join(DEFAULT_FORMATS)}.",
     )
     max_drop: float = Field(
-        0.01,
-        ge=0,
-        le=1,
-        description="The accuracy gate: a file that loses more of the held-out images ends in exit code 1.",
+        0.01, ge=0, le=1, description="Accuracy gate: largest accepted accuracy drop (0.01: 1 pp)."
     )
-    num_calibration: int = Field(
-        200, ge=1, description="Training images that ranges of int8 and int16 are measured on."
-    )
+    num_calibration: int = Field(200, ge=1, description="Training images for calibration.")
     edgetpu_compiler: Path | None = Field(
-        None, description="Google's edgetpu_compiler; default: the one on the PATH."
+        None, description="Path of Google's edgetpu_compiler; default: from PATH."
     )
     edgetpu_runtime: int | None = Field(
         None,
         ge=10,
         le=14,
-        description="Oldest runtime of the Edge TPU to compile for, 10 to 14; default: the compiler's, 14.",
+        description="Minimum Edge TPU runtime version, 10 to 14; default: the compiler's, 14.",
     )
     edgetpu_compiled: Path | None = Field(
-        None,
-        description="What the compiler made of model.tflite elsewhere: verified and delivered with it.",
+        None, description="model_edgetpu.tflite compiled elsewhere, to verify and export."
     )
     data_dir: Path | None = Field(
-        None, description="Folder or table of the images; default: where the run found them."
+        None, description="Folder or table of the images; default: that of the run."
     )
-    overwrite: bool = Field(False, description="Replace what was deployed to --save_to before.")
+    overwrite: bool = Field(False, description="Replace the export that --save_to holds.")
 
-    _own_folder = field_validator("save_to")(folder_of_its_own)
-    _where_it_is = field_validator("data_dir")(absolute)
+    _subfolder = field_validator("save_to")(_check_subfolder)
+    _path = field_validator("data_dir")(_absolute)
 
     @field_validator("edgetpu_compiler")
     @classmethod
-    def _a_program(cls, value: Path | None) -> Path | None:
+    def _check_program(cls, value: Path | None) -> Path | None:
         found = value and (shutil.which(value.absolute()) or shutil.which(value))
         if value and not found:
-            raise ValueError(f"{value} is no program that can be run")
+            raise ValueError(f"{value} is not an executable program")
         return Path(found) if found else None
 
     @field_validator("formats")
     @classmethod
-    def _known_formats(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        return value and tuple(known("format", name, (*FORMAT_NAMES, ALL)) for name in value)
+    def _check_formats(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        choices = (*FORMAT_NAMES, ALL_FORMATS)
+        return value and tuple(kerakit.check_choice("format", name, choices) for name in value)
 
 
 class EvaluateConfig(kerakit.Config):
-    """The flags of evaluate.py."""
+    """Flags of evaluate.py."""
 
-    read_from: Path = Field(description="Folder of a run: the --save_to of train.py.")
+    read_from: Path = Field(description="Run folder: the --save_to of train.py.")
     data_dir: Path | None = Field(
-        None, description="Folder or table of the images; default: where the run found them."
+        None, description="Folder or table of the images; default: that of the run."
     )
 
-    _where_it_is = field_validator("data_dir")(absolute)
+    _path = field_validator("data_dir")(_absolute)
 
 
 class PredictConfig(kerakit.Config):
-    """The flags of predict.py."""
+    """Flags of predict.py."""
 
-    read_from: Path = Field(description="Folder of a run: the --save_to of train.py.")
-    images: Positional[tuple[Path, ...]] = Field(description="Images, and folders of them.")
-    top: int = Field(1, ge=1, description="How many labels to give for each image.")
+    read_from: Path = Field(description="Run folder: the --save_to of train.py.")
+    images: Positional[tuple[Path, ...]] = Field(description="Images, and folders of images.")
+    top: int = Field(1, ge=1, description="Number of labels per image.")
     as_json: bool = Field(False, description="JSON instead of CSV.")
 
 
-def known(what: str, value: str, names: Any) -> str:
-    """Return ``value`` if it is among ``names``; else raise ValueError with the nearest one."""
-    if value in names:
-        return value
-    near = difflib.get_close_matches(value, names, n=1)
-    raise ValueError(
-        f"unknown {what} {value!r}{f', did you mean {near[0]!r}?' if near else '.'} There is {', '.join(names)}"
-    )
-
-
 def save(config: TrainConfig, run: kerakit.Run) -> None:
-    """Write ``config`` into a run."""
+    """Write the configuration of a run."""
     config.save(run.config)
 
 
 def read(run: kerakit.Run | Path | str) -> TrainConfig:
-    """Read the configuration of a run, or of the folder of one."""
-    return TrainConfig.read(
-        run.config if isinstance(run, kerakit.Run) else kerakit.Run.open(run).config
-    )
+    """Read the configuration of a run, or of a run folder."""
+    run = run if isinstance(run, kerakit.Run) else kerakit.Run.open(run)
+    return TrainConfig.read(run.config)
+
+
+def read_phases(from_ckpt: Path | None) -> tuple[str, ...] | None:
+    """Return the phases of the run of --from_ckpt; () for a weights file, None without one."""
+    if from_ckpt is None:
+        return None
+    return read(from_ckpt).phases if from_ckpt.is_dir() else ()

@@ -1,4 +1,4 @@
-"""Batches for training, and single images for calibration. The places to change are marked with CHANGE."""
+"""Batches for training, and single images for calibration. CHANGE marks the places to edit."""
 
 from __future__ import annotations
 
@@ -7,33 +7,30 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import albumentations as A  # noqa: N812 - its documentation calls it A
+import albumentations as A  # noqa: N812 - as in its documentation
 import numpy as np
+from PIL import Image
 
-import kerakit
-from kerakit.data.decode import Pixels
-from kerakit.deploy.quantization.calibration import places_in_turn
-from kerakit.report.plots import image_grid
+from kerakit import data
 from reader import DataReader
 
 
-class BatchGenerator(kerakit.BatchGenerator):
-    """A ``keras.utils.Sequence``: ``generator[i]`` is (images, targets), uint8 (batch, height, width, 3) and int32 (batch,)."""
+class BatchGenerator(data.BatchGenerator):
+    """A ``keras.utils.Sequence``: ``generator[i]`` is one batch of (images, targets).
+
+    Images are uint8 (batch, height, width, 3); targets of classification are int32 (batch,).
+    """
 
     def get_aug_pipeline(self) -> A.Compose:
-        """Return what --jitter does to a training image. CHANGE: to what may happen to your images and keeps their class.
+        """Return the augmentation of --jitter. CHANGE: to transforms that keep your labels valid.
 
-        ``self.strength`` is 1, or what --jitter_strength says.
-
-        Masks, boxes and keypoints follow if the reader gives a dictionary of them as the target, as albumentations names them.
+        ``self.strength`` is 1, or --jitter_strength.
         """
         s = self.strength
         return A.Compose(
             [
-                kerakit.Warp(flip=0.5, scale=(0.85**s, 1.25**s), translate=0.1 * s, rotate=15 * s),
-                kerakit.Recolor(
-                    brightness=0.15 * s, contrast=0.2 * s, saturation=0.2 * s, hue=6 * s
-                ),
+                data.Warp(flip=0.5, scale=(0.85**s, 1.25**s), translate=0.1 * s, rotate=15 * s),
+                data.Recolor(brightness=0.15 * s, contrast=0.2 * s, saturation=0.2 * s, hue=6 * s),
                 A.OneOf(
                     [
                         A.GaussianBlur(blur_limit=(3, 5)),
@@ -45,23 +42,22 @@ class BatchGenerator(kerakit.BatchGenerator):
             ]
         )
 
-    def preprocess(self, image: Pixels, annot: Any) -> tuple[Pixels, Any]:
-        """Return the pixels and the target of one image. CHANGE: crop, or build another target. The model normalises."""
+    def preprocess(self, image: data.Pixels, annot: Any) -> tuple[data.Pixels, Any]:
+        """Return image and annotation of one sample. CHANGE: to crop. The model normalizes."""
         return image, annot
 
-    def visualize(self, i: int, path: Path | str | None = None) -> Any:
-        """Draw batch ``i`` as a ``PIL.Image.Image``; save it to ``path`` if given. CHANGE: to titles that tell your targets."""
-        images, targets = self.peek(i)
-        are_arrays = isinstance(targets, np.ndarray)
-        picture = image_grid(
-            images,
-            [self._title(target) for target in targets] if are_arrays else [""] * len(images),
-        )
+    def visualize(self, i: int, path: Path | str | None = None) -> Image.Image:
+        """Draw batch ``i``; save it to ``path`` if given. CHANGE: the captions."""
+        images, targets = self.load_batch(i)
+        captions = [""] * len(images)
+        if isinstance(targets, np.ndarray):
+            captions = [self._caption(target) for target in targets]
+        picture = data.image_grid(images, captions)
         if path is not None:
             picture.save(path)
         return picture
 
-    def _title(self, target: Any) -> str:
+    def _caption(self, target: Any) -> str:
         names = self.data_reader.class_names
         if target.ndim == 1 and target.dtype.kind == "f" and len(target) == len(names):
             return " ".join(f"{names[i]} {target[i]:.0%}" for i in np.flatnonzero(target))
@@ -69,12 +65,12 @@ class BatchGenerator(kerakit.BatchGenerator):
 
 
 class ImageGenerator:
-    """Training images for calibration, without end and without augmentation.
+    """Training images for calibration: endless, class-balanced, without augmentation.
 
-    Each comes once before any comes again, and classes take turns, so that few images stand for all of them.
+    Every image is generated once before any is repeated.
 
     Args:
-        data_reader: what there is to read.
+        data_reader: the reader.
         input_size: (width, height) in pixels.
         seed: of the order.
     """
@@ -83,17 +79,17 @@ class ImageGenerator:
         self._batches = BatchGenerator(
             data_reader, "train", batch_size=1, input_size=input_size, seed=seed
         )
-        self._places = places_in_turn(self._batches)
+        self._order = self._batches.class_balanced_order()
 
     def __len__(self) -> int:
         """Return the number of different images."""
-        return len(self._places)
+        return len(self._order)
 
     def keys(self, count: int) -> list[str]:
-        """Return the reader's names of the first ``count`` images."""
-        return [self._batches.keys(place)[0] for place in self._places[:count]]
+        """Return the keys of the first ``count`` images."""
+        return [self._batches.sample_key(0, int(i)) for i in self._order[:count]]
 
-    def __iter__(self) -> Iterator[Pixels]:
-        """Yield uint8 (height, width, 3)."""
-        for place in itertools.cycle(self._places):
-            yield np.asarray(self._batches.sample(place)[0], np.uint8)
+    def __iter__(self) -> Iterator[data.Pixels]:
+        """Yield images, uint8 (height, width, 3)."""
+        for i in itertools.cycle(self._order):
+            yield np.asarray(self._batches.sample(int(i))[0], np.uint8)

@@ -1,4 +1,4 @@
-"""Deliver a trained model for devices, and prove what is delivered.
+"""Export a trained model for devices, and verify every exported file.
 
 python deploy.py --read_from progress/test --save_to deploy/test
 """
@@ -8,73 +8,68 @@ from functools import partial
 
 import config
 import kerakit
-from kerakit import script
-from kerakit.console import redirect_native_output
 
-# TensorFlow Lite is made with TensorFlow, whatever the model was trained on.
+args = kerakit.parse_args(config.DeployConfig, __doc__)
+run = kerakit.Run.open(args.read_from)
+trained = config.read(run)
+weights = run.best()
+
+# TensorFlow Lite files are made with TensorFlow, whatever backend the model was trained on.
 os.environ["KERAS_BACKEND"] = "tensorflow"
+with kerakit.quiet_startup():
+    import keras  # noqa: F401
 
+from datagen import BatchGenerator, ImageGenerator
+from kerakit import deploy
+from kerakit.data import check_class_names, held_out_mode
+from kerakit.models import build_model
+from reader import DataReader
+from task import get_task
 
-def main(args: config.DeployConfig) -> None:
-    """Deploy as ``args`` say."""
-    run = kerakit.Run.open(args.read_from)
-    trained = config.read(run)
-    weights = run.best()
+folder = deploy.ExportFolder(args.save_to)
+folder.check_new(args.overwrite)
+if args.edgetpu_compiled:
+    deploy.check_compiled_file(args.edgetpu_compiled)
 
-    with redirect_native_output():  # the start-up lines of TensorFlow
-        import restore
+# ------------------------------------------------------------------------------------------- Data
+reader = DataReader(args.data_dir or trained.data_dir, seed=trained.seed)
+check_class_names(reader, trained.class_names)
+task = get_task(trained.class_names)
+mode = held_out_mode(reader)  # "test", or "val" where there are no test images
+held_out = BatchGenerator(reader, mode, input_size=trained.input_size, task=task)
+images = ImageGenerator(reader, trained.input_size, trained.seed)
+calibration = deploy.select_calibration_images(images, args.num_calibration)
 
-    from datagen import ImageGenerator
-    from kerakit.deploy import report
-    from kerakit.deploy.edgetpu.compiled import refuse_other_files
-    from kerakit.deploy.export import Deployment, deploy
-    from kerakit.deploy.formats.base import Compiling
-    from kerakit.deploy.quantization.calibration import calibration_images
+# ------------------------------------------------------------------------------------------ Model
+model, _ = build_model(config.MODELS[trained.model], trained.input_size, task)
+kerakit.load_weights(model, weights)
 
-    deployment = Deployment(args.save_to)
-    deployment.check_new(args.overwrite)
-    if args.edgetpu_compiled:
-        refuse_other_files(args.edgetpu_compiled)
-
-    # ---------------------------------------------------------------------------------------------------------- Data
-    reader = restore.reader(trained, args.data_dir)
-    held_out = restore.held_out(trained, reader)
-    calibration = calibration_images(
-        ImageGenerator(reader, trained.input_size, trained.seed), args.num_calibration
+# ----------------------------------------------------------------------------------------- Export
+results = deploy.export_model(
+    model,
+    task,
+    folder,
+    calibration,
+    held_out,
+    formats=args.formats,
+    max_drop=args.max_drop,
+    edgetpu=deploy.EdgeTpuOptions(
+        args.edgetpu_compiler, args.edgetpu_runtime, args.edgetpu_compiled
+    ),
+    info={
+        "run": str(run.path),
+        "checkpoint": weights.name,
+        "model": trained.model,
+        "held_out": mode,
+    },
+    sample_name=partial(held_out.sample_key, 0),
+)
+deploy.print_results(results, len(held_out.index), args.max_drop)
+print(f"Exported to {folder.path}. Report: {folder.page} (data: {folder.report})")
+if failed := [result.format for result in results if result.status == "failed"]:
+    raise kerakit.JobError(f"not exported: {', '.join(failed)}. Reasons: above and in the report.")
+if below := [result.format for result in results if result.passed is False]:
+    raise kerakit.JobError(
+        f"below the accuracy gate: {', '.join(below)} (--max_drop {args.max_drop:g}). The files "
+        "are kept, and marked in the report."
     )
-
-    # -------------------------------------------------------------------------------------------------------- Deploy
-    rows = deploy(
-        restore.model(trained, weights),
-        deployment,
-        trained.class_names,
-        calibration,
-        held_out,
-        formats=args.formats,
-        max_drop=args.max_drop,
-        edgetpu=Compiling(args.edgetpu_compiler, args.edgetpu_runtime, args.edgetpu_compiled),
-        about={
-            "run": str(run.path),
-            "checkpoint": weights.name,
-            "model": trained.model,
-            "held_out": held_out.mode,
-        },
-        key=partial(held_out.key, 0),
-    )
-    report.show(rows, len(held_out.index))
-    print(
-        f"in {deployment.path}; all that was measured is in {deployment.report}, to look at in {deployment.page}"
-    )
-    if failed := [row.format for row in rows if row.status == "failed"]:
-        raise kerakit.JobError(
-            f"not delivered: {', '.join(failed)}. The reasons are above and in the report."
-        )
-    if below := [row.format for row in rows if row.measured and not row.measured.passed]:
-        raise kerakit.JobError(
-            f"{', '.join(below)}: more than --max_drop {args.max_drop:g} of the accuracy is lost. The files are kept, and "
-            "marked in the report."
-        )
-
-
-if __name__ == "__main__":
-    script.run(main, config.DeployConfig)

@@ -1,31 +1,30 @@
-"""How good a trained model is, class by class, on images that it was not trained on.
+"""Evaluate a trained model on held-out images.
 
 python evaluate.py --read_from progress/test
 """
 
 import config
 import kerakit
-from kerakit import script
-from kerakit.console import redirect_native_output
 
+args = kerakit.parse_args(config.EvaluateConfig, __doc__)
+run = kerakit.Run.open(args.read_from)
+trained = config.read(run)
+weights = run.best()
 
-def main(args: config.EvaluateConfig) -> None:
-    """Score the held-out images of a run."""
-    run = kerakit.Run.open(args.read_from)
-    trained = config.read(run)
-    weights = run.best()
+with kerakit.quiet_startup():
+    import keras  # noqa: F401
 
-    with redirect_native_output():  # the start-up lines of TensorFlow
-        import restore
+from datagen import BatchGenerator
+from kerakit import training
+from kerakit.data import check_class_names, held_out_mode
+from kerakit.models import build_model
+from reader import DataReader
+from task import get_task
 
-    from kerakit.deploy.formats.keras import predictor
-    from kerakit.deploy.gate import scores
-    from kerakit.training.evaluation import judge
-
-    held_out = restore.held_out(trained, restore.reader(trained, args.data_dir))
-    predicted, targets = scores(predictor(restore.model(trained, weights)), held_out)
-    judge(run, held_out, predicted, targets)
-
-
-if __name__ == "__main__":
-    script.run(main, config.EvaluateConfig)
+reader = DataReader(args.data_dir or trained.data_dir, seed=trained.seed)
+check_class_names(reader, trained.class_names)
+task = get_task(trained.class_names)
+held_out = BatchGenerator(reader, held_out_mode(reader), input_size=trained.input_size, task=task)
+model, _ = build_model(config.MODELS[trained.model], trained.input_size, task)
+kerakit.load_weights(model, weights)
+training.evaluate(model, task, held_out, run)

@@ -1,34 +1,29 @@
-"""What a trained model says of photos. `kerakit predict RUN IMAGE ...` calls it, too.
+"""Predict images with a trained model; `kerakit predict RUN IMAGE ...` calls this script, too.
 
 python predict.py --read_from progress/test photo.jpg folder
 """
 
 import config
 import kerakit
-from kerakit import script
-from kerakit.console import redirect_native_output
 
+args = kerakit.parse_args(config.PredictConfig, __doc__)
+run = kerakit.Run.open(args.read_from)
+trained = config.read(run)
+weights = run.best()
 
-def main(args: config.PredictConfig) -> None:
-    """Print a line for each image."""
-    run = kerakit.Run.open(args.read_from)
-    trained = config.read(run)
-    weights = run.best()
+with kerakit.quiet_startup():
+    import keras  # noqa: F401
 
-    with redirect_native_output():  # the start-up lines of TensorFlow
-        import restore
+from kerakit import deploy
+from kerakit.models import build_model
+from task import get_task
 
-    from kerakit.deploy.formats.keras import predictor
-    from kerakit.deploy.predict import answers, images_in, write_answers
-
-    paths = images_in(args.images)
-    predict = predictor(restore.model(trained, weights))
-    found = answers(predict, trained.input_size, list(trained.class_names), paths, args.top)
-    if bad := write_answers(found, args.as_json):
-        raise kerakit.UserError(
-            f"{bad} of {len(paths)} images could not be read; they are named above."
-        )
-
-
-if __name__ == "__main__":
-    script.run(main, config.PredictConfig)
+paths = deploy.find_images(args.images)
+task = get_task(trained.class_names)
+model, _ = build_model(config.MODELS[trained.model], trained.input_size, task)
+kerakit.load_weights(model, weights)
+predictions = deploy.predict_images(
+    deploy.keras_predict_fn(model), task, trained.input_size, paths, args.top
+)
+if unreadable := deploy.write_predictions(predictions, args.as_json):
+    raise kerakit.UserError(f"{unreadable} of {len(paths)} images could not be read; see above.")

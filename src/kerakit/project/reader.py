@@ -1,27 +1,25 @@
-"""What there is to read. Nothing is decoded here: see datagen.py."""
-
-from __future__ import annotations
+"""The reader: which images there are, and their annotations. Decoding is in datagen.py."""
 
 from pathlib import Path
 
 import config
-import kerakit
+from kerakit import data
 
 
-class DataReader(kerakit.DataReader):
-    """The images of DATA_DIR: ``image_paths``, ``targets``, ``class_names``; ``indices(mode)`` gives a split.
+class DataReader(data.DataReader):
+    """The images of DATA_DIR: ``image_paths``, ``targets``, ``class_names``, ``indices(mode)``.
 
         for path in DataReader().image_paths:
             image = PIL.Image.open(path)
 
-    To read another kind of data, write a class with ``class_names``, ``__len__``, ``key(i)``, ``image_path(i)``, ``target(i)``
-    and ``indices(mode)``; ``kerakit.data.reader.Reader`` says what each returns.
+    CHANGE: for data of another kind write a class with ``class_names``, ``__len__``, ``key(i)``,
+    ``image_path(i)``, ``target(i)`` and ``indices(mode)``: the protocol ``kerakit.data.Reader``.
     """
 
     def __init__(
         self,
-        data: Path | str = config.DATA_DIR,
+        data_dir: Path | str = config.DATA_DIR,
         train_ratio: float = config.TRAIN_RATIO_DEFAULT,
         seed: int = config.RANDOM_SEED_DEFAULT,
     ) -> None:
-        super().__init__(data, train_ratio, seed, exclusions=config.EXCLUSIONS)
+        super().__init__(data_dir, train_ratio, seed, exclusions=config.EXCLUSIONS)

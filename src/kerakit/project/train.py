@@ -1,91 +1,150 @@
 """Train a model.
 
-python train.py --save_to progress/test --num_epochs 10 --batch_size 8 --model mobilenet_v2 --input_size 224,224 --jitter
+python train.py --save_to progress/test --num_epochs 10 --model mobilenet_v2 --jitter
 """
 
+import sys
 from functools import partial
+from typing import Any
 
 import config
 import kerakit
-import search
-from kerakit import script
-from kerakit.console import redirect_native_output
+
+# Flags are parsed before TensorFlow is imported: --help and invalid flags are answered at once.
+args = kerakit.parse_args(config.TrainConfig, __doc__)
+run = kerakit.Run(args.save_to)
+if args.trials:
+    import search
+
+    sys.exit(search.run(args))
+run.check_new(args.overwrite)
+
+with kerakit.quiet_startup():
+    import keras
+
+import callbacks
+import loss
+from datagen import BatchGenerator
+from kerakit import training
+from kerakit.data import Mix, data_warnings, open_cache
+from kerakit.deploy import describe_unsupported, forecast_model
+from kerakit.models import build_model
+from reader import DataReader
+from task import get_task
+
+keras.utils.set_random_seed(args.seed)
+training.set_mixed_precision(args.mixed_precision)
+
+# ------------------------------------------------------------------------------------------- Data
+reader = DataReader(args.data_dir, seed=args.seed)
+task = get_task(reader.class_names)
+generator = partial(
+    BatchGenerator,
+    reader,
+    input_size=args.input_size,
+    jitter=args.jitter and args.jitter_strength,
+    drop_last=args.drop_last,
+    seed=args.seed,
+    task=task,
+    read=open_cache(args.cache, args.input_size, config.CACHE_DIR, args.cache_limit),
+    skip_unreadable=args.skip_unreadable,
+    mix=Mix(len(task.class_names), args.mixup, args.cutmix) if args.mixup or args.cutmix else None,
+)
+
+# ------------------------------------------------------------------------------------------ Model
+initial = "none" if args.from_ckpt else args.weights
+model, weights = build_model(config.MODELS[args.model], args.input_size, task, initial)
+if args.from_ckpt:
+    kerakit.load_weights(model, args.from_ckpt)
 
 
-def main(args: config.TrainConfig) -> None:
-    """Train as ``args`` say."""
-    if args.trials:
-        search.run(args)
-        return
-    run = kerakit.Run(args.save_to)
-    run.check_new(args.overwrite)
+def compile_model(part: keras.Model, optimizer: keras.optimizers.Optimizer | str) -> None:
+    """Compile the model, or the part of it that is trained."""
+    part.compile(optimizer, **task.compile_options(part, args, loss.LOSSES, loss.METRICS))
 
-    # Only now, since TensorFlow takes seconds to import: --help and wrong flags are answered at once.
-    with redirect_native_output():  # the start-up lines of TensorFlow
-        import keras
 
-    import callbacks
-    import loss
-    import phases
-    from datagen import BatchGenerator
-    from kerakit.data.cache import open_cache
-    from kerakit.data.reader import data_warnings
-    from kerakit.deploy.edgetpu.target import advice
-    from kerakit.models import build
-    from kerakit.run import load_weights, resolve_weights
-    from kerakit.training.session import session
-    from kerakit.training.tune import use_half_precision
-    from reader import DataReader
+compile_model(model, "sgd")  # an unsuitable loss ends here, before the run folder is touched
+phases = training.select_phases(args.strategy, weights, config.read_phases(args.from_ckpt))
 
-    keras.utils.set_random_seed(args.seed)
-    use_half_precision(args.mixed_precision)
+batch_size = args.batch_size
+if batch_size == "auto":
+    sample = generator(mode="train", batch_size=1).load_batch(0)
+    batch_size = training.find_batch_size(model, compile_model, sample)
+generator = partial(generator, batch_size=batch_size)
+train_data, val_data = generator(mode="train"), generator(mode="val")
+print(f"{len(train_data.index)} training and {len(val_data.index)} validation images")
+warnings = describe_unsupported(forecast_model(model)) if args.target == "edgetpu" else []
+for warning in [*data_warnings(reader), *warnings]:
+    print(f"WARNING: {warning}")
 
-    # --------------------------------------------------------------------------------------------------------- Model
-    reader = DataReader(args.data_dir, seed=args.seed)
-    wanted = "none" if args.from_ckpt else args.weights
-    model, weights = build(
-        config.MODELS[args.model], args.input_size, len(reader.class_names), wanted
+# --------------------------------------------------------------------------------------- Training
+cb = callbacks.get(run.path, overwrite=args.overwrite, model=model, track=args.track)
+recorded = {"weights": weights, "phases": phases, "class_names": task.class_names}
+config.save(args.model_copy(update={**recorded, "batch_size": batch_size}), run)
+epochs_done = 0
+
+
+def fit(part: keras.Model, data: Any, val: Any, epochs: int) -> None:
+    """Compile and fit the model, or the part of it above frozen layers."""
+    global epochs_done
+    rate = args.learning_rate
+    if rate == "auto":
+        rate = training.find_learning_rate(part, compile_model, data)
+    # Linear warm-up over a twentieth of the steps, then cosine decay to 0.
+    steps = epochs * len(data)
+    warm_up = max(1, steps // 20)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0, max(1, steps - warm_up), warmup_target=rate, warmup_steps=warm_up
     )
-    if args.from_ckpt:
-        load_weights(model, resolve_weights(args.from_ckpt))
-    loss.options(model, args)  # refuses a loss that does not fit before the run folder is touched
-    todo = phases.of(args, weights)
-    batch_size = phases.batch_size(args, model)
-    args = args.model_copy(update={"batch_size": batch_size, "weights": weights})
-
-    # ---------------------------------------------------------------------------------------------------------- Data
-    cache = open_cache(args.cache, args.input_size, config.CACHE_DIR, args.cache_limit)
-    mix = (
-        kerakit.Mix(len(reader.class_names), args.mixup, args.cutmix)
-        if args.mixup or args.cutmix
-        else None
+    ema = {"use_ema": True, "ema_momentum": args.ema} if args.ema else {}
+    optimizer = keras.optimizers.AdamW(schedule, weight_decay=1e-4, global_clipnorm=1.0, **ema)
+    compile_model(part, optimizer)
+    # The swap comes first, so that the other callbacks see the averaged weights.
+    swap = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if args.ema else []
+    on_images = data is train_data
+    progress = training.ThroughputMonitor(data) if on_images else training.EpochLogger()
+    history = part.fit(
+        data,
+        validation_data=val,
+        initial_epoch=epochs_done,
+        epochs=epochs_done + epochs,
+        callbacks=[*swap, data.epoch_callback(), training.FailOnNaN(data), *cb, progress],
+        class_weight=training.compute_class_weights(reader) if args.class_weights else None,
+        shuffle=False,  # the data owns its order
+        verbose=(1 if sys.stdout.isatty() else 2) if on_images else 0,
     )
-    make = partial(
-        BatchGenerator, reader, batch_size=batch_size, input_size=args.input_size, seed=args.seed
-    )
-    make = partial(make, read=cache, skip_unreadable=args.skip_unreadable, mix=mix)
-    train_data = make(
-        mode="train", jitter=args.jitter and args.jitter_strength, drop_last=args.drop_last
-    )
-    val_data = make(mode="val")
-    print(
-        f"{len(train_data.index)} images to train on, {len(val_data.index)} to validate, {len(reader.class_names)} classes."
-    )
-    for line in [*data_warnings(reader), *(advice(model) if args.target == "edgetpu" else [])]:
-        print(f"WARNING: {line}")
-
-    # --------------------------------------------------------------------------------------------------------- Train
-    cb = callbacks.get(run.path, overwrite=args.overwrite, model=model, track=args.track)
-    config.save(args.model_copy(update={"phases": todo, "class_names": reader.class_names}), run)
-    training = phases.Training(model, train_data, val_data, args, cb)
-    with session(run, (train_data, val_data), cb):
-        train_data.visualize(0, run.plots / "train_batch.png")
-        val_data.visualize(0, run.plots / "val_batch.png")
-        phases.run(todo, training)
-
-    print(f"trained: the best checkpoint is {run.best()}")
-    print(f"next: {script.deploy_command(run)}")
+    epochs_done = history.epoch[-1] + 1
 
 
-if __name__ == "__main__":
-    script.run(main, config.TrainConfig)
+def fit_above(frozen: keras.Model, part: keras.Model, epochs: int) -> None:
+    """Fit the part above frozen layers, on their features, computed once per image and view."""
+    store = training.FeatureStore(frozen, config.CACHE_DIR / "features")
+    views = 4 if args.jitter else 1  # augmented versions of each training image
+    if store.has_room_for(train_data, views):
+        features = training.FeatureDataset(store, train_data, views)
+        fit(part, features, training.FeatureDataset(store, val_data, batch_size=256), epochs)
+    else:
+        frozen.trainable = False
+        fit(model, train_data, val_data, epochs)
+
+
+with training.training_session(run, (train_data, val_data), cb):
+    train_data.visualize(0, run.plots / "train_batch.png")
+    val_data.visualize(0, run.plots / "val_batch.png")
+    print(f"phases: {', '.join(phases)}", flush=True)
+    if "head" in phases:
+        epochs = args.head_epochs or min(20, 2 * args.num_epochs)
+        fit_above(*training.split_at(model, "features"), epochs)
+    if "finetune" in phases:
+        for layer in model.layers:
+            # BatchNorm keeps the statistics of pretraining: those of small batches are worse.
+            layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
+        if split := training.find_split(model, fraction=0.7):
+            fit_above(*training.split_at(model, split), args.num_epochs)
+        else:
+            fit(model, train_data, val_data, args.num_epochs)
+    if "scratch" in phases:
+        fit(model, train_data, val_data, args.num_epochs)
+
+print(f"best checkpoint: {run.best()}")
+print(f"next: {kerakit.deploy_command(run)}")

@@ -3,4 +3,4 @@
 from kerakit.tasks.base import Task
 from kerakit.tasks.classification import Classification, ClassPredictions
 
-__all__ = ["Classification", "ClassPredictions", "Task"]
+__all__ = ["ClassPredictions", "Classification", "Task"]

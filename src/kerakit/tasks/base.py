@@ -1,15 +1,18 @@
-"""The protocol of a task. The engine uses a label through these members only and never asks which task it has."""
+"""The protocol of a task: the engine uses labels through it and never asks which task it has."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     import keras
+    from matplotlib.figure import Figure
     from PIL import Image
+
+    from kerakit.report.page import Section
 
 
 class Predictions(Protocol):
@@ -36,16 +39,26 @@ class Task(Protocol):
     main_metric: str
 
     def encode(self, annotation: Any, input_size: tuple[int, int]) -> Any:
-        """Return the target for ``fit``, arrays of fixed shape, from an annotation after augmentation."""
+        """Return the target for ``fit``, of fixed shape, from an annotation after augmentation."""
 
     def followers(self, annotation: Any) -> dict[str, Any]:
-        """Return what augmentation moves along, by albumentations' names: ``mask``, ``bboxes``, ``keypoints``."""
+        """Return the mask, boxes or keypoints that augmentation moves, by albumentations' names."""
 
     def head(self, features: Any) -> Any:
-        """Return the outputs of the model, Keras tensors, from the features of a backbone."""
+        """Return the model's outputs, Keras tensors, from a backbone's features.
 
-    def compile_options(self, loss: Any, metrics: Sequence[str]) -> dict[str, Any]:
-        """Return the arguments of ``model.compile`` beside the optimizer."""
+        The last tensor that all outputs depend on is the output of a layer named "features", where
+        training splits backbone and head.
+        """
+
+    def compile_options(
+        self,
+        model: keras.Model,
+        args: Any,
+        losses: Mapping[str, Callable[..., Any]] | None = None,
+        metrics: Sequence[Sequence[str]] = ...,
+    ) -> dict[str, Any]:
+        """Return the arguments of ``model.compile`` beside the optimizer, as the flags say."""
 
     def check_model(self, model: keras.Model) -> None:
         """Raise UserError unless the outputs of ``model`` fit this task."""
@@ -68,5 +81,17 @@ class Task(Protocol):
     def describe(self, prediction: Any, top: int = 1) -> list[dict[str, Any]]:
         """Return a prediction as up to ``top`` records for CSV and JSON."""
 
+    def format_prediction(self, prediction: Any) -> str:
+        """Return a prediction as one line of text, for captions."""
+
+    def format_annotation(self, annotation: Any) -> str:
+        """Return an annotation as one line of text, for captions."""
+
     def draw(self, image: NDArray[Any], prediction: Any, annotation: Any = None) -> Image.Image:
-        """Return an image, uint8 (height, width, 3), with its prediction and, optionally, its true label."""
+        """Return an image, uint8 (height, width, 3), with prediction and, if given, true label."""
+
+    def plot(self, predictions: Any, annotations: NDArray[Any]) -> dict[str, Figure]:
+        """Return the plots of an evaluation by name, for the ``plots/`` folder of a run."""
+
+    def report(self, predictions: Mapping[str, Any], annotations: NDArray[Any]) -> list[Section]:
+        """Return sections of a report page about predictions of the same images, by model name."""

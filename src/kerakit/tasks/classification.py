@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +12,18 @@ from numpy.typing import NDArray
 from kerakit import metrics
 from kerakit.device import classification as device
 from kerakit.errors import UserError
+from kerakit.tasks.losses import LossFn, find_loss, smooth_labels
 
 if TYPE_CHECKING:
     import keras
+    from matplotlib.figure import Figure
     from PIL import Image
+
+    from kerakit.report.page import Section
+
+
+MAX_PLOTTED_CLASSES = 100
+"""Number of classes up to which a confusion matrix is plotted."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +32,9 @@ class ClassPredictions:
 
     Attributes:
         scores: float32 (n, classes).
-        classes: the predicted class indices, int64 (n,).
-        confidence: their scores, float32 (n,).
+
+    >>> ClassPredictions(np.array([[0.9, 0.1], [0.4, 0.6]], np.float32)).classes
+    array([0, 1])
     """
 
     scores: NDArray[np.float32]
@@ -56,6 +65,11 @@ class Classification:
 
     Args:
         class_names: in the order of the outputs.
+
+    >>> task = Classification(["cat", "dog"])
+    >>> predictions = task.decode(np.array([[0.9, 0.1], [0.6, 0.4]]))
+    >>> task.score(predictions, np.array([0, 1]))["accuracy"]
+    0.5
     """
 
     name = "classification"
@@ -64,7 +78,7 @@ class Classification:
     def __init__(self, class_names: Sequence[str]) -> None:
         self.class_names = tuple(class_names)
 
-    # ---------------------------------------------------------------------------------------------------- training
+    # ------------------------------------------------------------------------------------- training
 
     def encode(self, annotation: Any, input_size: tuple[int, int]) -> Any:  # noqa: ARG002 - the protocol's signature
         """Return the class index as it is."""
@@ -74,34 +88,86 @@ class Classification:
         """Return nothing: a class is invariant under augmentation."""
         return {}
 
-    def head(self, features: Any) -> Any:
-        """Return class probabilities, (batch, classes), from features, (batch, channels)."""
+    def head(self, features: keras.KerasTensor) -> keras.KerasTensor:
+        """Return class probabilities, (batch, classes).
+
+        Args:
+            features: of a backbone, (batch, height, width, channels), which are averaged by the
+                layer "features", or (batch, channels).
+        """
         from keras import layers
 
+        if len(features.shape) == 4:
+            features = layers.GlobalAveragePooling2D(name="features")(features)
         x = layers.Dropout(0.2)(features)
         # In float32 even under mixed precision: float16 rounds probabilities below 6e-8 to 0.
-        return layers.Dense(
+        dense = layers.Dense(
             len(self.class_names), activation="softmax", name="probabilities", dtype="float32"
-        )(x)
+        )
+        return dense(x)
 
-    def compile_options(self, loss: Any, metrics: Sequence[str]) -> dict[str, Any]:
-        """Return ``loss`` and ``metrics`` for ``model.compile``."""
-        return {"loss": loss, "metrics": list(metrics)}
+    def compile_options(
+        self,
+        model: keras.Model,
+        args: Any,
+        losses: Mapping[str, LossFn] | None = None,
+        metrics: Sequence[Sequence[str]] = (("accuracy",),),
+    ) -> dict[str, Any]:
+        """Return ``loss``, ``loss_weights`` and ``metrics`` for ``model.compile``.
+
+        Args:
+            model: with one output or several.
+            args: has ``loss`` (names: one for all outputs, or one per output), ``loss_weights``
+                (one per output, or None), ``label_smoothing``, ``mixup`` and ``cutmix``; with the
+                latter two, targets are soft labels, so sparse losses are replaced by their dense
+                counterparts.
+            losses: further losses by name.
+            metrics: names per output; the last list holds for all following outputs.
+
+        Raises:
+            UserError: the numbers don't fit the outputs, or a loss is unknown.
+        """
+        count = len(model.outputs)
+        names = list(args.loss) * count if len(args.loss) == 1 else list(args.loss)
+        for flag, values in (("--loss", names), ("--loss_weights", args.loss_weights)):
+            if values is not None and len(values) != count:
+                raise UserError(
+                    f"{flag} has {len(values)} value(s); the model has {count} output(s). Give one "
+                    "each."
+                )
+        soft = bool(args.mixup or args.cutmix)
+        functions = [
+            find_loss(name.removeprefix("sparse_") if soft else name, losses or {})
+            for name in names
+        ]
+        if args.label_smoothing:
+            functions = [
+                smooth_labels(function, args.label_smoothing)
+                if name.endswith("categorical_crossentropy")
+                else function
+                for name, function in zip(names, functions, strict=True)
+            ]
+        columns = [list(metrics[min(i, len(metrics) - 1)]) for i in range(count)]
+        return {
+            "loss": functions if count > 1 else functions[0],
+            "loss_weights": list(args.loss_weights) if args.loss_weights else None,
+            "metrics": columns if count > 1 else columns[0],
+        }
 
     def check_model(self, model: keras.Model) -> None:
         """Raise UserError unless ``model`` has one output of (batch, classes)."""
         shapes = [tuple(output.shape) for output in model.outputs]
         if len(shapes) != 1 or len(shapes[0]) != 2:
             raise UserError(
-                f"the model has {len(shapes)} output(s) of shape {', '.join(map(str, shapes))}; classification expects "
-                "one output of (batch, classes)."
+                f"the model has {len(shapes)} output(s) of shape {', '.join(map(str, shapes))}; "
+                "classification expects one output of (batch, classes)."
             )
         if shapes[0][1] != len(self.class_names):
             raise UserError(
                 f"the model has {shapes[0][1]} classes, the dataset {len(self.class_names)}."
             )
 
-    # -------------------------------------------------------------------------------------------------- evaluation
+    # ----------------------------------------------------------------------------------- evaluation
 
     def decode(self, outputs: NDArray[Any]) -> ClassPredictions:
         """Return the predictions for scores (n, classes)."""
@@ -145,11 +211,40 @@ class Classification:
             for i, score in device.decode(prediction, top)
         ]
 
+    def format_prediction(self, prediction: NDArray[np.float32]) -> str:
+        """Return the predicted label and its confidence."""
+        ((index, confidence),) = device.decode(prediction)
+        return f"{self.class_names[index]} {confidence:.0%}"
+
+    def format_annotation(self, annotation: Any) -> str:
+        """Return the true label."""
+        return self.class_names[int(annotation)]
+
     def draw(
         self, image: NDArray[Any], prediction: NDArray[np.float32], annotation: Any = None
     ) -> Image.Image:
         """Return the image with its predicted and, optionally, its true label below it."""
-        ((index, confidence),) = device.decode(prediction)
-        lines = [f"predicted: {self.class_names[index]} {confidence:.0%}"]
-        lines += [] if annotation is None else [f"true: {self.class_names[int(annotation)]}"]
+        lines = [f"predicted: {self.format_prediction(prediction)}"]
+        lines += [] if annotation is None else [f"true: {self.format_annotation(annotation)}"]
         return device.draw(image, lines)
+
+    def plot(self, predictions: ClassPredictions, annotations: NDArray[Any]) -> dict[str, Figure]:
+        """Return the plot of the confusion matrix; none for more classes than can be read."""
+        from kerakit.report import charts
+
+        if len(self.class_names) > MAX_PLOTTED_CLASSES:
+            return {}
+        matrix = metrics.confusion_matrix(annotations, predictions.classes, len(self.class_names))
+        return {"confusion_matrix": charts.plot_confusion_matrix(matrix, self.class_names)}
+
+    def report(
+        self, predictions: Mapping[str, ClassPredictions], annotations: NDArray[Any]
+    ) -> list[Section]:
+        """Return sections with confusion matrices, most confused pairs and metrics per class."""
+        from kerakit.report.confusion import confusion_sections
+
+        matrices = {
+            name: metrics.confusion_matrix(annotations, each.classes, len(self.class_names))
+            for name, each in predictions.items()
+        }
+        return confusion_sections(matrices, self.class_names)

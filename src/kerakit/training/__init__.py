@@ -1,7 +1,71 @@
-"""What happens around ``fit``; ``fit`` itself belongs to the project.
+"""Training: everything around ``compile`` and ``fit``, which stand in the project's train.py."""
 
-Imports nothing heavy: flags are checked against ``TRACKER_NAMES`` before TensorFlow is loaded.
-"""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kerakit.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from kerakit.training.callbacks import Checkpoints, EpochLogger, FailOnNaN, HistoryWriter
+    from kerakit.training.evaluation import evaluate
+    from kerakit.training.features import FeatureDataset, FeatureStore
+    from kerakit.training.phases import compute_class_weights, select_phases
+    from kerakit.training.search import Search
+    from kerakit.training.session import training_session
+    from kerakit.training.split_model import find_split, split_at
+    from kerakit.training.throughput import ThroughputMonitor
+    from kerakit.training.trackers import get_trackers
+    from kerakit.training.tune import find_batch_size, find_learning_rate, set_mixed_precision
 
 TRACKER_NAMES = ("mlflow", "wandb")
-"""What ``--track`` takes: the packages that a training can be tracked with."""
+"""Values of ``--track``: the names of the packages.
+
+>>> "mlflow" in TRACKER_NAMES
+True
+"""
+
+_HOMES = {
+    "Checkpoints": "kerakit.training.callbacks",
+    "EpochLogger": "kerakit.training.callbacks",
+    "FailOnNaN": "kerakit.training.callbacks",
+    "FeatureDataset": "kerakit.training.features",
+    "FeatureStore": "kerakit.training.features",
+    "HistoryWriter": "kerakit.training.callbacks",
+    "Search": "kerakit.training.search",
+    "ThroughputMonitor": "kerakit.training.throughput",
+    "compute_class_weights": "kerakit.training.phases",
+    "evaluate": "kerakit.training.evaluation",
+    "find_batch_size": "kerakit.training.tune",
+    "find_learning_rate": "kerakit.training.tune",
+    "find_split": "kerakit.training.split_model",
+    "get_trackers": "kerakit.training.trackers",
+    "select_phases": "kerakit.training.phases",
+    "set_mixed_precision": "kerakit.training.tune",
+    "split_at": "kerakit.training.split_model",
+    "training_session": "kerakit.training.session",
+}
+
+__all__ = [
+    "TRACKER_NAMES",
+    "Checkpoints",
+    "EpochLogger",
+    "FailOnNaN",
+    "FeatureDataset",
+    "FeatureStore",
+    "HistoryWriter",
+    "Search",
+    "ThroughputMonitor",
+    "compute_class_weights",
+    "evaluate",
+    "find_batch_size",
+    "find_learning_rate",
+    "find_split",
+    "get_trackers",
+    "select_phases",
+    "set_mixed_precision",
+    "split_at",
+    "training_session",
+]
+
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -1,107 +1,110 @@
-"""How good a model is: per class, as a table, as pictures, and as a file."""
+"""Evaluation of a trained model on held-out images: table, plots, evaluation.json, report page."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
 from rich.table import Table
-from sklearn.metrics import precision_recall_fscore_support
 
 from kerakit.console import print_table
 from kerakit.data.generator import BatchGenerator
 from kerakit.files import write_json
-from kerakit.report.confusion import MOST_DRAWN, confusion
-from kerakit.report.plots import draw_confusion, image_grid
+from kerakit.inference import keras_predict_fn, predict_batches
+from kerakit.report import charts
+from kerakit.report.plots import image_grid
 from kerakit.run import Run
 from kerakit.training.page import Mistake, write_page
 
-MISTAKES_SHOWN = 32
+if TYPE_CHECKING:
+    import keras
+
+    from kerakit.tasks import Task
+
+MAX_MISTAKES = 32
+"""Number of the most confident mistakes that are shown."""
 
 
-def judge(
-    run: Run, held_out: BatchGenerator, predicted: NDArray[np.float32], targets: NDArray[Any]
-) -> None:
-    """Print and keep what scores say: ``evaluation.json``, ``plots/confusion.png``, ``plots/mistakes.png``, the page.
+def evaluate(
+    model: keras.Model, task: Task, held_out: BatchGenerator, run: Run
+) -> dict[str, float]:
+    """Evaluate ``model`` and write evaluation.json, plots and the report page into the run folder.
 
     Args:
-        run: where to.
-        held_out: the images that were scored, in its order.
-        predicted: scores, (n, classes).
-        targets: the right classes, (n,).
+        model: a trained model.
+        task: decodes and scores its outputs.
+        held_out: batches of images that the training did not use.
+        run: the run folder.
+
+    Returns:
+        The metrics, the main one first.
+
+    >>> import keras
+    >>> from kerakit.tasks import Classification
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
+    >>> evaluate(model, Classification(["cat", "dog"]), held_out=[], run=Run("progress/test"))
+    Traceback (most recent call last):
+    kerakit.errors.UserError: the model has 3 classes, the dataset 2.
     """
-    names = held_out.data_reader.class_names
-    answers = predicted.argmax(axis=1)
-    every = np.arange(len(names))
-    matrix = confusion(targets, answers, len(names))
-    parts = precision_recall_fscore_support(targets, answers, labels=every, zero_division=0)
-    rows = [
-        {
-            "class": name,
-            "images": int(images),
-            "precision": float(p),
-            "recall": float(r),
-            "f1": float(f),
-        }
-        for name, p, r, f, images in zip(names, *parts, strict=True)
-    ]
-    accuracy = float(np.mean(answers == targets))
-    run.plots.mkdir(exist_ok=True)
+    task.check_model(model)
+    outputs, annotations = predict_batches(keras_predict_fn(model), held_out)
+    predictions = task.decode(outputs)
+    metrics = task.score(predictions, annotations)
+    details = task.details(predictions, annotations)
     write_json(
         run.evaluation,
         {
+            "task": task.name,
             "split": held_out.mode,
-            "images": len(targets),
-            "accuracy": accuracy,
-            "classes": rows,
-            "confusion": matrix.tolist(),
+            "images": len(annotations),
+            "metrics": metrics,
+            **details,
         },
     )
-    if len(names) <= MOST_DRAWN:
-        draw_confusion(matrix, names, run.plots / "confusion.png")
-    mistakes = _mistakes(held_out, predicted, targets)
+    run.plots.mkdir(exist_ok=True)
+    mistakes = _collect_mistakes(task, held_out, predictions, annotations)
+    for name, figure in task.plot(predictions, annotations).items():
+        charts.save_png(figure, run.plots / f"{name}.png")
     _draw_mistakes(run, mistakes)
-    write_page(run, mistakes)
-    table = Table(
-        title=f"{accuracy:.2%} of {len(targets)} {held_out.mode} images are right",
-        title_justify="left",
-    )
-    for heading in ("class", "images", "precision", "recall", "F1"):
-        table.add_column(heading, justify="left" if heading == "class" else "right")
-    for row in rows:
-        table.add_row(
-            str(row["class"]),
-            f"{row['images']:,}",
-            *(f"{row[key]:.1%}" for key in ("precision", "recall", "f1")),
-        )
-    print_table(table)
-    print(f"in {run.evaluation}; to look at: {run.page}")
+    write_page(run, mistakes, task.report({"Keras": predictions}, annotations))
+    _print(metrics, details, f"{len(annotations):,} {held_out.mode} images")
+    print(f"report: {run.page} (data: {run.evaluation})")
+    return metrics
 
 
-def _mistakes(
-    held_out: BatchGenerator, predicted: NDArray[np.float32], targets: NDArray[Any]
+def _collect_mistakes(
+    task: Task, held_out: BatchGenerator, predictions: Any, annotations: Any
 ) -> list[Mistake]:
-    """Return the wrong answers of which the model was surest."""
-    names, answers = held_out.data_reader.class_names, predicted.argmax(axis=1)
-    wrong = np.flatnonzero(answers != targets)
-    worst = wrong[np.argsort(-predicted[wrong].max(axis=1), kind="stable")][:MISTAKES_SHOWN]
+    """Return the most confident mistakes, with their images."""
     return [
         Mistake(
-            held_out.sample(i)[0],
-            names[targets[i]],
-            names[answers[i]],
-            float(predicted[i].max()),
-            held_out.key(0, i),
+            pixels=held_out.sample(i)[0],
+            true_label=task.format_annotation(annotations[i]),
+            prediction=task.format_prediction(predictions[i]),
+            key=held_out.sample_key(0, i),
         )
-        for i in worst.tolist()
+        for i in task.mistakes(predictions, annotations)[:MAX_MISTAKES].tolist()
     ]
 
 
-def _draw_mistakes(run: Run, mistakes: Sequence[Mistake]) -> None:
+def _draw_mistakes(run: Run, mistakes: list[Mistake]) -> None:
+    path = run.plots / "mistakes.png"
     if mistakes:
-        titles = [f"{one.answer}, not {one.right}" for one in mistakes]
-        image_grid([one.pixels for one in mistakes], titles).save(run.plots / "mistakes.png")
+        captions = [f"{one.prediction}, true: {one.true_label}" for one in mistakes]
+        image_grid([one.pixels for one in mistakes], captions).save(path)
     else:
-        (run.plots / "mistakes.png").unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+
+
+def _print(metrics: dict[str, float], details: dict[str, Any], images: str) -> None:
+    """Print the metrics, and the table of the classes where there is one."""
+    title = f"Evaluated on {images}. " + ", ".join(f"{k}: {v:.4f}" for k, v in metrics.items())
+    rows = details.get("classes", [])
+    if not rows:
+        print(title)
+        return
+    table = Table(title=title, title_justify="left")
+    for name in rows[0]:
+        table.add_column(name, justify="left" if name == "class" else "right")
+    for row in rows:
+        table.add_row(*(f"{v:.1%}" if isinstance(v, float) else str(v) for v in row.values()))
+    print_table(table)

@@ -1,273 +1,227 @@
-"""A training as one page to look at: what its run folder holds, drawn."""
+"""The report page of a run."""
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
-from kerakit import answers, charts
 from kerakit.data.split import MODES
-from kerakit.errors import UserError
-from kerakit.files import write_text
+from kerakit.files import read_json, write_text
+from kerakit.report.charts import plot_curves
 from kerakit.report.page import (
-    Html,
-    answered,
-    badge,
-    command,
-    document,
-    gallery,
-    header,
-    join,
-    made_with,
-    note,
-    picture,
-    section,
-    shown,
-    side_by_side,
-    table,
-    tag,
-    tiles,
-    when,
+    Badge,
+    Bar,
+    Block,
+    Chart,
+    Command,
+    Gallery,
+    Note,
+    Page,
+    Paragraph,
+    Picture,
+    Sample,
+    Section,
+    SideBySide,
+    Table,
+    Tile,
+    Tiles,
+    environment_section,
+    format_label,
+    format_time,
+    format_value,
+    make_block,
+    render,
 )
 from kerakit.report.plots import ROW_HEIGHT
-from kerakit.run import Checkpoint, Run
+from kerakit.run import RESTORE, Checkpoint, Run
 from kerakit.script import deploy_command, evaluate_command
 
 BATCH_ROWS = 4
-"""How many rows of the picture of a batch are shown."""
+"""Number of rows of the plot of a batch that are shown."""
 
-_ENDED = {"done": "good", "interrupted": "idle", "failed": "bad"}
+_STATUS = {
+    "completed": Badge("completed", "good"),
+    "interrupted": Badge("interrupted", "idle"),
+    "failed": Badge("failed", "bad"),
+}
+
+History = Sequence[Mapping[str, float]]
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """An image that was given a wrong class.
+    """An image with a wrong prediction.
 
     Attributes:
         pixels: (height, width, 3), values from 0 to 255.
-        right: the name of its class.
-        answer: the name of the class that was answered.
-        confidence: the score of that answer.
-        key: its name.
+        true_label: human-readable.
+        prediction: human-readable, with its confidence.
+        key: of the image.
     """
 
     pixels: Any
-    right: str
-    answer: str
-    confidence: float
+    true_label: str
+    prediction: str
     key: str
 
 
-def write_page(run: Run, mistakes: Sequence[Mistake] = ()) -> None:
-    """Write the page of a run from what its folder holds.
+def write_page(
+    run: Run, mistakes: Sequence[Mistake] = (), sections: Sequence[Section] = ()
+) -> None:
+    """Write the page of a run from the files in its folder.
 
     Args:
         run: the run.
-        mistakes: the worst ones that its evaluation found.
+        mistakes: of its evaluation, the most confident first.
+        sections: of its evaluation, from ``Task.report``.
 
     Raises:
         UserError: a file of the run is damaged.
     """
-    config, report, evaluation = _read(run.config), _read(run.report), _read(run.evaluation)
+    config, report, evaluation = map(_read, (run.config, run.report, run.evaluation))
     history = run.read_history() if run.history.exists() else []
     best = next(iter(run.list_checkpoints()), None)
-    name = f"Training of {config.get('model', 'a model')}"
-    body = [
-        _header(name, run, config, report),
+    settings = {key: value for key, value in config.items() if key != "class_names"}
+    content = [
         _tiles(history, best, report, evaluation),
         _curves(history, best, config, report),
-        _evaluation(evaluation, mistakes),
+        *sections,
+        _mistakes(mistakes),
         _batches(run.plots),
         _data(report),
-        section("Next", *_next(run, evaluation)),
-        section(
-            "Settings", shown({key: value for key, value in config.items() if key != "class_names"})
-        ),
-        made_with(report) if report else None,
+        Section("Next", _next(run, evaluation)),
+        Section("Configuration", [make_block(settings)]),
+        environment_section(report) if report else None,
     ]
-    write_text(run.page, document(name, *body))
+    page = Page(
+        f"{config.get('model', 'model')}: training",
+        _lines(run, config, report),
+        [part for part in content if part is not None],
+    )
+    write_text(run.page, render(page))
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Return what a JSON file holds; nothing where there is none."""
+    """Return the content of a JSON file; {} if there is no such file."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return found if isinstance(found, dict) else {}
+        content: dict[str, Any] = read_json(path, dict, RESTORE)
     except FileNotFoundError:
         return {}
-    except ValueError as error:
-        raise UserError(
-            f"{path} is damaged: {error}. Restore it from a copy, or train again."
-        ) from None
+    return content
 
 
-def _header(name: str, run: Run, config: Mapping[str, Any], report: Mapping[str, Any]) -> Html:
-    ended = report.get("ended")
-    lines: list[object] = [
-        f"{run.path}, from weights {config.get('weights')}: {', '.join(config.get('phases', []))}"
-    ]
-    if ended:
-        lines.append(
-            join(
-                badge(ended, _ENDED[ended]),
-                f" {when(report['created'])}, after {_duration(report['seconds'])}",
-            )
-        )
-    return header(name, *lines)
+def _lines(run: Run, config: Mapping[str, Any], report: Mapping[str, Any]) -> list[Paragraph]:
+    phases = ", ".join(config.get("phases", []))
+    lines = [Paragraph(f"{run.path}; weights: {config.get('weights')}; phases: {phases}")]
+    if report:
+        time = f"{format_time(report['created'])}, after {_format_duration(report['seconds'])}"
+        lines.append(Paragraph(time, _STATUS[report["status"]]))
+    return lines
 
 
-def _duration(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
-    return (
-        f"{minutes // 60} h {minutes % 60} min"
-        if minutes >= 60
-        else f"{minutes} min {rest} s"
-        if minutes
-        else f"{seconds:g} s"
-    )
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:g} s"
 
 
 def _tiles(
-    history: Sequence[Mapping[str, float]],
+    history: History,
     best: Checkpoint | None,
     report: Mapping[str, Any],
     evaluation: Mapping[str, Any],
-) -> Html:
-    parts: list[tuple[str, object, object]] = []
-    if best:
-        chosen = f", chosen by {report['monitor']}" if report.get("monitor") else ""
-        parts.append(("best epoch", str(best.epoch), f"of {len(history)}{chosen}"))
+) -> Tiles:
+    tiles = []
+    if best is not None:
+        monitor = f", by {report['monitor']}" if report.get("monitor") else ""
+        tiles.append(Tile("best epoch", str(best.epoch), f"of {len(history)}{monitor}"))
         row: Mapping[str, float] = next((row for row in history if row["epoch"] == best.epoch), {})
         for name in [name for name in row if name.startswith("val_")][:3]:
-            trained = row.get(name.removeprefix("val_"))
-            parts.append(
-                (
-                    f"{name}, then",
-                    shown(row[name], name),
-                    "" if trained is None else join("training: ", shown(trained, name)),
-                )
-            )
-    if evaluation.get("split") == "test":
-        parts.append(
-            (
-                "accuracy, test",
-                f"{evaluation['accuracy']:.2%}",
-                f"of {evaluation['images']:,} images",
-            )
-        )
+            metric = name.removeprefix("val_")
+            note = f"training: {format_value(row[metric], metric)}" if metric in row else ""
+            label = f"{format_label(metric)}, validation"
+            tiles.append(Tile(label, format_value(row[name], metric), note))
+    for metric, value in evaluation.get("metrics", {}).items():
+        label = f"{format_label(metric)}, {evaluation['split']}"
+        count = f"{evaluation['images']:,} images"
+        tiles.append(Tile(label, format_value(value, metric), count))
     if images := report.get("images"):
-        rest = ", ".join(f"{n:,} {mode}" for mode, n in images.items() if mode != "train" and n)
-        parts.append(("images to train on", f"{images['train']:,}", f"and {rest}"))
-    return tiles(*parts)
+        others = [f"{n:,} {mode}" for mode, n in images.items() if mode != "train" and n]
+        tiles.append(Tile("training images", f"{images['train']:,}", ", ".join(others)))
+    return Tiles(tiles)
 
 
 def _curves(
-    history: Sequence[Mapping[str, float]],
+    history: History,
     best: Checkpoint | None,
     config: Mapping[str, Any],
     report: Mapping[str, Any],
-) -> Html | None:
-    """Draw each metric; marked are where phases begin, if there are several, and the best epoch."""
-    marks = [(float(best.epoch), charts.BEST)] if best else []
+) -> Section | None:
+    """Plot each metric, with marks at the best epoch and at the beginnings of several phases."""
     starts = report.get("phase_starts", [])
+    marks = [(float(best.epoch), "best")] if best else []
     if len(starts) > 1:
-        marks += [
-            (float(epoch), str(phase))
-            for epoch, phase in zip(starts, config.get("phases", []), strict=False)
-        ]
+        phases = zip(starts, config.get("phases", []), strict=False)
+        marks += [(float(epoch), str(phase)) for epoch, phase in phases]
     names = dict.fromkeys(
         name.removeprefix("val_") for row in history for name in row if name != "epoch"
     )
-    drawn = []
+    charts: list[tuple[str, Block]] = []
     for name in names:
-        lines = [
-            charts.Curve(label, [(row["epoch"], row[key]) for row in history if key in row])
-            for key, label in ((name, "training"), (f"val_{name}", "validation"))
-        ]
-        drawn.append((name, charts.curves(name, [line for line in lines if line.points], marks)))
-    shown_ = [(name, picture_) for name, picture_ in drawn if picture_ is not None]
-    return section("Curves", side_by_side(*shown_)) if shown_ else None
+        keys = ("epoch", name, f"val_{name}")
+        rows = [{key: row[key] for key in keys if key in row} for row in history]
+        if any(math.isfinite(row[key]) for row in rows for key in keys[1:] if key in row):
+            charts.append(("", Chart(plot_curves(rows, marks), f"{name} over epochs")))
+    return Section("Curves", [SideBySide(charts)]) if charts else None
 
 
-def _evaluation(evaluation: Mapping[str, Any], mistakes: Sequence[Mistake]) -> Html | None:
-    if not evaluation:
+def _mistakes(mistakes: Sequence[Mistake]) -> Section | None:
+    if not mistakes:
         return None
-    names = [row["class"] for row in evaluation["classes"]]
-    matrix = np.array(evaluation["confusion"], np.int64)
-    accuracy, count = evaluation["accuracy"], evaluation["images"]
-    drawn = answers.drawn(
-        ("in images", matrix, False), ("as shares of the class", matrix, True), names=names
-    )
-    wrong = [
-        (one.pixels, one.right, [answered("answered", one.answer, one.confidence)], one.key)
+    samples = [
+        Sample(one.pixels, one.true_label, [f"predicted: {one.prediction}"], one.key)
         for one in mistakes
     ]
-    return section(
-        "Evaluation",
-        tag(
-            "p",
-            f"{accuracy:.2%} of {count:,} {evaluation['split']} images are right. ",
-            answers.coarseness(accuracy, count),
-        ),
-        drawn,
-        side_by_side(
-            ("Class by class", shown(evaluation["classes"])),
-            ("Confused most", answers.pairs(matrix, names)),
-        ),
-        *([tag("h3", "Wrong, and surest of it"), gallery(wrong)] if mistakes else []),
-    )
+    return Section("Most confident mistakes", [Gallery(samples)])
 
 
-def _batches(plots: Path) -> Html | None:
-    parts = []
-    for name, title in (
-        ("train_batch", "training, as the model gets it"),
-        ("val_batch", "validation"),
-    ):
+def _batches(plots: Path) -> Section | None:
+    blocks: list[Block] = []
+    for name, title in (("train_batch", "training, augmented"), ("val_batch", "validation")):
         if (path := plots / f"{name}.png").exists():
             with Image.open(path) as image:
-                shown_ = image.crop((0, 0, image.width, min(image.height, BATCH_ROWS * ROW_HEIGHT)))
-            parts.append(
-                tag(
-                    "figure",
-                    tag("figcaption", title),
-                    tag("div", picture(shown_, title), class_="wide batch"),
-                )
-            )
-    return section("The first batches", *parts) if parts else None
+                height = min(image.height, BATCH_ROWS * ROW_HEIGHT)
+                rows = image.crop((0, 0, image.width, height))
+            blocks += [Paragraph("", title), Picture(rows, title, min_width=720)]
+    return Section("First batches", blocks) if blocks else None
 
 
-def _data(report: Mapping[str, Any]) -> Html | None:
+def _data(report: Mapping[str, Any]) -> Section | None:
     classes = report.get("classes")
     if not classes:
         return None
     modes = [mode for mode in MODES if any(row[mode] for row in classes)]
     largest = max(row["train"] for row in classes)
     rows = [
-        [
-            row["class"],
-            *(f"{row[mode]:,}" for mode in modes),
-            tag("span", class_="bar", style=f"width:{row['train'] / largest:.1%}"),
-        ]
+        [row["class"], *(f"{row[mode]:,}" for mode in modes), Bar(row["train"] / largest)]
         for row in classes
     ]
-    return section(
-        f"{len(classes):,} classes", table(["class", *modes, "training images"], rows, modes)
+    return Section(
+        f"{len(classes):,} classes", [Table(["class", *modes, "training images"], rows, modes)]
     )
 
 
-def _next(run: Run, evaluation: Mapping[str, Any]) -> list[Html]:
-    parts = [note("Files for devices, each measured:"), command(deploy_command(run))]
+def _next(run: Run, evaluation: Mapping[str, Any]) -> list[Block]:
+    blocks: list[Block] = []
     if not evaluation:
-        parts = [
-            note("Class by class, with what is confused and the worst mistakes:"),
-            command(evaluate_command(run)),
-            *parts,
+        blocks += [
+            Note("Metrics per class, confusion matrix and mistakes:"),
+            Command(evaluate_command(run)),
         ]
-    return parts
+    return [*blocks, Note("Export and verification:"), Command(deploy_command(run))]

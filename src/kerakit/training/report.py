@@ -1,4 +1,4 @@
-"""What is known of a training when it ends: report.json and the page."""
+"""report.json and report.html of a training."""
 
 from __future__ import annotations
 
@@ -7,61 +7,56 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from kerakit import machine
 from kerakit.data.generator import BatchGenerator
 from kerakit.data.reader import DataReader
 from kerakit.data.split import MODES
 from kerakit.files import write_json
+from kerakit.machine import describe_machine
 from kerakit.run import Run
-from kerakit.training.callbacks import Checkpoints, History
+from kerakit.training.callbacks import Checkpoints, HistoryWriter
 from kerakit.training.page import write_page
 
 _PACKAGES = ("kerakit", "keras", "numpy")
 
 
 @contextlib.contextmanager
-def reported(
+def write_training_report(
     run: Run, generators: Sequence[BatchGenerator], callbacks: Sequence[Any]
 ) -> Iterator[None]:
-    """Write the report and the page of a training when the block ends, however it ends, if an epoch was finished.
+    """Write report and page when the block ends, however it ends, if an epoch was completed.
 
     Args:
-        run: where to.
-        generators: what is trained and validated on.
-        callbacks: of ``fit``; Kerakit's own among them know what it was ranked by and where phases began.
+        run: the run folder.
+        generators: of training and validation images.
+        callbacks: of ``fit``; the monitored metric and the starts of phases are read from ours.
     """
-    started, ended = time.monotonic(), "failed"
+    start, status = time.monotonic(), "failed"
     try:
         yield
-        ended = "done"
+        status = "completed"
     except KeyboardInterrupt:
-        ended = "interrupted"
+        status = "interrupted"
         raise
     finally:
-        # What failed without a checkpoint is discarded.
-        if run.history.exists() and (ended == "done" or run.list_checkpoints()):
-            lasted = {"ended": ended, "seconds": round(time.monotonic() - started, 1)}
-            write_json(
-                run.report,
-                {
-                    **machine.describe_machine(_PACKAGES),
-                    **lasted,
-                    **_images(generators),
-                    **_of_callbacks(callbacks),
-                },
-            )
+        # A training that failed without a checkpoint is discarded.
+        if run.history.exists() and (status == "completed" or run.list_checkpoints()):
+            report = {
+                **describe_machine(_PACKAGES),
+                "status": status,
+                "seconds": round(time.monotonic() - start, 1),
+                **_count_images(generators),
+                **_describe_callbacks(callbacks),
+            }
+            write_json(run.report, report)
             write_page(run)
-            print(f"to look at: {run.page}")
+            print(f"report: {run.page}")
 
 
-def _images(generators: Sequence[BatchGenerator]) -> dict[str, Any]:
-    """Return how many images there are, and of each class where the reader is a ``DataReader``."""
+def _count_images(generators: Sequence[BatchGenerator]) -> dict[str, Any]:
+    """Return the number of images per split, and per class where the reader is a ``DataReader``."""
     reader = generators[0].data_reader
     if not isinstance(reader, DataReader):
-        return {
-            "images": {generator.mode: len(generator.index) for generator in generators},
-            "classes": [],
-        }
+        return {"images": {one.mode: len(one.index) for one in generators}, "classes": []}
     counts = {mode: reader.counts(mode).tolist() for mode in MODES}
     return {
         "images": {mode: sum(of_mode) for mode, of_mode in counts.items()},
@@ -72,8 +67,7 @@ def _images(generators: Sequence[BatchGenerator]) -> dict[str, Any]:
     }
 
 
-def _of_callbacks(callbacks: Sequence[Any]) -> dict[str, Any]:
-    return {
-        "monitor": next((one.monitor for one in callbacks if isinstance(one, Checkpoints)), None),
-        "phase_starts": next((one.starts for one in callbacks if isinstance(one, History)), []),
-    }
+def _describe_callbacks(callbacks: Sequence[Any]) -> dict[str, Any]:
+    monitors = (each.monitor for each in callbacks if isinstance(each, Checkpoints))
+    starts = (each.phase_starts for each in callbacks if isinstance(each, HistoryWriter))
+    return {"monitor": next(monitors, None), "phase_starts": next(starts, [])}

@@ -1,253 +1,432 @@
-"""``--trials``: one training after another, each with other flags, and which of them did best.
+"""Hyperparameter search: one training per trial, each with flags that Optuna suggests.
 
-A search is a folder: search.json (what was asked for, and how each trial ended; written whole after each), trial_000 and so on
-(runs like any other, each trained by a process of its own), trials.csv and trials.png.
+A search folder holds study.db (the Optuna study, in SQLite), trial_000 and so on (run folders, each
+trained in a process of its own), trials.csv and trials.png. To browse the study:
+``optuna-dashboard sqlite:///progress/search/study.db``.
 """
 
 from __future__ import annotations
 
 import contextlib
+import csv
 import fcntl
 import importlib.util
-import json
+import io
 import math
 import os
+import re
 import shlex
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
 
 from kerakit import __version__
+from kerakit.config import Config
+from kerakit.console import print_table
 from kerakit.errors import JobError, UserError
-from kerakit.files import make_dir, write_json
+from kerakit.files import OutputFolder, atomic_write, make_dir, write_text
 from kerakit.run import Run
-from kerakit.script import INTERRUPTED
-from kerakit.training.trials import Trial, show
+from kerakit.script import INTERRUPTED, deploy_command
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.storages import RDBStorage
+    from optuna.trial import FrozenTrial
 
 FAILURES_TO_STOP = 3
-"""If the first so many trials all fail, the search stops: it is not their flags, then."""
+"""If this many trials fail and none completes, the search stops: the cause is not their flags."""
 
-Suggest = Callable[[Any, Any], dict[str, Any]]
-"""From a trial of Optuna's and the flags given to the flags of this trial."""
+_STUDY_NAME = "kerakit"
 
 
-class Search:
-    """A folder of trials.
+class SearchFolder(OutputFolder):
+    """A search folder.
 
-    Which flags a trial gets depends on ``args.seed`` and on the trials before it, and on nothing else: a search that was
-    stopped goes on as if it had not been.
-
-    Args:
-        args: a ``Config`` with ``trials``, ``save_to``, ``overwrite`` and ``seed``. The flags given hold for each trial.
-        suggest: chooses the others.
-        score: a column of history.csv: what a trial's best checkpoint has there is its score.
-        higher_is_better: whether the largest score is the best one.
+    Attributes:
+        database: path of study.db.
+        table: path of trials.csv.
+        chart: path of trials.png.
     """
 
-    def __init__(self, args: Any, suggest: Suggest, score: str, higher_is_better: bool) -> None:
-        self._args, self._suggest, self._score, self._higher_is_better = (
-            args,
-            suggest,
-            score,
-            higher_is_better,
-        )
-        self._folder: Path = args.save_to
-        self._file = self._folder / "search.json"
-        self._given = {
-            name: getattr(args, name)
-            for name in args.model_fields_set - {"trials", "save_to", "overwrite"}
-        }
-        self._trials: list[Trial] = []
+    kind = "search"
 
-    def run(self) -> None:
-        """Train until there are ``args.trials`` trials, and show how they ended.
+    def __init__(self, path: Path | str) -> None:
+        super().__init__(path)
+        self.database = self.path / "study.db"
+        self.table = self.path / "trials.csv"
+        self.chart = self.path / "trials.png"
 
-        Raises:
-            UserError: Optuna is missing, or the folder holds something else, such as a search with other flags.
-            JobError: no trial ended well.
-        """
-        if importlib.util.find_spec("optuna") is None:
-            raise UserError("--trials needs Optuna: pip install 'kerakit[search]'")
-        if Run(self._folder).config.exists():
-            raise UserError(
-                f"{self._folder} is a run, not a folder of trials. Choose another --save_to."
-            )
-        make_dir(self._folder)
-        with self._alone() as lock:
-            self._open()
-            try:
-                while len(self._trials) < self._args.trials and not self._hopeless():
-                    self._trials.append(self._train(lock))
-                    self._save()
-            except KeyboardInterrupt:
-                show(self._folder, self._trials, self._score, self._higher_is_better)
-                print(
-                    f"\ninterrupted: {len(self._trials)} of {self._args.trials} trials have ended. "
-                    "The same command, without --overwrite, goes on.",
-                    file=sys.stderr,
-                )
-                raise SystemExit(INTERRUPTED) from None
-            show(self._folder, self._trials, self._score, self._higher_is_better)
-        if all(trial.score is None for trial in self._trials):
-            raise JobError(f"no trial ended well. The last one said: {self._trials[-1].error}")
+    def run(self, number: int) -> Run:
+        """Return the run of a trial."""
+        return Run(self.path / f"trial_{number:03d}")
 
-    # ------------------------------------------------------------------------------------------------------- the folder
+    def runs(self) -> list[Run]:
+        """Return the runs of all trials."""
+        folders = sorted(self.path.glob("trial_*"))
+        return [Run(path) for path in folders if re.fullmatch(r"trial_\d{3,}", path.name)]
+
+    def owned(self) -> list[Path]:
+        """Return the files and folders of a search."""
+        return [self.database, *(run.path for run in self.runs()), self.table, self.chart]
+
+    def is_ours(self) -> bool:
+        """Whether there is a study, which ``load_study`` checks, or at least a run."""
+        return self.database.exists() or any(run.is_ours() for run in self.runs())
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[int]:
-        """Wait until no other process searches here; a trial whose search was killed holds the lock until it has ended."""
-        with (self._folder / ".lock").open("w") as file:
+    def lock(self) -> Iterator[int]:
+        """Create the folder and hold its lock; wait for another process that holds it.
+
+        Yields the file descriptor. A child process that inherits it holds the lock until it ends,
+        even if this process is killed.
+        """
+        make_dir(self.path)
+        with (self.path / ".lock").open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                print(
-                    f"waiting for another search in {self._folder}, or for the last trial of one that was killed.",
-                    flush=True,
-                )
+                print(f"waiting for a search or a trial that runs in {self.path}", flush=True)
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield file.fileno()
 
-    def _asked(self) -> dict[str, Any]:
-        values = self._args.model_dump(mode="json")
-        flags = {name: values[name] for name in values if name in self._given}
-        return {**flags, "SCORE": self._score, "HIGHER_IS_BETTER": self._higher_is_better}
+    def create_study(self, direction: str, attributes: Mapping[str, Any]) -> Study:
+        """Create the study, in place of an existing search.
 
-    def _open(self) -> None:
-        """Read the trials that have ended; with --overwrite, remove them."""
-        if not self._file.exists():
-            self._save()
-            return
-        found = self._read()
-        if self._args.overwrite:
-            for folder in self._folder.glob("trial_*"):
-                run = Run(folder)
-                run.check_new(overwrite=True)
-                run.remove()
-            self._save()
-            return
-        before, now = found["asked"], self._asked()
-        if before != now:
-            changed = [
-                f"{name} was {before.get(name, 'not given')}, is {now.get(name, 'not given')}"
-                for name in sorted(before.keys() | now.keys())
-                if before.get(name) != now.get(name)
-            ]
-            raise UserError(
-                f"{self._folder} holds another search: {'; '.join(changed)}. Give the same ones, another --save_to, "
-                "or --overwrite to begin anew."
-            )
-        self._trials = found["trials"]
-        if self._trials:
-            print(
-                f"{self._folder}: {len(self._trials)} of {self._args.trials} trials have ended before.",
-                flush=True,
-            )
+        A kill leaves the complete study, or none and perhaps runs, which --overwrite replaces.
+        """
+        import optuna
 
-    def _read(self) -> dict[str, Any]:
+        runs = self.runs()
+        for run in runs:
+            run.check_new(overwrite=True)
+        # SQLite would apply the journal of the old database to the new one.
+        for path in (self.database, self.path / "study.db-journal", self.table, self.chart):
+            path.unlink(missing_ok=True)
+        for run in runs:
+            run.remove()
+        with atomic_write(self.database) as path:
+            study = optuna.create_study(
+                storage=_open_storage(path), study_name=_STUDY_NAME, direction=direction
+            )
+            for key, value in attributes.items():
+                study.set_user_attr(key, value)
+        return self.load_study()
+
+    def load_study(self) -> Study:
+        """Load the study. Raises UserError for a damaged database, or one of another program."""
+        import optuna
+        from sqlalchemy.exc import SQLAlchemyError
+
         try:
-            found = json.loads(self._file.read_text(encoding="utf-8"))
-            return {
-                "asked": dict(found["asked"]),
-                "trials": [Trial(**trial) for trial in found["trials"]],
-            }
-        except (ValueError, TypeError, KeyError) as error:
+            # Without new tables: a database of another program stays as it is.
+            storage = _open_storage(self.database, skip_table_creation=True)
+            study = optuna.load_study(study_name=_STUDY_NAME, storage=storage)
+            study.get_trials()
+        except (KeyError, RuntimeError, SQLAlchemyError, optuna.exceptions.OptunaError) as error:
+            reason = "no study of Kerakit" if isinstance(error, KeyError) else _find_cause(error)
             raise UserError(
-                f"{self._file} is damaged, or not Kerakit's ({error}). Restore it from a copy, or choose another --save_to."
+                f"{self.database} is damaged or belongs to another program: {reason}. Restore it "
+                "from a copy, delete it, or choose another --save_to."
             ) from None
+        return study
 
-    def _save(self) -> None:
-        trials = [asdict(trial) for trial in self._trials]
-        write_json(self._file, {"kerakit": __version__, "asked": self._asked(), "trials": trials})
 
-    # --------------------------------------------------------------------------------------------------------- one trial
+def _open_storage(path: Path, **options: Any) -> RDBStorage:
+    import optuna
+    import sqlalchemy
 
-    def _train(self, lock: int) -> Trial:
-        """Ask for the flags of the next trial, train with them, and return how it ended."""
-        number = len(self._trials)
-        params, flags = self._ask(number)
-        run = Run(self._folder / Trial(number, {}, 0).name)
-        try:
-            args = type(self._args)(
-                **{**self._given, **flags, "save_to": run.path, "overwrite": True}
-            )
-        except UserError as error:
-            raise UserError(f"search.py suggests what train.py refuses: {error}") from None
-        command = [sys.argv[0], *args.as_flags()]
-        print(
-            f"trial {number + 1} of {self._args.trials}: python {shlex.join(command)}", flush=True
-        )
-        start = time.monotonic()
-        failure = _failure_of([sys.executable, *command], lock)
-        seconds = round(time.monotonic() - start, 1)
-        if failure is not None:
-            return Trial(number, params, seconds, error=failure)
-        kept = run.list_checkpoints()
-        if not kept:
-            return Trial(number, params, seconds, error="it saved no checkpoint")
-        epoch = kept[0].epoch
-        row = next(row for row in run.read_history() if row["epoch"] == epoch)
-        if self._score not in row:
-            raise UserError(
-                f"search.py compares trials by {self._score!r}, which {run.history} has not: {', '.join(row)}."
-            )
-        if not math.isfinite(row[self._score]):
-            return Trial(number, params, seconds, error=f"{self._score} is {row[self._score]}")
-        return Trial(number, params, seconds, row[self._score], epoch)
+    # Not by a URL, in which characters such as ? and { have a meaning; no pool, so that no
+    # connection stays open. The timeout is for locks of other programs, such as optuna-dashboard.
+    engine = {
+        "creator": lambda: sqlite3.connect(path, timeout=60),
+        "poolclass": sqlalchemy.pool.NullPool,
+    }
+    return optuna.storages.RDBStorage("sqlite://", engine_kwargs=engine, **options)
 
-    def _ask(self, number: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return what Optuna chooses after the trials so far, and the flags that search.py makes of it."""
+
+def _find_cause(error: BaseException) -> BaseException:
+    """Return the error of SQLite behind those of Optuna and SQLAlchemy."""
+    return _find_cause(error.__cause__) if error.__cause__ else error
+
+
+class Search:
+    """A hyperparameter search.
+
+    The flags of a trial depend on ``args.seed`` and on the trials before it, and on nothing else: a
+    search that was interrupted or killed is resumed by the same command, with the same results.
+
+    Args:
+        args: ``Config`` with ``trials``, ``save_to``, ``overwrite`` and ``seed``. The flags that
+            were given hold for all trials.
+        suggest: function of an ``optuna.trial.BaseTrial`` and ``args`` that returns further flags
+            of the trial, by name; without side effects.
+        score: column of history.csv. A trial's score is its value at the best checkpoint's epoch.
+        higher_is_better: whether the largest score is the best one.
+
+    >>> class Flags(Config):
+    ...     save_to: Path = Path("progress/search")
+    ...     trials: int = 20
+    ...     overwrite: bool = False
+    ...     seed: int = 0
+    ...     ema: float = 0
+    >>> def suggest(trial, args):
+    ...     return {"ema": trial.suggest_float("ema", 0.9, 0.999)}
+    >>> search = Search(Flags(), suggest, score="val_accuracy", higher_is_better=True)
+    >>> search.folder.database.as_posix()  # search.run() stores the trials there
+    'progress/search/study.db'
+    """
+
+    def __init__(
+        self,
+        args: Any,
+        suggest: Callable[[Any, Any], dict[str, Any]],
+        score: str,
+        higher_is_better: bool,
+    ) -> None:
+        self.folder = SearchFolder(args.save_to)
+        self._args, self._suggest = args, suggest
+        self._score, self._higher_is_better = score, higher_is_better
+        self._given = args.model_fields_set - {"trials", "save_to", "overwrite"}
+
+    def run(self) -> None:
+        """Train until ``args.trials`` trials have ended; print, write and plot their scores.
+
+        Raises:
+            UserError: Optuna is not installed, or the folder holds a search with other flags, a
+                damaged one, or something else.
+            JobError: no trial completed, or the database could not be written.
+        """
+        if importlib.util.find_spec("optuna") is None:
+            raise UserError("--trials needs Optuna: pip install 'kerakit[search]'")
+        if Run(self.folder.path).config.exists():
+            raise UserError(f"{self.folder.path} is a run folder. Choose another --save_to.")
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        sampler = optuna.samplers.TPESampler(seed=(self._args.seed + number) % 2**32)
-        study = optuna.create_study(
-            sampler=sampler, direction="maximize" if self._higher_is_better else "minimize"
-        )
-        for trial in self._trials:
-            fixed = optuna.trial.FixedTrial(trial.params)
-            state = (
-                optuna.trial.TrialState.FAIL
-                if trial.score is None
-                else optuna.trial.TrialState.COMPLETE
-            )
+        with self.folder.lock() as lock:
+            study = self._open()
             try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # what it warns of is refused below
-                    self._suggest(fixed, self._args)
-                ended = optuna.trial.create_trial(
-                    params=fixed.params,
-                    distributions=fixed.distributions,
-                    value=trial.score,
-                    state=state,
+                while len(_ended(study)) < self._args.trials and not _is_hopeless(study):
+                    self._train(study, self._next(study), lock)
+            except KeyboardInterrupt:
+                self._report(study)
+                words = [word for word in self._args.as_flags() if word != "--overwrite"]
+                print(
+                    f"\nInterrupted. {len(_ended(study))} of {self._args.trials} trials have ended."
+                    f" To resume, run\n  {shlex.join(['python', sys.argv[0], *words])}",
+                    file=sys.stderr,
                 )
-                study.add_trial(ended)
-            except ValueError as error:
-                raise UserError(
-                    f"search.py was changed: {trial.name} does not fit any more ({error}). Change it back, give another "
-                    "--save_to, or --overwrite to begin anew."
+                raise SystemExit(INTERRUPTED) from None
+            except optuna.exceptions.StorageInternalError as error:
+                raise JobError(
+                    f"cannot write {self.folder.database}: {_find_cause(error)}. Check its "
+                    "permissions and the free space; then resume by the same command, without "
+                    "--overwrite."
                 ) from None
-        asked = study.ask()
-        flags = self._suggest(asked, self._args)
-        return dict(asked.params), flags
+            self._report(study)
+        ended = _ended(study)
+        if all(trial.value is None for trial in ended):
+            raise JobError(f"no trial completed. Last error: {ended[-1].user_attrs.get('error')}")
 
-    def _hopeless(self) -> bool:
-        return len(self._trials) >= FAILURES_TO_STOP and all(
-            trial.score is None for trial in self._trials
+    # ---------------------------------------------------------------------------------- the study
+
+    def _open(self) -> Study:
+        """Load the study, or create it where there is none or with --overwrite."""
+        study = self.folder.load_study() if self.folder.database.exists() else None
+        flags = self._args.model_dump(mode="json", include=self._given)
+        flags |= {"SCORE": self._score, "HIGHER_IS_BETTER": self._higher_is_better}
+        if study is None or self._args.overwrite:
+            self.folder.check_new(self._args.overwrite)
+            attributes = {"kerakit": __version__, "flags": flags, "score": self._score}
+            return self.folder.create_study(
+                "maximize" if self._higher_is_better else "minimize", attributes
+            )
+        before = study.user_attrs["flags"]
+        changed = [
+            f"{name} was {before.get(name, 'not given')}, is {flags.get(name, 'not given')}"
+            for name in sorted(before.keys() | flags.keys())
+            if before.get(name) != flags.get(name)
+        ]
+        if changed:
+            raise UserError(
+                f"{self.folder.path} holds a search with other flags: {'; '.join(changed)}. Repeat "
+                "its flags, choose another --save_to, or give --overwrite to replace it."
+            )
+        for trial in study.trials:
+            self._make_args(trial, trial.number)
+        print(
+            f"resuming {self.folder.path}: {len(_ended(study))} of {self._args.trials} trials have "
+            "ended",
+            flush=True,
         )
+        return study
+
+    def _next(self, study: Study) -> FrozenTrial:
+        """Return the trial that an interrupted search left running, otherwise a new one."""
+        import optuna
+
+        running = optuna.trial.TrialState.RUNNING
+        for trial in study.get_trials(states=[running]):
+            return trial
+        # Suggested in memory and stored in one transaction: a kill leaves no incomplete trial.
+        number = len(study.trials)
+        sampler = optuna.samplers.TPESampler(seed=(self._args.seed + number) % 2**32)
+        in_memory = optuna.create_study(sampler=sampler, direction=study.direction)
+        in_memory.add_trials(_ended(study))
+        asked = in_memory.ask()
+        self._suggest(asked, self._args)
+        trial = optuna.trial.create_trial(
+            state=running,
+            params=asked.params,
+            distributions=asked.distributions,
+            user_attrs={"run": str(self.folder.run(number).path)},
+        )
+        self._make_args(trial, number)
+        study.add_trial(trial)
+        return study.trials[number]
+
+    def _make_args(self, trial: FrozenTrial, number: int) -> Config:
+        """Return the flags of a trial. Raises UserError if invalid, or if search.py changed."""
+        import optuna
+
+        fixed = optuna.trial.FixedTrial(trial.params, number)
+        flags: dict[str, Any] = {}
+        # An unknown parameter is a ValueError, one out of its range a warning.
+        with warnings.catch_warnings(), contextlib.suppress(ValueError):
+            warnings.simplefilter("ignore")
+            flags = self._suggest(fixed, self._args)
+        run = self.folder.run(number)
+        if fixed.distributions != trial.distributions:
+            raise UserError(
+                f"search.py changed: its parameters are not those of {run.path}. Undo the change, "
+                "choose another --save_to, or give --overwrite to replace the search."
+            )
+        given = {name: getattr(self._args, name) for name in self._given}
+        config_class: type[Config] = type(self._args)
+        try:
+            return config_class(**{**given, **flags, "save_to": run.path, "overwrite": True})
+        except UserError as error:
+            raise UserError(f"search.py suggests invalid flags: {error}") from None
+
+    # ---------------------------------------------------------------------------------- one trial
+
+    def _train(self, study: Study, trial: FrozenTrial, lock: int) -> None:
+        """Train a trial in a process of its own and store the result."""
+        import optuna
+
+        command = [sys.argv[0], *self._make_args(trial, trial.number).as_flags()]
+        label = f"trial {trial.number + 1} of {self._args.trials}"
+        print(f"{label}: python {shlex.join(command)}", flush=True)
+        start = time.monotonic()
+        score = epoch = error = None
+        try:
+            _run_process([sys.executable, *command], lock)
+            score, epoch = self._read_score(self.folder.run(trial.number))
+        except JobError as failure:
+            error = str(failure)
+        seconds = round(time.monotonic() - start, 1)
+        stored = optuna.Trial(study, trial._trial_id)
+        for key, value in {"seconds": seconds, "epoch": epoch, "error": error}.items():
+            stored.set_user_attr(key, value)
+        states = optuna.trial.TrialState
+        study.tell(trial.number, score, states.FAIL if error else states.COMPLETE)
+
+    def _read_score(self, run: Run) -> tuple[float, int]:
+        """Return score and epoch of the best checkpoint. Raises JobError without one or for NaN."""
+        checkpoints = run.list_checkpoints()
+        if not checkpoints:
+            raise JobError("no checkpoint was saved")
+        epoch = checkpoints[0].epoch
+        row = next(row for row in run.read_history() if row["epoch"] == epoch)
+        if self._score not in row:
+            raise UserError(
+                f"SCORE in search.py is {self._score!r}, which is not a column of {run.history}. "
+                f"Expected one of {', '.join(row)}."
+            )
+        if not math.isfinite(row[self._score]):
+            raise JobError(f"{self._score} is {row[self._score]}")
+        return row[self._score], epoch
+
+    # --------------------------------------------------------------------------------- the result
+
+    def _report(self, study: Study) -> None:
+        """Print, write and plot the trials that have ended, best first, failed ones last."""
+        ended = _ended(study)
+        completed = [trial for trial in ended if trial.value is not None]
+        ranked = sorted(completed, key=lambda trial: trial.value, reverse=self._higher_is_better)
+        failed = [trial for trial in ended if trial.value is None]
+        names = list(dict.fromkeys(name for trial in ended for name in trial.params))
+        headings = ["trial", self._score, "epoch", "seconds", *names, "error"]
+        rows = [
+            [
+                self.folder.run(trial.number).path.name,
+                trial.value,
+                *map(trial.user_attrs.get, ("epoch", "seconds")),
+                *map(trial.params.get, names),
+                trial.user_attrs.get("error"),
+            ]
+            for trial in (*ranked, *failed)
+        ]
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([headings, *rows])
+        write_text(self.folder.table, text.getvalue())
+        table = Table(
+            title=f"{len(completed)} of {len(ended)} trials completed", title_justify="left"
+        )
+        for heading in headings[:-1]:
+            table.add_column(heading, justify="right")
+        for row in rows:
+            table.add_row(*map(_format, row[:-1]))
+        print_table(table)
+        for row in rows[len(ranked) :]:
+            print(f"{row[0]} failed: {row[-1]}")
+        if not ranked:
+            return
+        from kerakit.report import charts
+
+        points = [(trial.number, trial.value, trial.params) for trial in completed]
+        figure = charts.plot_trials(points, names, self._score, self._higher_is_better)
+        charts.save_png(figure, self.folder.chart)
+        best = self.folder.run(ranked[0].number)
+        print(f"trials: {self.folder.table}, plot: {self.folder.chart}")
+        print(f"best trial: {best.path}, {self._score} {ranked[0].value:.4f}")
+        print(f"next: {deploy_command(best)}")
 
 
-def _failure_of(command: list[str], lock: int) -> str | None:
-    """Run a command, print what it says as it says it, and return None if it ended well, else its last word.
+def _ended(study: Study) -> list[FrozenTrial]:
+    """Return the trials that completed or failed, in their order."""
+    return [trial for trial in study.trials if trial.state.is_finished()]
 
-    Ctrl-C is for the search alone, which passes it on: hence the session of its own. ``lock`` stays open in it.
+
+def _is_hopeless(study: Study) -> bool:
+    ended = _ended(study)
+    return len(ended) >= FAILURES_TO_STOP and all(trial.value is None for trial in ended)
+
+
+def _format(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _run_process(command: Sequence[str], lock: int, retries: int = 1) -> None:
+    """Run a command and print its output; run it again if it was killed.
+
+    Ctrl-C reaches this process alone, which interrupts the command: hence the session of its own.
+    The command inherits ``lock``.
+
+    Raises:
+        JobError: it failed; the message is its error message, or the last line of its output.
     """
-    process = subprocess.Popen(  # noqa: S603 - the script that runs already, with flags that were checked
+    process = subprocess.Popen(  # noqa: S603 - the running script, with validated flags
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -270,6 +449,11 @@ def _failure_of(command: list[str], lock: int) -> str | None:
         process.send_signal(signal.SIGINT)
         process.communicate()
         raise
-    if code < 0:
-        return f"killed by {signal.Signals(-code).name}; out of memory?"
-    return (error or last or f"exit code {code}") if code else None
+    if code < 0 or code == INTERRUPTED:
+        name = signal.Signals(-code).name if code < 0 else "SIGINT"
+        if not retries:
+            raise JobError(f"killed by {name} twice; out of memory?")
+        print(f"killed by {name}; trying again", flush=True)
+        _run_process(command, lock, retries - 1)
+    elif code:
+        raise JobError(error or last or f"exit code {code}")

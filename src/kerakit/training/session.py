@@ -1,4 +1,4 @@
-"""What holds while ``fit`` runs: errors keep their words, Ctrl-C loses nothing."""
+"""The context of a training: readable errors, Ctrl-C without loss, trackers, the report."""
 
 from __future__ import annotations
 
@@ -14,23 +14,31 @@ from kerakit.errors import KerakitError, UserError
 from kerakit.run import Run
 from kerakit.script import INTERRUPTED, deploy_command
 from kerakit.training.callbacks import Checkpoints
-from kerakit.training.report import reported
+from kerakit.training.report import write_training_report
 from kerakit.training.trackers import tracking
 
 
 @contextlib.contextmanager
-def session(
+def training_session(
     run: Run, generators: Sequence[BatchGenerator], callbacks: Sequence[Any] = ()
 ) -> Iterator[None]:
-    """Wrap ``fit``.
+    """Wrap all calls of ``fit`` of a training.
 
-    Whatever ends it, the best weights that ``Checkpoints`` among ``callbacks`` keeps in memory are saved.
-    An error of a generator (an unreadable image) comes out as it was raised, not as TensorFlow wrapped it. Ctrl-C says what
-    was kept and how to go on, and exits with 130. At the end the generators stop reading ahead. The trackers among
-    ``callbacks`` take the whole block as one run.
+    However the block ends, the best weights that ``Checkpoints`` holds in memory are saved, the
+    report is written, and the generators stop reading ahead. An error of a generator (an unreadable
+    image) is raised as it is, not as TensorFlow wraps it. Ctrl-C prints what is saved and how to
+    resume, and exits with 130. Trackers among ``callbacks`` log the whole block as one run.
+
+    Args:
+        run: the run folder.
+        generators: of training and validation images.
+        callbacks: of ``fit``.
+
+    >>> with training_session(Run("progress/test"), generators=()):
+    ...     pass  # model.fit(...)
     """
     try:
-        with tracking(callbacks), reported(run, generators, callbacks):
+        with tracking(callbacks), write_training_report(run, generators, callbacks):
             try:
                 yield
             except BaseException:
@@ -39,7 +47,7 @@ def session(
                         callback.on_train_end()
                 raise
     except KeyboardInterrupt:
-        print(_how_to_go_on(run), file=sys.stderr)
+        print(_resume_advice(run), file=sys.stderr)
         run.discard_if_empty()
         raise SystemExit(INTERRUPTED) from None
     except Exception as error:
@@ -47,29 +55,33 @@ def session(
         for generator in generators:
             if isinstance(generator.error, (KerakitError, OSError)):
                 raise generator.error from None
-        if isinstance(error, ValueError) and re.search(
-            r"target.*output.*(rank|shape)|[Ss]hapes? .* incompatible", str(error)
-        ):
+        if isinstance(error, ValueError) and _is_shape_mismatch(str(error)):
             raise UserError(
-                f"the loss does not fit the targets and outputs: {str(error).splitlines()[0]} For targets that are class "
-                "indices use sparse_categorical_crossentropy."
+                f"the loss does not fit targets and outputs: {str(error).splitlines()[0]} For "
+                "targets that are class indices use sparse_categorical_crossentropy."
             ) from None
         raise
     finally:
         for generator in generators:
             generator.close()
-            for message in generator.bad.values():
-                print(f"WARNING: left out of {generator.mode}: {message}", file=sys.stderr)
+            for message in generator.unreadable.values():
+                print(f"WARNING: replaced in {generator.mode}: {message}", file=sys.stderr)
 
 
-def _how_to_go_on(run: Run) -> str:
-    kept = run.list_checkpoints()
-    if not kept:
-        return "\ninterrupted: no epoch was finished, so nothing was saved yet."
+def _is_shape_mismatch(message: str) -> bool:
+    pattern = r"target.*output.*(rank|shape)|[Ss]hapes? .* incompatible"
+    return re.search(pattern, message) is not None
+
+
+def _resume_advice(run: Run) -> str:
+    checkpoints = run.list_checkpoints()
+    if not checkpoints:
+        return "\nInterrupted before the end of the first epoch; nothing was saved."
     path = shlex.quote(str(run.path))
+    plural = "s" * (len(checkpoints) > 1)
     return (
-        f"\ninterrupted: {run.path} keeps {len(kept)} checkpoint{'s' * (len(kept) > 1)}, "
-        f"the best from epoch {kept[0].epoch}. To go on from it, repeat your command with\n"
+        f"\nInterrupted. {run.path} holds {len(checkpoints)} checkpoint{plural}, the best of epoch "
+        f"{checkpoints[0].epoch}. To resume from it, repeat your command with\n"
         f"  --from_ckpt {path} --save_to {shlex.quote(f'{run.path}-2')}\n"
-        f"To deploy it as it is:\n  {deploy_command(run)}"
+        f"To deploy it:\n  {deploy_command(run)}"
     )

@@ -1,4 +1,4 @@
-"""Cut a model in two where one tensor carries all that the rest needs: what is below need not be computed each epoch."""
+"""Splitting of a model where one tensor carries everything: backbone and head."""
 
 from __future__ import annotations
 
@@ -6,62 +6,71 @@ import keras
 
 from kerakit.errors import UserError
 
-LAYER = "features"
-"""The layer of this name ends the backbone: its output is (batch, features), what follows it is the head."""
+FEATURES_LAYER = "features"
+"""Name of the last layer of the backbone, with output (batch, features); the head follows it."""
 
 
-def split(model: keras.Model, at: str = LAYER) -> tuple[keras.Model, keras.Model]:
-    """Return what is below and what is above the output of the layer ``at``, with the same weights.
+def split_at(model: keras.Model, layer: str = FEATURES_LAYER) -> tuple[keras.Model, keras.Model]:
+    """Return the parts of ``model`` below and above the output of a layer, with shared weights.
 
     Raises:
-        UserError: ``model`` has no such layer, or what follows needs more than its output.
+        UserError: ``model`` has no such layer, or the layers above need further outputs.
+
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, name="features"),
+    ...                           keras.layers.Dense(1)])
+    >>> backbone, head = split_at(model)
+    >>> backbone.output_shape, head.input_shape
+    ((None, 3), (None, 3))
     """
-    names = [layer.name for layer in model.layers]
-    if at not in names:
+    if layer not in [each.name for each in model.layers]:
         raise UserError(
-            f"the model {model.name} has no layer named {at!r}. Name the last layer of its backbone so, "
-            "or give --schedule scratch."
+            f"the model {model.name} has no layer named {layer!r}. Name the last layer of its "
+            "backbone so, or give --strategy scratch."
         )
-    if at not in boundaries(model):
+    if layer not in find_split_layers(model):
         raise UserError(
-            f"what follows the layer {at!r} of {model.name} needs the output of other layers too, so it cannot be trained by "
-            "itself. Give --schedule scratch."
+            f"the layers after {layer!r} of {model.name} need the outputs of further layers, so "
+            "the model cannot be split there. Give --strategy scratch."
         )
-    border = model.get_layer(at).output
-    return keras.Model(model.input, border, name="backbone"), keras.Model(
-        border, model.output, name="head"
-    )
+    border = model.get_layer(layer).output
+    lower = keras.Model(model.input, border, name="backbone")
+    return lower, keras.Model(border, model.output, name="head")
 
 
-def below(model: keras.Model, share: float) -> str | None:
-    """Return where to cut so that about the first ``share`` of the layers up to "features" are below.
+def find_split(model: keras.Model, fraction: float) -> str | None:
+    """Return the layer to split at, so that about ``fraction`` of the backbone's layers are below.
 
     Returns:
-        The name of the last boundary among them; None where there is none.
+        The name of the last possible layer among them; None where there is none.
+
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, name="first"),
+    ...                           keras.layers.Dense(3, name="features"), keras.layers.Dense(1)])
+    >>> find_split(model, 0.5)
+    'first'
     """
     names = [layer.name for layer in model.layers]
-    limit = round(names.index(LAYER) * share) if LAYER in names else 0
-    found = [name for name in boundaries(model) if names.index(name) <= limit]
+    limit = round(names.index(FEATURES_LAYER) * fraction) if FEATURES_LAYER in names else 0
+    # Sequential models list no InputLayer.
+    found = [name for name in find_split_layers(model) if names.index(name) <= limit]
     return found[-1] if found else None
 
 
-def boundaries(model: keras.Model) -> list[str]:
-    """Return the layers, inputs apart, after which one tensor, their output, is all that the rest needs, in order."""
+def find_split_layers(model: keras.Model) -> list[str]:
+    """Return the layers, except inputs, whose output is all that the layers after them need."""
     made_at: dict[int, int] = {}
     last_use = [0] * len(model.layers)
-    for place, layer in enumerate(model.layers):
+    for index, layer in enumerate(model.layers):
         for tensor in keras.tree.flatten(layer.input):
             if id(tensor) in made_at:
-                last_use[made_at[id(tensor)]] = place
+                last_use[made_at[id(tensor)]] = index
         for tensor in keras.tree.flatten(layer.output):
-            made_at[id(tensor)] = place
+            made_at[id(tensor)] = index
     found = []
     latest = 0
-    for place, layer in enumerate(model.layers):
-        one = isinstance(layer.output, keras.KerasTensor) and not isinstance(
-            layer, keras.layers.InputLayer
-        )
-        if one and latest <= place < last_use[place]:
+    for index, layer in enumerate(model.layers):
+        is_input = isinstance(layer, keras.layers.InputLayer)
+        has_one_output = isinstance(layer.output, keras.KerasTensor) and not is_input
+        if has_one_output and latest <= index < last_use[index]:
             found.append(layer.name)
-        latest = max(latest, last_use[place])
+        latest = max(latest, last_use[index])
     return found

@@ -1,4 +1,4 @@
-"""What holds a training back: reading the images, or the step."""
+"""Throughput of a training: compute-bound or input-bound."""
 
 from __future__ import annotations
 
@@ -10,58 +10,60 @@ import numpy as np
 
 from kerakit.data.generator import BatchGenerator
 
-WAITING = 0.2
-"""The share of the first epoch spent waiting for batches from which on reading is what holds it back."""
+INPUT_BOUND = 0.2
+"""Fraction of the epoch spent waiting for batches from which on a training is input-bound."""
 
 
-class SpeedVerdict(keras.callbacks.Callback):
-    """Say after the first epoch how many images a second are read and how many the step takes, and what to change.
+class ThroughputMonitor(keras.callbacks.Callback):
+    """Prints after the first epoch the throughput, the bottleneck, and how to be faster.
 
     Args:
-        generator: what is trained on.
-        cached: whether decoded images are kept.
+        generator: the training batches.
+
+    >>> ThroughputMonitor(generator=None).on_epoch_begin(0)
     """
 
-    def __init__(self, generator: BatchGenerator, cached: bool) -> None:
+    def __init__(self, generator: BatchGenerator) -> None:
         super().__init__()
         self._generator = generator
-        self._cached = cached
         self._steps: list[float] = []
-        self._said = False
+        self._is_reported = False
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002 - Keras's signature
-        """Start the clock."""
-        self._begin = time.perf_counter()
+        """Start the timer of the epoch."""
+        self._epoch_start = time.perf_counter()
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002 - Keras's signature
-        """Start the step's clock."""
-        self._step = time.perf_counter()
+        """Start the timer of the step."""
+        self._step_start = time.perf_counter()
         # The first steps trace the model and fill the queues.
         if batch == 2:
             self._generator.timer.reset()
-            self._begin = self._step
+            self._epoch_start = self._step_start
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002 - Keras's signature
-        """Stop it; after the last step of the first epoch, say what was seen."""
-        self._steps.append(time.perf_counter() - self._step)
-        if batch + 1 == len(self._generator) and not self._said and len(self._steps) > 4:
-            self._said = True
-            print(self._verdict(time.perf_counter() - self._begin), flush=True)
+        """Stop it; report after the last step of the first epoch."""
+        self._steps.append(time.perf_counter() - self._step_start)
+        is_last = batch + 1 == len(self._generator)
+        if is_last and not self._is_reported and len(self._steps) > 4:
+            self._is_reported = True
+            print(self._report(time.perf_counter() - self._epoch_start), flush=True)
 
-    def _verdict(self, seconds: float) -> str:
-        generator, clock = self._generator, self._generator.timer
-        # A step whose batch was there already took what steps take; others waited.
-        step = generator.batch_size / float(np.quantile(self._steps[2:], 0.1))
-        read = clock.images * generator.threads / max(clock.reading, 1e-9)
+    def _report(self, seconds: float) -> str:
+        generator, timer = self._generator, self._generator.timer
+        # A step whose batch was ready took as long as the model does; others waited.
+        model = generator.batch_size / float(np.quantile(self._steps[2:], 0.1))
+        pipeline = timer.images * generator.threads / max(timer.reading, 1e-9)
         now = (len(self._steps) - 2) * generator.batch_size / seconds
-        if clock.waiting < WAITING * seconds:
+        rates = f"(model {model:,.0f} images/s, input pipeline {pipeline:,.0f} images/s)"
+        if timer.waiting < INPUT_BOUND * seconds:
             return (
-                f"\nspeed: {now:,.0f} images a second. The step holds it back: it takes {step:,.0f}, while {read:,.0f} could "
-                "be read. Faster: a smaller --model or --input_size, or a GPU."
+                f"\nthroughput: {now:,.0f} images/s, compute-bound {rates}. Faster: a smaller "
+                "--model or --input_size, or a GPU."
             )
-        advice = [] if self._cached else ["--cache ram, or disk where memory is short"]
-        advice += ["a lighter get_aug_pipeline"] if generator.strength else []
+        advice = [] if generator.is_cached else ["--cache ram, or disk where memory is short"]
+        advice += ["a simpler get_aug_pipeline"] if generator.strength else []
+        advice += ["images stored at about the --input_size"]
         return (
-            f"\nspeed: {now:,.0f} images a second. Reading holds it back: it gives {read:,.0f}, the step would take "
-            f"{step:,.0f}. Faster: {', '.join([*advice, 'images that are stored at about the --input_size'])}."
+            f"\nthroughput: {now:,.0f} images/s, input-bound {rates}. Faster: {', '.join(advice)}."
         )

@@ -1,4 +1,4 @@
-"""What depends on the machine: 16-bit arithmetic, the batch size; and the learning rate, found by trying a few steps."""
+"""Choices that depend on the machine or the data: mixed precision, batch size, learning rate."""
 
 from __future__ import annotations
 
@@ -11,102 +11,114 @@ import keras
 import numpy as np
 
 from kerakit.errors import UserError
+from kerakit.machine import has_accelerator
 
-SIZES = (8, 16, 32, 64, 128, 256, 512)
-"""The batch sizes that are tried."""
-WORTH = 1.1
-"""How many times more images a second a doubled batch must bring to be taken."""
-STEPS_TIMED = 3
+BATCH_SIZES = (8, 16, 32, 64, 128, 256, 512)
+"""Candidates of ``find_batch_size``."""
+MIN_SPEEDUP = 1.1
+"""Smallest gain in throughput for which the next larger batch size is chosen."""
+TIMED_STEPS = 3
 
-LOWEST, HIGHEST = 1e-6, 1.0
-"""The learning rates that the range test goes through."""
+MIN_RATE, MAX_RATE = 1e-6, 1.0
+"""Learning rates at both ends of the range test."""
 RANGE_STEPS = 60
 DIVERGED = 4.0
-"""The range test ends where the smoothed loss is this many times its lowest."""
+"""The range test ends where the smoothed loss exceeds this multiple of its minimum."""
 SMOOTHING = 0.9
 
-Compile = Callable[[keras.Model, Any], None]
+CompileFn = Callable[[keras.Model, Any], None]
+"""Compiles a model with an optimizer."""
 
 
-def has_accelerator() -> bool:
-    """Whether there is a GPU or TPU that Keras computes on."""
-    return any(not device.startswith("cpu") for device in keras.distribution.list_devices())
-
-
-def use_half_precision(wanted: bool) -> None:
-    """Let the models that are built from now on compute in float16, with weights in float32.
+def set_mixed_precision(enabled: bool) -> None:
+    """Let models that are built from now on compute in float16, with float32 weights.
 
     Raises:
-        UserError: there is no GPU or TPU. On CPUs it is slower (docs/decisions.md).
+        UserError: there is no GPU or TPU; on CPUs it is slower.
+
+    >>> set_mixed_precision(False)
     """
-    if wanted and not has_accelerator():
-        raise UserError(
-            "--mixed_precision is faster on a GPU only, and Keras sees none here. Leave it away."
-        )
-    keras.config.set_dtype_policy("mixed_float16" if wanted else "float32")
+    if enabled and not has_accelerator():
+        raise UserError("--mixed_precision is faster on GPUs only, and Keras sees none. Omit it.")
+    keras.config.set_dtype_policy("mixed_float16" if enabled else "float32")
 
 
-def find_batch_size(
-    model: keras.Model, compile_with: Compile, targets: Callable[[int], Any]
-) -> int:
-    """Return the batch size beyond which steps bring hardly more images a second, or do not fit into memory.
+def find_batch_size(model: keras.Model, compile_with: CompileFn, batch: tuple[Any, Any]) -> int:
+    """Return the smallest batch size with near-peak throughput that fits into memory.
 
     Args:
-        model: what is trained.
-        compile_with: compiles a model with an optimizer, for a few steps.
-        targets: returns that many targets.
+        model: the model to train; its weights are restored.
+        compile_with: compiles a model with an optimizer.
+        batch: images and targets of any batch size, which are repeated.
+
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> batch = np.zeros((4, 2)), np.zeros((4, 1))
+    >>> find_batch_size(model, lambda part, by: part.compile(by, "mse"), batch) in BATCH_SIZES
+    batch size: ..., ... images/s
+    True
     """
-    kept = model.get_weights()
+    weights = model.get_weights()
     compile_with(model, "sgd")
-    best, best_rate = SIZES[0], 0.0
-    for size in SIZES:
-        images = np.zeros((size, *model.input_shape[1:]), np.float32)
+    best, best_rate = BATCH_SIZES[0], 0.0
+    for size in BATCH_SIZES:
+        images, targets = keras.tree.map_structure(lambda a: _repeat(a, size), batch)  # noqa: B023
         try:
-            model.train_on_batch(images, targets(size))  # traces, and warms up
+            model.train_on_batch(images, targets)  # traces, and warms up
             start = time.perf_counter()
-            for _ in range(STEPS_TIMED):
-                model.train_on_batch(images, targets(size))
-            rate = STEPS_TIMED * size / (time.perf_counter() - start)
+            for _ in range(TIMED_STEPS):
+                model.train_on_batch(images, targets)
+            rate = TIMED_STEPS * size / (time.perf_counter() - start)
         except Exception as error:
-            # The backends' own types of error have only this in common.
-            if (
-                not isinstance(error, MemoryError)
-                and "RESOURCE_EXHAUSTED" not in f"{type(error)} {error}".upper()
-            ):
+            # The backends' own error types have only this in common.
+            exhausted = "RESOURCE_EXHAUSTED" in f"{type(error)} {error}".upper()
+            if not isinstance(error, MemoryError) and not exhausted:
                 raise
             break
-        if rate < WORTH * best_rate:
+        if rate < MIN_SPEEDUP * best_rate:
             break
         best, best_rate = size, rate
-    model.set_weights(kept)
-    print(
-        f"batch size: {best}, at {best_rate:,.0f} images a second; a larger one brings little more, or does not fit.",
-        flush=True,
-    )
+    model.set_weights(weights)
+    print(f"batch size: {best}, {best_rate:,.0f} images/s", flush=True)
     return best
 
 
-def find_learning_rate(model: keras.Model, compile_with: Compile, batches: Any) -> float:
-    """Return a tenth of the learning rate at which the loss is lowest while the rate rises (Smith 2017, section 3.3).
+def _repeat(array: Any, size: int) -> Any:
+    """Return ``size`` samples of ``array``, from its first on, again and again."""
+    return np.resize(array, (size, *np.shape(array)[1:]))
+
+
+def find_learning_rate(model: keras.Model, compile_with: CompileFn, batches: Any) -> float:
+    """Return a learning rate by a range test (Smith 2017, section 3.3).
+
+    The learning rate rises exponentially over RANGE_STEPS steps; the result is a tenth of the
+    learning rate at the minimum of the smoothed loss.
 
     Args:
-        model: what is trained.
+        model: the model to train; its weights are restored.
         compile_with: compiles a model with an optimizer.
-        batches: a Sequence of training batches.
+        batches: a ``keras.utils.PyDataset`` of training batches.
+
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> batches = [(np.ones((4, 2)), np.ones((4, 1)))]
+    >>> rate = find_learning_rate(model, lambda part, by: part.compile(by, "mse"), batches)
+    learning rate: ...
+    >>> 0 < rate < 1
+    True
     """
-    kept = model.get_weights()
-    growth = (HIGHEST / LOWEST) ** (1 / RANGE_STEPS)
-    rates = keras.optimizers.schedules.ExponentialDecay(LOWEST, 1, growth)
+    weights = model.get_weights()
+    growth = (MAX_RATE / MIN_RATE) ** (1 / RANGE_STEPS)
+    rates = keras.optimizers.schedules.ExponentialDecay(MIN_RATE, 1, growth)
     compile_with(model, keras.optimizers.AdamW(rates, global_clipnorm=1.0))
-    smoothed, lowest, best = 0.0, math.inf, LOWEST
+    smoothed, lowest, best = 0.0, math.inf, MIN_RATE
     for step in range(RANGE_STEPS):
-        loss = float(model.train_on_batch(*batches[step % len(batches)], return_dict=True)["loss"])
+        batch = batches[step % len(batches)]
+        loss = float(model.train_on_batch(*batch, return_dict=True)["loss"])
         smoothed = SMOOTHING * smoothed + (1 - SMOOTHING) * loss
         corrected = smoothed / (1 - SMOOTHING ** (step + 1))
         if not math.isfinite(loss) or corrected > DIVERGED * lowest:
             break
         if corrected < lowest:
-            lowest, best = corrected, LOWEST * growth**step
-    model.set_weights(kept)
-    print(f"learning rate: {best / 10:.2g}, a tenth of where the loss was lowest.", flush=True)
+            lowest, best = corrected, MIN_RATE * growth**step
+    model.set_weights(weights)
+    print(f"learning rate: {best / 10:.2g} (range test)", flush=True)
     return best / 10

@@ -1,7 +1,8 @@
-"""One file a model, each with ``construct(input_shape, num_classes)`` that returns a ``keras.Model``.
+"""Models: each file is a ``--model`` by its name.
 
-A model takes pixels as they are, uint8 values from 0 to 255, and normalises them itself; it ends with probabilities. Keras is
-imported inside ``construct``, so that ``python train.py --help`` need not wait for it. A model with ImageNet weights takes a
-third argument ``weights``. Its key in ``config.MODELS`` is what ``--model`` takes.
-``backbone.py`` holds what the models on Keras's applications share.
+A file has a function ``construct(input_shape, task, weights=None)`` that returns a ``keras.Model``:
+uint8 pixels, 0 to 255, (batch, height, width, 3), as the input, which the model normalizes itself,
+and ``task.head(features)`` as its outputs. Without the parameter ``weights`` it has no pretrained
+weights. ``_backbone.py`` is shared by the models on pretrained backbones; files that begin with an
+underscore are not models.
 """

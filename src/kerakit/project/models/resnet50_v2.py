@@ -1,21 +1,14 @@
-"""ResNet-50 V2, of Keras."""
+"""ResNet-50 V2."""
 
-from typing import Any
+import keras
 
-from models.backbone import classifier
+from kerakit.tasks import Task
+from models import _backbone
 
 
 def construct(
-    input_shape: tuple[int, int, int], num_classes: int, weights: str | None = None
-) -> Any:
-    """Return a ``keras.Model`` with ResNet-50 V2 below and a layer of probabilities on top.
-
-    Args:
-        input_shape: (height, width, 3), at least 32 pixels each.
-        num_classes: how many probabilities to give.
-        weights: "imagenet", or None for random ones.
-    """
-    import keras
-
+    input_shape: tuple[int, int, int], task: Task, weights: str | None = None
+) -> keras.Model:
+    """Return the model; ``weights`` is "imagenet" or None."""
     application = keras.applications.ResNet50V2
-    return classifier(application, "resnet50_v2", input_shape, num_classes, weights)
+    return _backbone.build(application, "resnet50_v2", input_shape, task, weights)

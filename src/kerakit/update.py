@@ -1,0 +1,211 @@
+"""Creating a project from the template, and merging a newer template into it.
+
+A project keeps the template that it came from in ``.kerakit/template`` and its version in
+``.kerakit/version``: the base of a three-way merge with the project's files and the new template.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import shutil
+import subprocess
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from kerakit import __version__
+from kerakit.errors import UserError
+from kerakit.files import make_dir, remove, write_text
+
+TEMPLATE = Path(__file__).with_name("project")
+"""The template of this version."""
+
+_PAST_TEMPLATES = Path(__file__).with_name("templates")
+"""Templates of versions whose projects keep no copy of their own, as zip files."""
+
+_RENAMED = {"gitignore": ".gitignore"}
+"""Files that would act on this package under their name in a project."""
+
+_STATE = Path(".kerakit")
+
+_CONFLICT = re.compile(
+    r"^<{7} [^\n]*\n(?P<ours>.*?)^\|{7} [^\n]*\n(?P<base>.*?)^={7}\n(?P<theirs>.*?)^>{7} [^\n]*\n",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+def create_project(directory: Path) -> None:
+    """Write the template into an empty or new folder, and record its version."""
+    make_dir(directory)
+    files = read_template()
+    for name, text in files.items():
+        _write(directory / name, text)
+    _record(directory, files)
+
+
+def read_template(folder: Path = TEMPLATE) -> dict[str, str]:
+    """Return the text of each template file by its path in a project."""
+    paths = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    names = {path.relative_to(folder).as_posix(): path for path in paths}
+    return {
+        _RENAMED.get(name, name): path.read_text(encoding="utf-8")
+        for name, path in names.items()
+        if "__pycache__" not in name and path.suffix != ".pyc"
+    }
+
+
+@dataclass(frozen=True)
+class Change:
+    """What an update does to one file.
+
+    Attributes:
+        name: path of the file in the project.
+        action: "add", "update", "merge", "conflict", "remove", or "keep" where the project's file
+            is kept although the template changed.
+        before: its text, None where there is none.
+        after: its new text, None where it is removed.
+        note: what to know about it, for "keep".
+    """
+
+    name: str
+    action: str
+    before: str | None
+    after: str | None
+    note: str = ""
+
+
+def update_project(directory: Path, dry_run: bool = False) -> list[str]:
+    """Merge this version's template into a project and print what changed.
+
+    Args:
+        directory: the project.
+        dry_run: print the differences and change nothing.
+
+    Returns:
+        The names of the files with conflicts.
+
+    Raises:
+        UserError: the folder is not a project, its version is newer, or git is missing.
+    """
+    version, base = _read_base(directory)
+    template = read_template()
+    changes = list(_plan(directory, base, template))
+    for change in changes:
+        note = f": {change.note}" if change.note else ""
+        print(f"{change.action:<9} {change.name}{note}")
+        if dry_run:
+            print(_diff(change), end="")
+    conflicts = [change.name for change in changes if change.action == "conflict"]
+    if dry_run:
+        print(f"dry run: {len(changes)} file(s) from version {version} to {__version__}")
+        return []
+    for change in changes:
+        if change.after is None:
+            remove(directory / change.name)
+        elif change.after != change.before:
+            _write(directory / change.name, change.after)
+    _record(directory, template)
+    print(f"updated {directory} from version {version} to {__version__}: {len(changes)} file(s)")
+    return conflicts
+
+
+def _read_base(directory: Path) -> tuple[str, dict[str, str]]:
+    """Return the version that a project came from, and the template of that version."""
+    version = directory / _STATE / "version"
+    if version.is_file():
+        return version.read_text().strip(), read_template(directory / _STATE / "template")
+    config = directory / "config.py"
+    text = config.read_text(encoding="utf-8") if config.is_file() else ""
+    if "class TrainConfig(kerakit.Config)" not in text:
+        raise UserError(
+            f"{directory} is not a project of Kerakit: it has no .kerakit/version, and no "
+            "config.py of an earlier version. Give the folder that kerakit new created."
+        )
+    with zipfile.ZipFile(_PAST_TEMPLATES / "0.1.0.zip") as archive:
+        return "0.1.0", {name: archive.read(name).decode() for name in archive.namelist()}
+
+
+def _plan(directory: Path, base: dict[str, str], template: dict[str, str]) -> Iterator[Change]:
+    for name in sorted(base.keys() | template.keys()):
+        path = directory / name
+        ours = path.read_text(encoding="utf-8") if path.is_file() else None
+        old, new = base.get(name), template.get(name)
+        if old == new or ours == new:
+            continue
+        if new is None:
+            if ours == old:
+                yield Change(name, "remove", ours, None)
+            elif ours is not None:
+                yield Change(name, "keep", ours, ours, "edited, and no longer part of the template")
+        elif ours is None:
+            if old is None:
+                yield Change(name, "add", None, new)
+            else:
+                yield Change(name, "keep", None, None, "deleted in the project")
+        elif old is None:
+            yield Change(name, "keep", ours, ours, "the template has a new file of this name")
+        elif ours == old:
+            yield Change(name, "update", ours, new)
+        else:
+            merged, is_clean = merge(ours, old, new)
+            yield Change(name, "merge" if is_clean else "conflict", ours, merged)
+
+
+def merge(ours: str, base: str, theirs: str) -> tuple[str, bool]:
+    """Merge two texts with a common base, as ``git merge-file`` does.
+
+    Lines that the project added at an edge of a part that the template rewrote are kept beside the
+    new part; git alone would mark a conflict there.
+
+    Returns:
+        The merged text, and whether it has no conflicts.
+    """
+    texts = {"project": ours, "base": base, "template": theirs}
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / name for name in texts]
+        for path, text in zip(paths, texts.values(), strict=True):
+            path.write_text(text, encoding="utf-8")
+        labels = [word for name in texts for word in ("-L", name)]
+        command = ["git", "merge-file", "-p", "--diff3", *labels, *map(str, paths)]
+        try:
+            done = subprocess.run(command, capture_output=True, check=False)  # noqa: S603
+        except FileNotFoundError:
+            raise UserError("kerakit update needs git on the PATH. Install git.") from None
+    merged = _CONFLICT.sub(_join_additions, done.stdout.decode())
+    return merged, _CONFLICT.search(merged) is None
+
+
+def _join_additions(conflict: re.Match[str]) -> str:
+    """Resolve a conflict where the project only added lines before or after the base."""
+    ours, base, theirs = conflict["ours"], conflict["base"], conflict["theirs"]
+    if ours.startswith(base):
+        return theirs + ours[len(base) :]
+    if ours.endswith(base):
+        return ours[: len(ours) - len(base)] + theirs
+    return conflict.group()
+
+
+def _diff(change: Change) -> str:
+    before, after = (
+        (text or "").splitlines(keepends=True) for text in (change.before, change.after)
+    )
+    name = change.name
+    return "".join(difflib.unified_diff(before, after, f"project/{name}", f"updated/{name}"))
+
+
+def _record(directory: Path, template: dict[str, str]) -> None:
+    """Write the template and the version as the base of the next update."""
+    state = directory / _STATE
+    if (state / "template").is_dir():
+        shutil.rmtree(state / "template")
+    for name, text in template.items():
+        _write(state / "template" / name, text)
+    write_text(state / "version", f"{__version__}\n")
+
+
+def _write(path: Path, text: str) -> None:
+    make_dir(path.parent)
+    write_text(path, text)
