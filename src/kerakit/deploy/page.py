@@ -1,4 +1,4 @@
-"""What was delivered, as one page to look at: report.json, drawn."""
+"""The report page of an export."""
 
 from __future__ import annotations
 
@@ -7,340 +7,300 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from kerakit import answers, charts
-from kerakit.deploy.edgetpu.compiler import EDGETPU
 from kerakit.deploy.edgetpu.forecast import COMPILER, forecast
+from kerakit.deploy.formats.edgetpu import EDGETPU
 from kerakit.deploy.formats.tflite import INT8
-from kerakit.deploy.gate import TIMED_RUNS, Answers, Gate
-from kerakit.deploy.report import Row
+from kerakit.deploy.gate import AccuracyGate
+from kerakit.deploy.results import FormatResult
 from kerakit.files import write_text
+from kerakit.inference import TIMED_RUNS
+from kerakit.report.charts import FormatPoint, plot_accuracy_latency
 from kerakit.report.page import (
-    Html,
-    answered,
-    badge,
-    document,
-    gallery,
-    header,
-    in_words,
-    join,
-    kibibytes,
-    made_with,
-    note,
-    section,
-    shown,
-    side_by_side,
-    table,
-    tag,
-    tiles,
-    when,
+    Badge,
+    Block,
+    Chart,
+    Code,
+    Gallery,
+    Heading,
+    Inline,
+    Labeled,
+    Note,
+    Page,
+    Paragraph,
+    Sample,
+    Section,
+    Table,
+    Tile,
+    Tiles,
+    environment_section,
+    format_label,
+    format_percent,
+    format_time,
+    format_value,
+    make_block,
+    render,
 )
 
-MISTAKES_SHOWN = 32
+MAX_REGRESSIONS = 32
+"""Number of int8 regressions that are shown."""
 
-_ABOUT = {
-    "calibration": "The ranges of the activations were measured on these training images, without augmentation, classes in "
-    "turn. The SHA-256 is that of the list of their names.",
-    "half_the_calibration": "The same file made with the first half of those images: where it differs much, more images would "
-    "go on changing the result.",
+_HELD_OUT = {
+    "test": "test images, used neither for training nor for selecting the checkpoint",
+    "val": "validation images. The checkpoint was selected on them, so that metrics on new images "
+    "may be lower",
+}
+_NOTES = {
+    "calibration": "Training images on which the ranges of the activations were measured, without "
+    "augmentation, class-balanced. The SHA-256 is that of the list of their names.",
+    "half_calibration": "The int8 file made with the first half of the calibration images. If it "
+    "differs much, more calibration images would change the result.",
+    "fallbacks": "Attempts to bring the int8 file within the accuracy gate, in order.",
+}
+_TARGETS = {
+    "tpu": Badge("Edge TPU", "good"),
+    "cpu": Badge("CPU", "bad"),
+    "unknown": Badge("unknown", "idle"),
 }
 
 
 def write_page(
     path: Path,
-    rows: Sequence[Row],
+    results: Sequence[FormatResult],
     report: Mapping[str, Any],
-    gate: Gate,
-    key: Callable[[int], str] | None = None,
+    gate: AccuracyGate,
+    sample_name: Callable[[int], str] | None = None,
 ) -> None:
     """Write the page.
 
     Args:
-        path: where to; beside the delivered files.
-        rows: of the report.
-        report: what report.json holds.
-        gate: what was measured with.
-        key: gives the name of a held-out image by its place.
+        path: of the page, in the folder of the exported files.
+        results: one per format.
+        report: the content of report.json.
+        gate: that the results were measured with.
+        sample_name: returns the name of a held-out image by its sample index.
     """
-    int8 = next((row for row in rows if row.format == INT8.name and row.answers is not None), None)
-    name = f"{report.get('model', 'model')} for devices"
-    run = (
-        f"{report['run']}, checkpoint {report['checkpoint']}; deployed"
-        if "run" in report
-        else "Deployed"
+    int8 = next((one for one in results if one.format == INT8.name and one.measurement), None)
+    predictions: dict[str, Any] = {"Keras": gate.reference}
+    if int8 is not None:
+        predictions["int8"] = int8.predictions
+    sections = [
+        _formats(results, report),
+        _accuracy_and_latency(results, report),
+        *gate.task.report(predictions, gate.targets),
+        _regressions(gate, int8, sample_name),
+        _operators(path.parent, results),
+        *_details(results),
+        environment_section(report),
+    ]
+    run = f"{report['run']}, checkpoint {report['checkpoint']}; exported" if "run" in report else ""
+    page = Page(
+        f"{report.get('model', 'model')}: export",
+        [Paragraph(f"{run or 'Exported'} {format_time(report['created'])}")],
+        [_tiles(results, report, int8), *(section for section in sections if section is not None)],
     )
-    body = [
-        header(name, f"{run} {when(report['created'])}"),
-        _tiles(rows, report, int8),
-        _formats(rows, report),
-        _accuracy_and_latency(rows, report),
-        _confusion(gate, int8),
-        _mistakes(gate, int8, key),
-        _placement(path.parent, rows),
-        *_details(rows),
-        made_with(report),
+    write_text(path, render(page))
+
+
+def _tiles(
+    results: Sequence[FormatResult], report: Mapping[str, Any], int8: FormatResult | None
+) -> Tiles:
+    failed = [one.format for one in results if one.status == "failed" or one.passed is False]
+    metric = report["main_metric"]
+    label = format_label(metric)
+    if failed:
+        gate = Tile("accuracy gate", Badge(f"{len(failed)} failed", "bad"), ", ".join(failed))
+    else:
+        limit = f"{label} drop of at most {100 * report['max_drop']:.2f} pp"
+        gate = Tile("accuracy gate", Badge("passed", "good"), limit)
+    keras = format_value(report["keras_metrics"][metric], metric)
+    tiles = [
+        gate,
+        Tile(f"{label}, Keras", keras, f"{report['held_out_images']:,} held-out images"),
     ]
-    write_text(path, document(name, *body))
+    if int8 is not None and int8.measurement is not None:
+        agreement = f"agreement {format_percent(int8.measurement.agreement)}"
+        score = format_value(int8.measurement.metrics[metric], metric)
+        tiles.append(Tile(f"{label}, int8", score, agreement))
+        if int8.latency_ms is not None:
+            device = f"per image, 1 thread, {report['cpu'] or 'CPU'}"
+            tiles.append(Tile("latency, int8", f"{int8.latency_ms:.2f} ms", device))
+        size = format_value(int8.size_bytes, "size_bytes")
+        tiles.append(Tile("size, int8", f"{size} KiB", int8.file))
+    return Tiles(tiles)
 
 
-def _tiles(rows: Sequence[Row], report: Mapping[str, Any], int8: Row | None) -> Html:
-    bad = [
-        row.format
-        for row in rows
-        if row.status == "failed" or (row.measured and not row.measured.passed)
-    ]
-    parts: list[tuple[str, object, object]] = [
-        (
-            "accuracy gate",
-            badge(f"{len(bad)} not passed", "bad") if bad else badge("passed", "good"),
-            ", ".join(bad) or f"no file loses more than {report['max_drop']:.2%}",
-        ),
-        (
-            "accuracy, Keras",
-            f"{report['keras_accuracy']:.2%}",
-            f"of {report['held_out_images']:,} held-out images",
-        ),
-    ]
-    if int8 and int8.measured and int8.latency_ms and int8.bytes:
-        parts += [
-            (
-                "accuracy, int8",
-                f"{int8.measured.accuracy:.2%}",
-                f"{int8.measured.agreement:.2%} as Keras",
-            ),
-            (
-                "time an image, int8",
-                f"{int8.latency_ms:.2f} ms",
-                f"on {report['cpu'] or 'this CPU'}, one thread",
-            ),
-            ("size, int8", kibibytes(int8.bytes), int8.file),
-        ]
-    return tiles(*parts)
-
-
-def _formats(rows: Sequence[Row], report: Mapping[str, Any]) -> Html:
-    headings = (
-        "format",
-        "gate",
-        "accuracy",
-        "drop",
-        "as Keras",
-        "worst class",
-        "confidence error",
-        "ms",
-        "KiB",
-        "SHA-256",
-    )
-    lines = []
-    for row in rows:
-        seen = row.measured
-        line: list[object] = [join(tag("b", row.format), tag("small", row.file)), _status(row)]
-        if seen:
-            worst = join(tag("bdi", seen.worst_class), tag("small", f"{seen.worst_accuracy:.1%}"))
-            drop = f"{seen.drop:+.2%}" if seen.drop else "0.00%"
-            line += [
-                f"{seen.accuracy:.2%}",
-                drop,
-                f"{seen.agreement:.2%}",
-                worst,
-                f"{seen.confidence_error:.3f}",
+def _formats(results: Sequence[FormatResult], report: Mapping[str, Any]) -> Section:
+    main, *others = report["keras_metrics"]
+    columns = [main, "drop", "agreement", *others, "latency_ms", "size_bytes"]
+    rows = []
+    for result in results:
+        values = {**result.to_json(), **(result.measurement.metrics if result.measurement else {})}
+        rows.append(
+            [
+                Labeled(result.format, result.file),
+                _badge(result),
+                *(
+                    "" if values.get(key) is None else format_value(values[key], key)
+                    for key in columns
+                ),
+                Code(result.sha256[:8], result.sha256) if result.sha256 else "",
             ]
-        else:
-            line += [""] * 5
-        line.append("" if row.latency_ms is None else f"{row.latency_ms:.2f}")
-        line.append("" if row.bytes is None else f"{row.bytes / 1024:,.0f}")
-        line.append(tag("code", row.sha256[:8], title=row.sha256) if row.sha256 else "")
-        lines.append(line)
-    reasons = [
-        tag("p", tag("b", f"{row.format} {row.status}: "), row.reason) for row in rows if row.reason
-    ]
-    for row in rows:
-        if row.measured and not row.measured.passed:
-            lost = f"it loses {row.measured.drop:.2%} of the held-out images, more than {report['max_drop']:.2%}."
-            reasons.append(tag("p", tag("b", f"{row.format} is below the gate: "), lost))
-    right = ("accuracy", "drop", "as Keras", "confidence error", "ms", "KiB")
-    return section("Formats", table(headings, lines, right), *reasons, *_how_measured(report))
+        )
+    headings = [format_label(key) for key in columns]
+    remarks: list[Block] = []
+    for result in results:
+        if result.reason:
+            remarks.append(Paragraph(result.reason, f"{result.format} {result.status}:"))
+        if result.measurement is not None and not result.measurement.passed:
+            drop = f"{100 * result.measurement.drop:.2f} pp > {100 * report['max_drop']:.2f} pp"
+            text = f"{format_label(main)} drop {drop}"
+            remarks.append(Paragraph(text, f"{result.format} failed the accuracy gate:"))
+    table = Table(["format", "gate", *headings, "SHA-256"], rows, headings)
+    return Section("Formats", [table, *remarks, *_method(report)])
 
 
-def _status(row: Row) -> Html:
-    if row.status != "delivered":
-        return badge(row.status, "bad" if row.status == "failed" else "idle")
-    if row.measured is None:
-        return badge("not run", "idle")
-    return badge("passed", "good") if row.measured.passed else badge("below the gate", "bad")
+def _badge(result: FormatResult) -> Badge:
+    if result.status != "exported":
+        return Badge(result.status, "bad" if result.status == "failed" else "idle")
+    if result.passed is None:
+        return Badge("not tested", "idle")
+    return Badge("passed", "good") if result.passed else Badge("failed", "bad")
 
 
-def _how_measured(report: Mapping[str, Any]) -> list[Html]:
-    kind = {
-        "test": " They are the test images: neither training nor the choice of the checkpoint saw them.",
-        "val": " They are the validation images: the checkpoint was chosen on them, too, so that new ones may be told worse.",
-    }.get(report.get("held_out", ""), "")
-    accuracy, count = report["keras_accuracy"], report["held_out_images"]
-    terms = {
-        "drop": "accuracy lost against the trained Keras model; below 0 it is gained.",
-        "as Keras": "the share of images that get the class that Keras gives.",
-        "confidence error": "how far confidences are from the share that is right, from 0 to 1.",
-        "ms": f"one image on the CPU of the machine that made the files ({report['cpu'] or report['machine']}), the median of "
-        f"{TIMED_RUNS}; on one thread, or with TensorFlow (h5, keras, saved_model) on as many as it takes.",
-    }
+def _method(report: Mapping[str, Any]) -> list[Note]:
+    images = _HELD_OUT.get(report.get("held_out", ""), "held-out images")
+    machine = report["cpu"] or report["machine"]
+    metric = format_label(report["main_metric"])
     return [
-        note(
-            f"Measured on {count:,} held-out images, the same for all files.{kind} {answers.coarseness(accuracy, count)}"
+        Note(f"Evaluated on {report['held_out_images']:,} {images}. All formats use the same."),
+        Note(
+            f"drop: decrease of {metric} against the Keras model, in percentage points; negative "
+            "for a gain. agreement: with the predictions of the Keras model. "
+            "ECE: expected calibration error, from 0 to 1. "
+            f"latency: one image, median of {TIMED_RUNS}, on {machine}; one thread, except in "
+            "TensorFlow (h5, keras, saved_model)."
         ),
-        note(*(join(tag("b", term), f": {meaning} ") for term, meaning in terms.items())),
     ]
 
 
-def _accuracy_and_latency(rows: Sequence[Row], report: Mapping[str, Any]) -> Html | None:
-    dots = [
-        charts.Dot(
-            row.format,
-            row.latency_ms,
-            row.measured.accuracy,
-            row.bytes or 0,
-            row.measured.passed,
-            f"{row.format}: {row.measured.accuracy:.2%} right, {row.latency_ms:.2f} ms, {kibibytes(row.bytes or 0)}",
+def _accuracy_and_latency(
+    results: Sequence[FormatResult], report: Mapping[str, Any]
+) -> Section | None:
+    metric = report["main_metric"]
+    points = [
+        FormatPoint(
+            one.format,
+            one.latency_ms,
+            one.measurement.metrics[metric],
+            one.size_bytes or 0,
+            one.measurement.passed,
         )
-        for row in rows
-        if row.measured and row.latency_ms
+        for one in results
+        if one.measurement and one.latency_ms
     ]
-    if not dots:
+    if not points:
         return None
-    gate = (
-        report["keras_accuracy"] - report["max_drop"],
-        f"the gate: Keras − {report['max_drop']:.2%}",
-    )  # noqa: RUF001
-    least = max(4 * report["max_drop"], 6 / report["held_out_images"])
-    missing = ", ".join(row.format for row in rows if not row.measured)
-    return section(
-        "Accuracy and latency",
-        tag(
-            "div",
-            charts.scatter(dots, "milliseconds an image", "accuracy", gate, least),
-            class_="wide",
-        ),
-        note(
-            "The area of a dot is the size of the file.",
-            f" Not measured here: {missing}." if missing else "",
-        ),
+    label = format_label(metric)
+    threshold = (
+        report["keras_metrics"][metric] - report["max_drop"],
+        f"accuracy gate: Keras − {100 * report['max_drop']:.2f} pp",  # noqa: RUF001 - minus
+    )
+    min_span = max(4 * report["max_drop"], 6 / report["held_out_images"])
+    figure = plot_accuracy_latency(points, label, threshold, min_span)
+    untested = ", ".join(one.format for one in results if not one.measurement)
+    note = f" Not tested: {untested}." if untested else ""
+    return Section(
+        f"{label.capitalize()} and latency",
+        [Chart(figure, f"{label} over latency"), Note(f"Area of a dot: size of the file.{note}")],
     )
 
 
-def _confusion(gate: Gate, int8: Row | None) -> Html:
-    names = gate.class_names
-    by_file = {"Keras": Answers.of(gate.reference)}
-    if int8 and int8.answers:
-        by_file["int8"] = int8.answers
-    matrices = {
-        name: answers.confusion(gate.targets, one.classes, len(names))
-        for name, one in by_file.items()
-    }
-    drawn = answers.drawn(
-        *((name, matrix, False) for name, matrix in matrices.items()), names=names
-    )
-    listed = [
-        (f"{name} confuses most", answers.pairs(matrix, names)) for name, matrix in matrices.items()
-    ]
-    return section("What is confused", drawn, side_by_side(*listed))
-
-
-def _mistakes(gate: Gate, int8: Row | None, key: Callable[[int], str] | None) -> Html | None:
-    if int8 is None or int8.answers is None:
+def _regressions(
+    gate: AccuracyGate, int8: FormatResult | None, sample_name: Callable[[int], str] | None
+) -> Section | None:
+    if int8 is None or int8.predictions is None:
         return None
-    keras, ours, names = Answers.of(gate.reference), int8.answers, gate.class_names
-    lost = np.flatnonzero((keras.classes == gate.targets) & (ours.classes != gate.targets))
-    won = int(((keras.classes != gate.targets) & (ours.classes == gate.targets)).sum())
-    heading = "What int8 gets wrong and Keras right"
-    also = f" {won:,} of {len(gate.targets):,} it is the other way round."
-    if not len(lost):
-        return section(heading, tag("p", f"No held-out image.{' Of' + also if won else ''}"))
-    surest = lost[np.argsort(-ours.confidence[lost], kind="stable")][:MISTAKES_SHOWN].tolist()
-    pixels = gate.images(set(surest))
-    images = []
-    for i in surest:
-        both = ((INT8.name, ours), ("Keras", keras))
-        lines = [
-            answered(who, names[said.classes[i]], float(said.confidence[i])) for who, said in both
-        ]
-        images.append((pixels[i], names[gate.targets[i]], lines, key(i) if key else ""))
-    first = f" The {len(surest)} of which int8 is surest:" if len(surest) < len(lost) else ""
-    return section(
-        heading,
-        tag("p", f"{len(lost):,} of {len(gate.targets):,} held-out images; of{also}{first}"),
-        gallery(images),
+    task, predictions = gate.task, int8.predictions
+    of_keras = set(task.mistakes(gate.reference, gate.targets).tolist())
+    of_int8 = task.mistakes(predictions, gate.targets).tolist()
+    regressions = [index for index in of_int8 if index not in of_keras]
+    fixed = len(of_keras.difference(of_int8))
+    shown = regressions[:MAX_REGRESSIONS]
+    pixels = gate.load_images(set(shown))
+    count = len(gate.targets)
+    text = (
+        f"{len(regressions):,} of {count:,} held-out images: the prediction of Keras is correct, "
+        f"that of int8 is not. The reverse: {fixed:,}."
     )
-
-
-def _placement(folder: Path, rows: Sequence[Row]) -> Html | None:
-    parts: list[object] = []
-    edgetpu = next(
-        (row for row in rows if row.format == EDGETPU.name and row.status == "delivered"), None
-    )
-    if edgetpu:
-        parts += [
-            tag("p", "What Google's compiler said of the int8 file:"),
-            shown(edgetpu.details),
-            tag("h3", "Forecast"),
-        ]
-    if any(row.format == INT8.name and row.status == "delivered" for row in rows):
-        parts += _forecast((folder / INT8.file).read_bytes())
-    return section("Operators on the Edge TPU and on the CPU", *parts) if parts else None
-
-
-def _forecast(content: bytes) -> list[object]:
-    placed = forecast(content)
-    parts: list[object] = [
-        note(
-            f"A forecast of what {COMPILER} makes of {INT8.file}; the compiler was not run for it."
+    if len(shown) < len(regressions):
+        text += f" Shown: the {len(shown)} most confident."
+    samples = [
+        Sample(
+            pixels[index],
+            task.format_annotation(gate.targets[index]),
+            [
+                f"{name}: {task.format_prediction(each[index])}"
+                for name, each in (("int8", predictions), ("Keras", gate.reference))
+            ],
+            sample_name(index) if sample_name else "",
         )
+        for index in shown
     ]
-    if placed.refused:
+    return Section("int8 regressions", [Paragraph(text), Gallery(samples)])
+
+
+def _operators(folder: Path, results: Sequence[FormatResult]) -> Section | None:
+    exported = {one.format: one for one in results if one.status == "exported"}
+    blocks: list[Block] = []
+    if EDGETPU.name in exported:
+        compiler: Block = make_block(exported[EDGETPU.name].details)
+        blocks += [Paragraph("Output of the compiler:"), compiler, Heading("Forecast")]
+    if INT8.name in exported:
+        blocks += _forecast((folder / INT8.file).read_bytes())
+    return Section("Operators on the Edge TPU and CPU", blocks) if blocks else None
+
+
+def _forecast(content: bytes) -> list[Block]:
+    found = forecast(content)
+    note = Note(f"Forecast of what {COMPILER} does with {INT8.file}; it was not run for it.")
+    if found.refused:
         return [
-            *parts,
-            tag("p", badge("refused", "bad"), " ", placed.refused.reason),
-            note(placed.refused.advice),
+            note,
+            Paragraph(found.refused.reason, Badge("refused", "bad")),
+            Note(found.refused.advice),
         ]
-    unknown = f", {placed.unknown} on either" if placed.unknown else ""
-    streamed = (
-        f", {kibibytes(placed.streamed_bytes)} sent anew for each image"
-        if placed.streamed_bytes
-        else ""
+    unknown = f", {found.unknown} on either" if found.unknown else ""
+    on_chip, streamed = (
+        format_value(size, "bytes") for size in (found.on_chip_bytes, found.streamed_bytes)
     )
     summary = (
-        f"{placed.on_tpu} of {len(placed.operators)} operators on the Edge TPU, {placed.on_cpu} on the CPU{unknown}; about "
-        f"{kibibytes(placed.on_chip_bytes)} of parameters stay on the chip{streamed}."
+        f"{found.on_tpu} of {len(found.operators)} operators on the Edge TPU, {found.on_cpu} on "
+        f"the CPU{unknown}. Estimated parameters: {on_chip} KiB cached on the chip, {streamed} KiB "
+        "streamed per inference."
     )
-    counted = Counter((one.op, one.target, one.status) for one in placed.operators)
-    kinds = {
-        "tpu": badge("Edge TPU", "good"),
-        "cpu": badge("CPU", "bad"),
-        "unknown": badge("unknown", "idle"),
-    }
-    rows = [
-        [tag("code", op), n, kinds[target], status] for (op, target, status), n in counted.items()
+    counts = Counter((one.op, one.target, one.status) for one in found.operators)
+    rows: list[list[Inline]] = [
+        [Code(op), count, _TARGETS[target], status]
+        for (op, target, status), count in counts.items()
     ]
-    return [
-        *parts,
-        tag("p", summary),
-        table(["operator", "count", "runs on", "because"], rows, ("count",)),
-    ]
+    table = Table(["operator", "count", "target", "status"], rows, ["count"])
+    return [note, Paragraph(summary), table]
 
 
-def _details(rows: Sequence[Row]) -> list[Html]:
-    """Return a section for each detail that a format found out, whatever it is; formats with the same one share it."""
+def _details(results: Sequence[FormatResult]) -> list[Section]:
+    """Return one section per detail of the formats; formats with the same detail share it."""
     found: list[tuple[str, Any, list[str]]] = []
-    for row in rows:
-        for key, value in row.details.items() if row.format != EDGETPU.name else ():
-            same = next((formats for k, v, formats in found if (k, v) == (key, value)), None)
+    for result in results:
+        for key, value in result.details.items() if result.format != EDGETPU.name else ():
+            same = next((names for k, v, names in found if (k, v) == (key, value)), None)
             if same is None:
                 found.append((key, value, same := []))
-            same.append(row.format)
-    return [
-        section(
-            f"{in_words(key).capitalize()}: {', '.join(formats)}",
-            note(_ABOUT[key]) if key in _ABOUT else "",
-            shown(value),
-        )
-        for key, value, formats in found
-    ]
+            same.append(result.format)
+    sections = []
+    for key, value, names in found:
+        label = format_label(key)
+        blocks: list[Block] = [make_block(value, key)]
+        if key in _NOTES:
+            blocks.insert(0, Note(_NOTES[key]))
+        sections.append(Section(f"{label[0].upper()}{label[1:]}: {', '.join(names)}", blocks))
+    return sections

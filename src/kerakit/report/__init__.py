@@ -1,1 +1,1 @@
-"""Report pages and plots."""
+"""Report pages and charts."""

@@ -1,304 +1,520 @@
-"""Charts as SVG inside a page: they take the page's colours, their text stays text, and they need no script."""
+"""Charts as matplotlib figures, saved as PNG in run folders or rendered as SVG on report pages.
+
+Figures have 72 dots per inch, so that a point of a font is a pixel of the page.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import io
+import itertools
 import math
-from collections.abc import Sequence
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
 
+import matplotlib as mpl
 import numpy as np
-from matplotlib.ticker import MaxNLocator
+from matplotlib.figure import Figure
+from matplotlib.ticker import (
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    PercentFormatter,
+)
+from numpy.typing import NDArray
 
-from kerakit.report.page import Html, join, tag
+from kerakit.files import atomic_write
+from kerakit.report.page import clean_text
 
-LINE, CHARACTER = 16, 7.4
-"""Height of a line of text and width of a character, about, in the charts' units."""
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-DOTTED = 60
-"""Up to so many points of a curve have dots."""
+COLORS = {
+    "text": "#1c2128",
+    "soft": "#59636e",
+    "line": "#d9dee4",
+    "head": "#eff2f5",
+    "accent": "#0b62c4",
+    "second": "#b35900",
+    "bad": "#c62828",
+}
+"""Variables of page.css with their values in light mode. SVG refers to the variables."""
 
-BEST = "best"
-"""The word of a mark of ``curves`` that stands in a line of its own."""
+CORRECT, WRONG = (31, 111, 214), (217, 72, 15)
+"""RGB of the cells of a confusion matrix; their opacity depends on the value."""
 
-Box = tuple[float, float, float, float]
-"""Left, top, right, bottom."""
+MAX_NUMBERS = 30
+"""Number of classes up to which a confusion matrix shows its values."""
+MAX_NAMES = 100
+"""Number of classes up to which a confusion matrix shows their names."""
+MAX_MARKERS = 60
+"""Number of epochs up to which curves have markers."""
+
+PNG_DPI = 120
+
+_MAX_NAME_LENGTH = 22
+_STYLE: Any = {
+    "figure.dpi": 72,
+    "figure.facecolor": "none",
+    "font.size": 11,
+    "text.parse_math": False,  # names may contain "$"
+    "text.color": COLORS["text"],
+    "axes.facecolor": "none",
+    "axes.labelcolor": COLORS["soft"],
+    "axes.edgecolor": COLORS["soft"],
+    "axes.titlelocation": "left",
+    "axes.titlesize": 12,
+    "axes.titleweight": "bold",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.axisbelow": True,
+    "axes.unicode_minus": True,
+    "xtick.color": COLORS["soft"],
+    "ytick.color": COLORS["soft"],
+    "xtick.labelcolor": COLORS["text"],
+    "ytick.labelcolor": COLORS["text"],
+    "ytick.left": False,
+    "grid.color": COLORS["line"],
+    "legend.frameon": False,
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "kerakit",  # equal figures give equal files
+}
 
 
-class Frame:
-    """The axes of a chart.
+@contextlib.contextmanager
+def _styled() -> Iterator[None]:
+    """Apply the charts' style, without warnings about characters that matplotlib's font lacks."""
+    with mpl.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
+        yield
+
+
+# ----------------------------------------------------------------------------------------- output
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """Save a figure as PNG on white, atomically."""
+    with _styled(), atomic_write(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=PNG_DPI, facecolor="white", bbox_inches="tight")
+
+
+def to_svg(figure: Figure, alt: str) -> str:
+    """Return a figure as an SVG element for HTML, in the colors of the page, without references.
 
     Args:
-        x: smallest and largest value.
-        y: smallest and largest value.
-        size: width and height of the whole.
-        log: whether x is drawn by its logarithm.
+        figure: a figure of this module.
+        alt: its description for screen readers.
+    """
+    file = io.StringIO()
+    with _styled():
+        figure.savefig(
+            file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        )
+    root = ElementTree.fromstring(file.getvalue())  # noqa: S314 - matplotlib's own output
+    width, height = (float(size) for size in root.attrib["viewBox"].split()[2:])
+    _simplify(root)
+    root.attrib = {
+        "viewBox": f"0 0 {width:g} {height:g}",
+        "role": "img",
+        "aria-label": clean_text(alt),
+        # It shrinks with the page until its text becomes too small to read.
+        "style": f"max-width:{width:.0f}px;min-width:{0.8 * width:.0f}px",
+    }
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+_KEPT = ("d", "x", "y", "width", "height", "transform", "style", "href")
+_VARIABLES = {color: f"var(--{name})" for name, color in COLORS.items()}
+
+
+def _simplify(root: ElementTree.Element) -> None:
+    """Drop definitions, identifiers and namespaces, so that a page can hold many charts."""
+    for element in root.iter():
+        element.tag = element.tag.rpartition("}")[2]
+        element.attrib = {name.rpartition("}")[2]: value for name, value in element.attrib.items()}
+    symbols = {
+        f"#{path.attrib['id']}": path
+        for path in root.iterfind(".//defs/path")
+        if "id" in path.attrib
+    }
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag in ("defs", "metadata", "style"):
+                parent.remove(child)
+    for element in root.iter():
+        if element.tag == "use":
+            _inline(element, symbols[element.attrib["href"]])
+        element.attrib = {
+            name: _simplify_value(name, value)
+            for name, value in element.attrib.items()
+            if name in _KEPT
+        }
+        if element.tag != "text":
+            element.text = None
+        element.tail = None
+
+
+def _inline(use: ElementTree.Element, symbol: ElementTree.Element) -> None:
+    """Turn a reference to a marker into the marker."""
+    use.tag = "path"
+    x, y = use.attrib.pop("x", "0"), use.attrib.pop("y", "0")
+    style = use.attrib.get("style", symbol.attrib.get("style", ""))
+    use.attrib = {"d": symbol.attrib["d"], "transform": f"translate({x} {y})", "style": style}
+
+
+def _simplify_value(name: str, value: str) -> str:
+    if name == "href":
+        return value
+    if name == "style":
+        # The page's font.
+        value = re.sub(r"font: ([^;']*?)(\d+(?:\.\d+)?px)[^;]*", _font_style, value)
+        value = re.sub(r"font-family:[^;]*;?", "", value)
+        return re.sub(r"#[0-9a-f]{6}", lambda found: _VARIABLES.get(found[0], found[0]), value)
+    return re.sub(r"-?\d+\.\d{3,}", lambda found: f"{float(found[0]):.2f}", value)
+
+
+def _font_style(found: re.Match[str]) -> str:
+    weight = ";font-weight:bold" if re.search("bold|[67]00", found[1]) else ""
+    return f"font-size:{found[2]}{weight}"
+
+
+# ----------------------------------------------------------------------------------------- curves
+
+
+@_styled()
+def plot_curves(
+    rows: Sequence[Mapping[str, float]], marks: Sequence[tuple[float, str]] = ()
+) -> Figure:
+    """Plot each metric over the epochs, training and validation in one chart.
+
+    Args:
+        rows: one per epoch, with "epoch", metrics, and metrics with the prefix "val_".
+        marks: (epoch, label) of vertical lines, such as the beginnings of phases.
+    """
+    metrics = list(
+        dict.fromkeys(name.removeprefix("val_") for row in rows for name in row if name != "epoch")
+    )
+    figure = Figure(figsize=(440 / 72 * max(1, len(metrics)), 300 / 72), layout="constrained")
+    for axes, metric in zip(
+        figure.subplots(1, max(1, len(metrics)), squeeze=False)[0], metrics, strict=False
+    ):
+        for name, label, color in (
+            (metric, "training", COLORS["second"]),
+            (f"val_{metric}", "validation", COLORS["accent"]),
+        ):
+            points = [(row["epoch"], row[name]) for row in rows if name in row]
+            if points:
+                marker = "." if len(points) <= MAX_MARKERS else ""
+                axes.plot(*zip(*points, strict=True), label=label, color=color, marker=marker)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("epoch", loc="right")
+        axes.grid(axis="y")
+        axes.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.1), ncols=2)
+        axes.set_title(clean_text(metric), pad=6 + 15 * _draw_marks(axes, marks))
+    return figure
+
+
+def _draw_marks(axes: Axes, marks: Sequence[tuple[float, str]]) -> int:
+    """Draw vertical lines with labels above the axes; return the number of lines of labels."""
+    low, high = axes.get_xlim()
+    ends: list[float] = []
+    for epoch, label in sorted(marks):
+        axes.axvline(epoch, color=COLORS["soft"], linewidth=0.8, linestyle=(0, (2, 3)))
+        position = (epoch - low) / (high - low)
+        align = "left" if position < 0.2 else "right" if position > 0.8 else "center"
+        width = 7 * len(label) / 380
+        start = position - {"left": 0.0, "center": width / 2, "right": width}[align]
+        line = next((i for i, end in enumerate(ends) if end < start), len(ends))
+        ends[line : line + 1] = [start + width]
+        axes.annotate(
+            clean_text(label),
+            (epoch, 1),
+            (0, 4 + 14 * line),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            ha=align,
+            fontsize=10,
+        )
+    return len(ends)
+
+
+# ------------------------------------------------------------------------------- confusion matrix
+
+
+@_styled()
+def plot_confusion_matrix(
+    matrix: NDArray[np.int64], names: Sequence[str], normalize: bool = False
+) -> Figure:
+    """Plot a confusion matrix; the color is the fraction of the row.
+
+    Args:
+        matrix: (classes, classes), rows true labels, columns predictions.
+        names: of the classes.
+        normalize: whether the numbers are fractions of the row instead of counts.
+    """
+    count, has_numbers, has_names = len(names), len(names) <= MAX_NUMBERS, len(names) <= MAX_NAMES
+    cell = (44 if count <= 12 else 34) if has_numbers else max(0.5, min(11, 900 / count))
+    font = 11 if has_numbers else 8
+    labels = [_shorten(name) for name in names] if has_names else []
+    margin = 34 + 0.66 * font * max(map(len, labels), default=0)
+    # A matrix of few classes is smaller than the title of its axis.
+    side = max(count * cell, 80)
+    width, height = margin + side + 8, margin + side + 8
+    figure = Figure(figsize=(width / 72, height / 72))
+    axes = figure.add_axes((margin / width, margin / height, side / width, side / height))
+    fractions = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    axes.imshow(_color_cells(matrix, fractions), interpolation="none", aspect="auto")
+    axes.set_facecolor(COLORS["head"])
+    axes.set_xlabel("prediction")
+    axes.set_ylabel("true label")
+    axes.spines[:].set_visible(False)
+    ticks = range(count) if has_names else ()
+    axes.set_xticks(ticks, labels, rotation=90, fontsize=font)
+    axes.set_yticks(ticks, labels, fontsize=font)
+    axes.tick_params(length=0)
+    if has_numbers:
+        for row, column in np.argwhere(matrix):
+            fraction = fractions[row, column]
+            text = f"{fraction:.0%}" if normalize else str(matrix[row, column])
+            color = "white" if fraction > 0.55 else COLORS["text"]
+            size = min(11, 1.5 * cell / len(text))
+            axes.text(column, row, text, ha="center", va="center", color=color, fontsize=size)
+    return figure
+
+
+def _color_cells(matrix: NDArray[np.int64], fractions: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Return the cells as RGBA; transparent where they are 0."""
+    pixels = np.zeros((*matrix.shape, 4), np.uint8)
+    pixels[..., :3] = np.where(np.eye(len(matrix), dtype=bool)[..., None], CORRECT, WRONG)
+    # A single image out of many is visible too.
+    pixels[..., 3] = np.where(matrix > 0, 255 * (0.2 + 0.8 * fractions), 0)
+    return pixels
+
+
+def _shorten(name: str) -> str:
+    name = clean_text(name)
+    return name if len(name) <= _MAX_NAME_LENGTH else f"{name[: _MAX_NAME_LENGTH - 1]}…"
+
+
+# --------------------------------------------------------------------------- accuracy and latency
+
+
+@dataclass(frozen=True)
+class FormatPoint:
+    """An exported file in ``plot_accuracy_latency``.
+
+    Attributes:
+        name: of the format.
+        latency_ms: in milliseconds, above 0.
+        score: its main metric, from 0 to 1.
+        size_bytes: of the file; the area of the dot.
+        passed: whether it passed the accuracy gate.
     """
 
-    def __init__(
-        self,
-        x: tuple[float, float],
-        y: tuple[float, float],
-        size: tuple[int, int],
-        log: bool = False,
-    ) -> None:
-        self.width, self.height = size
-        self.area: Box = (56, 32, self.width - 14, self.height - 44)
-        self._x, self._y, self._log = x, y, log
-
-    def at(self, x: float, y: float) -> tuple[float, float]:
-        """Return where a value lies, in the chart's units."""
-        left, top, right, bottom = self.area
-        scale = math.log if self._log else float
-        low, high = map(scale, self._x)
-        return (
-            left + (scale(x) - low) / (high - low) * (right - left),
-            bottom - (y - self._y[0]) / (self._y[1] - self._y[0]) * (bottom - top),
-        )
-
-    def axes(self, x_label: str, y_label: str, percent: bool = False, whole: bool = False) -> Html:
-        """Return lines and figures of both axes; in percent on y, or with whole numbers alone on x, if asked for."""
-        left, top, right, bottom = self.area
-        parts = [
-            tag("text", y_label, x=left, y=top - 18, class_="name"),
-            tag("text", x_label, x=right, y=bottom + 36, class_="name end"),
-        ]
-        shares = [value for value in _ticks(*self._y) if not percent or 0 <= value <= 1]
-        for value, text in _labelled(shares, percent):
-            _, y = self.at(self._x[0], value)
-            parts.append(tag("line", x1=left, x2=right, y1=y, y2=y, class_="grid"))
-            parts.append(tag("text", text, x=left - 8, y=y + 4, class_="end"))
-        for value, text in _labelled(
-            _log_ticks(*self._x) if self._log else _ticks(*self._x, whole=whole)
-        ):
-            x, _ = self.at(value, self._y[0])
-            parts.append(tag("line", x1=x, x2=x, y1=bottom, y2=bottom + 5, class_="axis"))
-            parts.append(tag("text", text, x=x, y=bottom + 19, class_="middle"))
-        return join(*parts, tag("line", x1=left, x2=right, y1=bottom, y2=bottom, class_="axis"))
-
-    def drawn(self, alt: str, *parts: object) -> Html:
-        """Return the chart."""
-        return svg(self.width, self.height, alt, *parts)
+    name: str
+    latency_ms: float
+    score: float
+    size_bytes: int
+    passed: bool
 
 
-def svg(width: float, height: float, alt: str, *parts: object) -> Html:
-    """Return a drawing of this size in its own units; it shrinks with the page, though not until it cannot be read."""
-    style = f"max-width:{width:.0f}px;min-width:{width * 0.62:.0f}px"
-    return tag(
-        "svg",
-        *parts,
-        viewBox=f"0 0 {width:.0f} {height:.0f}",
-        role="img",
-        aria_label=alt,
-        style=style,
+@_styled()
+def plot_accuracy_latency(
+    points: Sequence[FormatPoint], metric: str, threshold: tuple[float, str], min_span: float
+) -> Figure:
+    """Plot the main metric of exported files over their latency.
+
+    Args:
+        points: at least one.
+        metric: label of the main metric.
+        threshold: score and label of the accuracy gate, drawn as a line.
+        min_span: smallest span of the vertical axis, so that small differences look small.
+    """
+    width, height = 880, 360
+    left, right, bottom, top = 60, width - 14, 46, height - 30
+    figure = Figure(figsize=(width / 72, height / 72))
+    axes = figure.add_axes(
+        (left / width, bottom / height, (right - left) / width, (top - bottom) / height)
     )
+    axes.set_xscale("log")
+    axes.set_xlim(min(p.latency_ms for p in points) / 1.8, max(p.latency_ms for p in points) * 1.8)
+    axes.set_ylim(*_vertical_limits([p.score for p in points] + [threshold[0]], min_span))
+    axes.set_xlabel("latency (ms)", loc="right")
+    axes.set_title(metric, color=COLORS["soft"], fontsize=11, fontweight="normal")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    _format_log_axis(axes)
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+    axes.grid(axis="y")
+    axes.axhline(threshold[0], color=COLORS["bad"], linewidth=1, linestyle=(0, (6, 4)))
+    axes.annotate(
+        threshold[1],
+        (1, threshold[0]),
+        (0, -4),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        ha="right",
+        va="top",
+        color=COLORS["soft"],
+    )
+    largest = max(point.size_bytes for point in points) or 1
+    line = float(axes.transData.transform((points[0].latency_ms, threshold[0]))[1])
+    dots = []
+    for point in points:
+        x, y = axes.transData.transform((point.latency_ms, point.score))
+        dots.append(Dot(float(x), float(y), 5 + 11 * math.sqrt(point.size_bytes / largest)))
+    boxes = place_labels(
+        [(7.5 * len(point.name), 14.0) for point in points],
+        dots,
+        (left, bottom, right, top),
+        [
+            (right - 7 * len(threshold[1]), line - 20, right, line - 2),
+            (left, line - 2, right, line + 2),
+        ],
+    )
+    # Small dots above large ones.
+    for point, dot, box in sorted(
+        zip(points, dots, boxes, strict=True), key=lambda item: -item[1].radius
+    ):
+        color = COLORS["accent"] if point.passed else COLORS["bad"]
+        axes.plot(
+            point.latency_ms, point.score, "o", markersize=2 * dot.radius, color=color, alpha=0.6
+        )
+        offset = (box[0] + box[2]) / 2 - dot.x, (box[1] + box[3]) / 2 - dot.y
+        near = min(max(dot.x, box[0]), box[2]), min(max(dot.y, box[1]), box[3])
+        is_far = math.dist((dot.x, dot.y), near) > dot.radius + 10
+        axes.annotate(
+            point.name,
+            (point.latency_ms, point.score),
+            offset,
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            color=COLORS["text"] if point.passed else color,
+            arrowprops={"arrowstyle": "-", "color": COLORS["soft"], "linewidth": 0.8}
+            if is_far
+            else None,
+        )
+    return figure
 
 
-def _ticks(low: float, high: float, whole: bool = False) -> list[float]:
-    values = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10], integer=whole).tick_values(low, high)
-    return [float(value) for value in values if low <= value <= high]
+def _format_log_axis(axes: Axes) -> None:
+    """Label a logarithmic axis with plain numbers: matplotlib's own labels are math text."""
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _log_ticks(low: float, high: float) -> list[float]:
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    steps = (1, 2, 5) if high / low < 1000 else (1,)
-    return [
-        value for power in powers for step in steps if low <= (value := step * 10.0**power) <= high
-    ]
+def _vertical_limits(scores: Sequence[float], min_span: float) -> tuple[float, float]:
+    span = max(min_span, 1.24 * (max(scores) - min(scores)))
+    # Centered, except that little is above 100 %.
+    high = min((max(scores) + min(scores) + span) / 2, 1 + 0.12 * span)
+    return high - span, high
 
 
-def _labelled(values: Sequence[float], percent: bool = False) -> list[tuple[float, str]]:
-    if not percent:
-        return [(value, f"{value:g}") for value in values]
-    decimals = 0 if all(abs(value * 100 - round(value * 100)) < 1e-6 for value in values) else 1
-    return [(value, f"{value:.{decimals}%}") for value in values]
-
-
-# --------------------------------------------------------------------------------------------------------------------- scatter
+Box = tuple[float, float, float, float]
+"""Left, bottom, right, top, in pixels."""
 
 
 @dataclass(frozen=True)
 class Dot:
-    """A point of ``scatter``.
+    """A dot in pixels."""
 
-    Attributes:
-        name: is written beside it.
-        x: above 0.
-        y: its share, 0 to 1.
-        size: what its area stands for.
-        good: its colour.
-        said: what is shown of it under the mouse.
-    """
-
-    name: str
     x: float
     y: float
-    size: float
-    good: bool
-    said: str
+    radius: float
 
 
-def scatter(
-    dots: Sequence[Dot], x_label: str, y_label: str, floor: tuple[float, str], least: float
-) -> Html:
-    """Draw dots over a logarithmic x, each with its name, none of which covers another.
-
-    Args:
-        dots: at least one.
-        x_label: of the axis.
-        y_label: of the axis.
-        floor: a value of y that is drawn as a line, and its name.
-        least: what y spans at least, so that small differences don't look large.
-    """
-    values = [dot.y for dot in dots] + [floor[0]]
-    span = max(least, 1.24 * (max(values) - min(values)))
-    # In the middle, but for what would lie above 100%.
-    high = min((max(values) + min(values) + span) / 2, 1 + 0.12 * span)
-    xs = [dot.x for dot in dots]
-    frame = Frame((min(xs) / 1.8, max(xs) * 1.8), (high - span, high), (900, 360), log=True)
-    largest = max(dot.size for dot in dots) or 1
-    places = [(*frame.at(dot.x, dot.y), 5 + 11 * math.sqrt(dot.size / largest)) for dot in dots]
-    left, _, right, _ = frame.area
-    _, floor_y = frame.at(xs[0], floor[0])
-    floor_box = (right - CHARACTER * len(floor[1]), floor_y + 3, right, floor_y + 3 + LINE)
-    boxes = place_names(
-        [dot.name for dot in dots],
-        places,
-        frame.area,
-        [floor_box, (left, floor_y - 2, right, floor_y + 2)],
-    )
-    parts = [
-        frame.axes(x_label, y_label, percent=True),
-        tag("line", x1=left, x2=right, y1=floor_y, y2=floor_y, class_="floor"),
-        tag("text", floor[1], x=right, y=floor_y + LINE, class_="end floor"),
-    ]
-    # The large ones first, so that the small ones lie on them.
-    for dot, (x, y, radius), box in sorted(
-        zip(dots, places, boxes, strict=True), key=lambda one: -one[1][2]
-    ):
-        kind = "good" if dot.good else "bad"
-        near = min(max(x, box[0]), box[2]), min(max(y, box[1]), box[3])
-        if math.dist((x, y), near) > radius + 10:
-            parts.append(tag("line", x1=x, y1=y, x2=near[0], y2=near[1], class_="leader"))
-        parts.append(tag("circle", tag("title", dot.said), cx=x, cy=y, r=radius, class_=kind))
-        parts.append(
-            tag("text", dot.name, x=(box[0] + box[2]) / 2, y=box[3] - 4, class_=f"middle {kind}")
-        )
-    return frame.drawn(f"{y_label} over {x_label}", *parts)
-
-
-def place_names(
-    names: Sequence[str],
-    dots: Sequence[tuple[float, float, float]],
-    area: Box,
-    taken: Sequence[Box],
+def place_labels(
+    sizes: Sequence[tuple[float, float]], dots: Sequence[Dot], area: Box, obstacles: Sequence[Box]
 ) -> list[Box]:
-    """Return where each name is written: as near to its dot as it can be without covering a dot, another name, or ``taken``.
+    """Return a box per label, close to its dot, that covers no dot, obstacle or other label.
 
     Args:
-        names: one for each dot.
-        dots: x, y and radius of each.
-        area: what the names stay inside of.
-        taken: what else they leave free.
+        sizes: width and height per label.
+        dots: one per label.
+        area: that all boxes are in.
+        obstacles: to be kept free.
     """
-    covered = [*taken, *((x - r - 1, y - r - 1, x + r + 1, y + r + 1) for x, y, r in dots)]
-    placed: list[Box] = []
-    for name, (x, y, _) in zip(names, dots, strict=True):
-        width = CHARACTER * len(name) + 4
-        lefts, tops = np.meshgrid(
-            np.arange(area[0], area[2] - width, 4), np.arange(area[1], area[3] - LINE, 4)
-        )
-        gap_x = np.maximum(np.maximum(lefts - x, x - lefts - width), 0)
-        gap_y = np.maximum(np.maximum(tops - y, y - tops - LINE), 0)
-        # Beside its dot a name is read more easily than above or below it.
-        cost = (
-            np.hypot(gap_x, gap_y)
-            + 0.15 * np.abs(tops + LINE / 2 - y)
-            + 0.02 * np.abs(lefts + width / 2 - x - width)
-        )
-        for left, top, right, bottom in covered:
-            cost[
-                (lefts < right) & (lefts + width > left) & (tops < bottom) & (tops + LINE > top)
-            ] += 1e6
-        best = np.unravel_index(cost.argmin(), cost.shape)
-        placed.append(
-            (
-                float(lefts[best]),
-                float(tops[best]),
-                float(lefts[best] + width),
-                float(tops[best] + LINE),
-            )
-        )
-        covered.append(placed[-1])
-    return placed
-
-
-# ---------------------------------------------------------------------------------------------------------------------- curves
-
-
-@dataclass(frozen=True)
-class Curve:
-    """A line of ``curves``.
-
-    Attributes:
-        name: of the line, and its class in the page's style.
-        points: (epoch, value), by epoch; where a value is no number the line has a gap.
-    """
-
-    name: str
-    points: Sequence[tuple[float, float]]
-
-
-def curves(title: str, lines: Sequence[Curve], marks: Sequence[tuple[float, str]]) -> Html | None:
-    """Draw values over epochs; None where no value is a number.
-
-    Args:
-        title: what the values are.
-        lines: one or two.
-        marks: epochs, each with the word for what began or was reached there.
-    """
-    finite = [(x, y) for line in lines for x, y in line.points if math.isfinite(y)]
-    if not finite:
-        return None
-    (first, *_, last), ys = (
-        sorted({x for x, _ in finite} | {min(finite)[0] + 1}),
-        [y for _, y in finite],
-    )
-    margin = 0.06 * (max(ys) - min(ys)) or 0.1 * abs(ys[0]) or 1
-    frame = Frame((first, last), (min(ys) - margin, max(ys) + margin), (520, 300))
-    parts = [frame.axes("epoch", "", whole=True)]
-    for epoch, word in marks:
-        x, _ = frame.at(epoch, ys[0])
-        # The best epoch may lie where a phase begins.
-        y = frame.area[1] - (4 if word == BEST else 4 + LINE)
-        side = "end" if x > frame.width * 0.8 else "middle" if x > frame.width * 0.2 else None
-        parts.append(tag("line", x1=x, x2=x, y1=y + 2, y2=frame.area[3], class_="leader"))
-        parts.append(tag("text", word, x=x, y=y, class_=side))
-    for n, line in enumerate(lines):
-        parts += _line(frame, line)
-        parts.append(
-            tag("text", line.name, x=frame.area[0] + 80 * n, y=frame.height - 6, class_=line.name)
-        )
-    return frame.drawn(f"{title} over epochs", *parts)
-
-
-def _line(frame: Frame, line: Curve) -> list[Html]:
-    """Return a line in pieces between gaps; few points have dots, too."""
-    path, begin = "", "M"
-    for x, y in line.points:
-        if math.isfinite(y):
-            path += "{}{:.1f},{:.1f}".format(begin, *frame.at(x, y))
-        begin = "L" if math.isfinite(y) else "M"
-    dots = (
-        [(*frame.at(x, y), x, y) for x, y in line.points if math.isfinite(y)]
-        if len(line.points) <= DOTTED
-        else []
-    )
-    return [
-        tag("path", d=path, class_=f"curve {line.name}"),
-        *(
-            tag(
-                "circle", tag("title", f"epoch {x:g}: {y:.4g}"), cx=a, cy=b, r=2.5, class_=line.name
-            )
-            for a, b, x, y in dots
-        ),
+    covered = [
+        *obstacles,
+        *((d.x - d.radius, d.y - d.radius, d.x + d.radius, d.y + d.radius) for d in dots),
     ]
+    boxes = []
+    for (width, height), dot in zip(sizes, dots, strict=True):
+        candidates = _candidate_boxes(width, height, dot, area)
+        box = next((box for box in candidates if not any(_overlap(box, c) for c in covered)), None)
+        box = box or next(_candidate_boxes(width, height, dot, area))
+        boxes.append(box)
+        covered.append(box)
+    return boxes
+
+
+def _candidate_boxes(width: float, height: float, dot: Dot, area: Box) -> Iterator[Box]:
+    """Yield the boxes inside ``area`` around a dot, from near to far: right, left, above, below."""
+    for gap, side, shift in itertools.product(range(2, 800, 6), range(4), (0, -0.5, 0.5)):
+        reach = dot.radius + gap
+        x, y = (
+            (dot.x + reach + width / 2, dot.y + shift * 2 * reach),
+            (dot.x - reach - width / 2, dot.y + shift * 2 * reach),
+            (dot.x + shift * (width + reach), dot.y + reach + height / 2),
+            (dot.x + shift * (width + reach), dot.y - reach - height / 2),
+        )[side]
+        box = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+        if area[0] <= box[0] and area[1] <= box[1] and box[2] <= area[2] and box[3] <= area[3]:
+            yield box
+
+
+def _overlap(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+# ----------------------------------------------------------------------------------------- trials
+
+
+@_styled()
+def plot_trials(
+    trials: Sequence[tuple[int, float, dict[str, Any]]],
+    names: Sequence[str],
+    score: str,
+    higher_is_better: bool,
+) -> Figure:
+    """Plot the scores of trials over their numbers and over each parameter.
+
+    Args:
+        trials: number, score and parameters of each.
+        names: of the parameters; a trial may lack some.
+        score: label of the score.
+        higher_is_better: whether the highest score is the best.
+    """
+    figure = Figure(figsize=(230 / 72 * (1 + len(names)), 230 / 72), layout="constrained")
+    first, *others = figure.subplots(1, 1 + len(names), sharey=True, squeeze=False)[0]
+    numbers, scores, _ = zip(*trials, strict=True)
+    best = (np.maximum if higher_is_better else np.minimum).accumulate(scores)
+    first.step(numbers, best, where="post", label="best so far", color=COLORS["second"])
+    first.plot(numbers, scores, "o", markersize=4, color=COLORS["accent"])
+    first.set_xlabel("trial")
+    first.set_ylabel(score)
+    first.xaxis.set_major_locator(MaxNLocator(integer=True))
+    first.legend()
+    for axes, name in zip(others, names, strict=True):
+        points = [(params[name], value) for _, value, params in trials if name in params]
+        values = [value for value, _ in points]
+        if any(isinstance(value, bool | str) for value in values):
+            points = [(str(value), result) for value, result in points]
+        elif values and min(values) > 0 and max(values) > 10 * min(values):
+            axes.set_xscale("log")
+            _format_log_axis(axes)
+        if points:
+            axes.plot(*zip(*points, strict=True), "o", markersize=4, color=COLORS["accent"])
+        axes.set_xlabel(name)
+        axes.tick_params(axis="x", rotation=30)
+    for axes in (first, *others):
+        axes.grid()
+    return figure

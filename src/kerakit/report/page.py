@@ -1,281 +1,435 @@
-"""A page of HTML in one file: it loads nothing, runs no script, and shows what users named as text.
+"""A report page as data: sections of blocks, rendered to one HTML file without scripts or requests.
 
-The page is well-formed XML too, so that any parser reads it.
+The page is well-formed XML, and text from users is escaped by the templates.
 """
 
 from __future__ import annotations
 
 import base64
-import html
 import io
+import json
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from PIL import Image
 
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-"""What the browser is told to hold the page to: no script, and nothing from anywhere else."""
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-THUMBNAIL = 192
-"""Longer side of a picture in a gallery, in pixels."""
+CONTENT_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+"""The page's Content-Security-Policy: no scripts, no requests."""
 
-PIXELATED_BELOW = 64
-"""Pictures whose longer side has fewer pixels are kept bit by bit, and enlarged without blurring."""
+THUMBNAIL_SIZE = 192
+"""Longer side of an image in a gallery, in pixels."""
 
-ROWS_OPEN = 40
-"""A table of more rows is folded until it is clicked on."""
+PIXELATED_SIZE = 64
+"""Images with a longer side below this are stored lossless and enlarged without interpolation."""
 
-_STYLE = Path(__file__).with_name("page.css")
-_VOID = ("meta", "img", "br")
-_NOT_TEXT = dict.fromkeys(
+MAX_OPEN_ROWS = 40
+"""Longer tables are folded."""
+
+# ------------------------------------------------------------------------------- parts of a line
+
+
+@dataclass(frozen=True)
+class Badge:
+    """A highlighted word."""
+
+    text: str
+    kind: Literal["good", "bad", "idle"]
+
+
+@dataclass(frozen=True)
+class Code:
+    """Text in a fixed-width font, with an optional tooltip."""
+
+    text: str
+    tooltip: str = ""
+
+
+@dataclass(frozen=True)
+class Labeled:
+    """A bold label with a small line of text below it."""
+
+    label: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A horizontal bar; ``fraction`` is its length, from 0 to 1."""
+
+    fraction: float
+
+
+Inline = str | int | Badge | Code | Labeled | Bar
+
+# ---------------------------------------------------------------------------------------- blocks
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """A paragraph, with an optional label in front."""
+
+    text: str
+    label: str | Badge = ""
+
+
+@dataclass(frozen=True)
+class Note:
+    """A paragraph in small print."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A heading within a section."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Command:
+    """A shell command to copy."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A value in large print, with a label above and a note below."""
+
+    label: str
+    value: str | Badge
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """A row of tiles."""
+
+    tiles: Sequence[Tile]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table.
+
+    Attributes:
+        headings: of the columns.
+        rows: one cell per heading.
+        numeric: headings of right-aligned columns.
+    """
+
+    headings: Sequence[str]
+    rows: Sequence[Sequence[Inline | Table | Values]]
+    numeric: Collection[str] = ()
+
+    @property
+    def is_long(self) -> bool:
+        """Whether the table is folded."""
+        return len(self.rows) > MAX_OPEN_ROWS
+
+
+@dataclass(frozen=True)
+class Values:
+    """A list of names with their values."""
+
+    rows: Sequence[tuple[str, Inline | Table | Values]]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A figure of ``kerakit.report.charts``; ``alt`` describes it for screen readers."""
+
+    figure: Figure
+    alt: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image; where the page is narrower than ``min_width`` pixels, the image scrolls."""
+
+    image: Image.Image
+    alt: str
+    min_width: int = 0
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """Blocks in columns where the page is wide enough, each with a title or ""."""
+
+    columns: Sequence[tuple[str, Block]]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image of a data set.
+
+    Attributes:
+        pixels: (height, width, 3), values from 0 to 255.
+        label: its true label.
+        predictions: lines of text.
+        name: of the image.
+    """
+
+    pixels: Any
+    label: str
+    predictions: Sequence[str]
+    name: str
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Thumbnails of samples."""
+
+    samples: Sequence[Sample]
+
+
+Block = (
+    Paragraph
+    | Note
+    | Heading
+    | Command
+    | Tiles
+    | Table
+    | Values
+    | Chart
+    | Picture
+    | SideBySide
+    | Gallery
+    | Inline
+)
+
+
+@dataclass(frozen=True)
+class Section:
+    """Blocks under a heading."""
+
+    heading: str
+    blocks: Sequence[Block]
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page: title, lines below the title, content."""
+
+    title: str
+    lines: Sequence[Paragraph]
+    content: Sequence[Tiles | Section]
+
+
+# -------------------------------------------------------------------------------------- rendering
+
+
+def render(page: Page) -> str:
+    """Return ``page`` as HTML.
+
+    >>> "<h2>a &lt; b</h2>" in render(Page("title", [], [Section("a < b", [])]))
+    True
+    """
+    template = _ENVIRONMENT.get_template("page.html.jinja")
+    return template.render(page=page, content_policy=CONTENT_POLICY) + "\n"
+
+
+@dataclass(frozen=True)
+class _EncodedImage:
+    source: str
+    width: int
+    height: int
+    is_small: bool
+
+
+def _render_block(block: Block) -> object:
+    """Return what the macro with the name of the block's class renders; text as it is."""
+    macros = _ENVIRONMENT.get_template("blocks.html.jinja").module
+    return block if isinstance(block, str | int) else getattr(macros, type(block).__name__)(block)
+
+
+def _render_figure(chart: Chart) -> Markup:
+    from kerakit.report.charts import to_svg
+
+    return Markup(to_svg(chart.figure, chart.alt))  # noqa: S704 - escaped by its XML writer
+
+
+def _encode_image(image: Image.Image) -> _EncodedImage:
+    """Return an image as a data URL: PNG for small images, otherwise JPEG."""
+    is_small = max(image.size) < PIXELATED_SIZE
+    content = io.BytesIO()
+    if is_small:
+        image.convert("RGB").save(content, "PNG")
+    else:
+        image.convert("RGB").save(content, "JPEG", quality=82, optimize=True)
+    kind = "png" if is_small else "jpeg"
+    source = f"data:image/{kind};base64,{base64.b64encode(content.getvalue()).decode()}"
+    return _EncodedImage(source, *image.size, is_small)
+
+
+def _make_thumbnail(pixels: Any) -> Image.Image:
+    image = Image.fromarray(np.asarray(pixels).astype(np.uint8))
+    image.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))
+    return image
+
+
+_INVALID = dict.fromkeys(
     (*range(9), 11, 12, *range(14, 32), *range(127, 160), 0xFFFE, 0xFFFF),
     "\N{REPLACEMENT CHARACTER}",
 )
-_SHARES = ("accuracy", "agreement", "same_class", "drop", "share", "precision", "recall", "f1")
 
 
-class Html(str):
-    """HTML. Any other text is escaped where it is put into HTML."""
+def clean_text(text: str) -> str:
+    """Replace characters that XML cannot contain, such as control characters, by U+FFFD.
 
-    __slots__ = ()
-
-
-def escaped(value: object) -> Html:
-    """Return ``value`` as HTML: as it is if it is HTML already, nothing for None, else its text, escaped.
-
-    What HTML cannot hold, as control characters and names of files that are not UTF-8, becomes U+FFFD.
+    >>> clean_text("a" + chr(0)) == "a" + chr(0xFFFD)
+    True
     """
-    if isinstance(value, Html):
-        return value
-    if value is None:
-        return Html()
-    text = str(value).encode("utf-8", "surrogatepass").decode("utf-8", "replace")
-    return Html(html.escape(text.translate(_NOT_TEXT)))
+    # File names that are not UTF-8 contain lone surrogates.
+    valid = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    return valid.translate(_INVALID)
 
 
-def join(*parts: object) -> Html:
-    """Return the parts, escaped, one after the other."""
-    return Html("".join(map(escaped, parts)))
+def _finalize(value: object) -> object:
+    return value if isinstance(value, Markup) else clean_text(str(value))
 
 
-def tag(name: str, /, *children: object, **attributes: object) -> Html:
-    """Return an element. In names of attributes ``_`` stands for ``-``, and at the end for nothing; None leaves one out."""
-    given = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{escaped(f"{value:.6g}" if isinstance(value, float) else value)}"'
-        for key, value in attributes.items()
-        if value is not None
-    )
-    return Html(
-        f"<{name}{given} />" if name in _VOID else f"<{name}{given}>{join(*children)}</{name}>"
-    )
+_ENVIRONMENT = Environment(
+    loader=FileSystemLoader(Path(__file__).with_name("templates")),
+    autoescape=True,
+    finalize=_finalize,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_ENVIRONMENT.filters |= {
+    "html": _render_block,
+    "svg": _render_figure,
+    "encoded": _encode_image,
+    "thumbnail": _make_thumbnail,
+}
+
+# ------------------------------------------------------------------------------ values of reports
+
+_UNITS = {"_ms": " (ms)", "_db": " (dB)", "_bytes": " (KiB)", "drop": "drop (pp)"}
+_NAMES = {"ece": "ECE", "sha256": "SHA-256", "f1": "F1", "cpu": "CPU", "tpu": "Edge TPU"}
+_NAMES |= {"snr": "SNR", "float32": "float32"}
+_FRACTIONS = ("accuracy", "agreement", "same_prediction", "precision", "recall", "f1", "confidence")
 
 
-def document(title: str, *body: object) -> str:
-    """Return a whole page."""
-    head = join(
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=Html(POLICY)),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("title", title),
-        tag("style", Html(_STYLE.read_text(encoding="utf-8"))),
-    )
-    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body><main>{join(*body)}</main></body></html>\n'
+def format_label(key: str) -> str:
+    """Return a key of a report as text, with the unit of ``format_value``.
 
-
-# ----------------------------------------------------------------------------------------------------------------------- parts
-
-
-def header(title: str, *under: object) -> Html:
-    """Return the head of the page: its title, and lines under it."""
-    return tag("header", tag("h1", title), *(tag("p", line) for line in under))
-
-
-def section(heading: str, *parts: object) -> Html:
-    """Return a part of the page under its heading."""
-    return tag("section", tag("h2", heading), *parts)
-
-
-def note(*parts: object) -> Html:
-    """Return a paragraph in small print."""
-    return tag("p", *parts, class_="note")
-
-
-def command(text: str) -> Html:
-    """Return a command to be copied."""
-    return tag("pre", tag("code", text))
-
-
-def badge(text: str, kind: str) -> Html:
-    """Return a word that stands out; ``kind`` is "good", "bad" or "idle"."""
-    return tag("span", text, class_=f"badge {kind}")
-
-
-def tiles(*parts: tuple[str, object, object]) -> Html:
-    """Return figures in large print: of each what it is, the figure, and a word about it."""
-    made = (
-        tag("div", tag("span", what), tag("b", figure), tag("small", word))
-        for what, figure, word in parts
-    )
-    return tag("div", *made, class_="tiles")
-
-
-def side_by_side(*parts: tuple[str, Html]) -> Html:
-    """Return pictures beside each other where there is room, each with its title above."""
-    made = (
-        tag("figure", tag("figcaption", title), tag("div", picture, class_="wide"))
-        for title, picture in parts
-    )
-    return tag("div", *made, class_="beside")
-
-
-def table(
-    headings: Sequence[object], rows: Sequence[Sequence[object]], numbers: Collection[object] = ()
-) -> Html:
-    """Return a table; the columns with the headings ``numbers`` are set to the right. One of many rows is folded."""
-    sides = ["n" if heading in numbers else None for heading in headings]
-    head = tag(
-        "tr",
-        *(
-            tag("th", heading, class_=side, scope="col")
-            for heading, side in zip(headings, sides, strict=True)
-        ),
-    )
-    body = [
-        tag("tr", *(tag("td", cell, class_=side) for cell, side in zip(row, sides, strict=True)))
-        for row in rows
-    ]
-    whole = tag("div", tag("table", tag("thead", head), tag("tbody", *body)), class_="wide")
-    return (
-        whole
-        if len(rows) <= ROWS_OPEN
-        else tag("details", tag("summary", f"all {len(rows):,} rows"), whole)
-    )
-
-
-# --------------------------------------------------------------------------------------------------------- values of a report
-
-
-def shown(value: Any, name: str = "") -> Html:
-    """Return any value of a report: a list of dictionaries as a table, a dictionary as names and values, others in words.
-
-    Args:
-        value: what JSON holds.
-        name: its key; its ending tells shares, bytes and milliseconds.
+    >>> format_label("latency_ms"), format_label("worst_class_recall")
+    ('latency (ms)', 'worst-class recall')
     """
-    if isinstance(value, Mapping):
-        return tag(
-            "dl",
-            *(
-                tag("div", tag("dt", in_words(key)), tag("dd", shown(one, key)))
-                for key, one in value.items()
-            ),
-        )
-    if isinstance(value, (list, tuple)):
-        if value and all(isinstance(one, Mapping) for one in value):
-            return _records(value)
-        return (
-            join(*(join(", " if i else "", shown(one, name)) for i, one in enumerate(value)))
-            if value
-            else Html("none")
-        )
-    return tag("code", value) if name.endswith("sha256") else escaped(_value(value, name))
+    key, unit = str(key).replace("worst_class", "worst-class"), ""
+    for suffix, text in _UNITS.items():
+        if key.endswith(suffix):
+            key, unit = key.removesuffix(suffix), text
+    return " ".join(_NAMES.get(word, word) for word in key.split("_")) + unit
 
 
-def made_with(report: Mapping[str, Any]) -> Html:
-    """Return what ``machine.facts`` found out, as a section."""
-    return section(
-        "Made with",
-        shown({**{key: report[key] for key in ("machine", "cpu", "cores")}, **report["versions"]}),
-    )
+def format_value(value: Any, key: str = "") -> str:
+    """Return a JSON value as text; the last part of its key decides about its format.
 
-
-def in_words(name: str) -> str:
-    """Return the key of a report as words."""
-    return str(name).replace("_", " ")
-
-
-def _records(records: Sequence[Mapping[str, Any]]) -> Html:
-    keys = list(dict.fromkeys(key for record in records for key in record))
-    numbers = [
-        in_words(key) for key in keys if all(_is_number(record.get(key, 0)) for record in records)
-    ]
-    rows = [
-        [shown(record[key], key) if key in record else "" for key in keys] for record in records
-    ]
-    return table([in_words(key) for key in keys], rows, numbers)
-
-
-def _is_number(value: Any) -> bool:
-    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
-
-
-def _value(value: Any, name: str) -> str:
+    >>> format_value(0.9876, "accuracy"), format_value(0.021, "drop"), format_value(4096, "bytes")
+    ('98.76 %', '+2.10', '4')
+    """
     if value is None:
-        return "–"  # noqa: RUF001 - what tables have where nothing is
+        return "–"  # noqa: RUF001 - an empty cell of a table
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, (int, float)) and name.endswith("bytes"):
-        return kibibytes(value)
+    if isinstance(value, int | float):
+        return _format_number(value, key)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _format_number(value: float, key: str) -> str:
+    if key.endswith("drop"):
+        return f"{100 * value:+.2f}" if round(100 * value, 2) else "0.00"
+    if key.endswith("bytes"):
+        return f"{value / 1024:,.0f}"
     if isinstance(value, int):
         return f"{value:,}" if abs(value) > 9999 else str(value)
-    if isinstance(value, float):
-        return (
-            f"{value:.2%}"
-            if name.endswith(_SHARES)
-            else f"{value:.2f} ms"
-            if name.endswith("_ms")
-            else f"{value:.4g}"
-        )
-    return str(value)
+    if key.endswith(_FRACTIONS):
+        return format_percent(value)
+    if key.endswith("_ms"):
+        return f"{value:.2f}"
+    return f"{value:.4g}"
 
 
-def when(created: str) -> str:
-    """Return a time of a report, as ISO 8601 has it, in words."""
+def format_percent(fraction: float, digits: int = 2) -> str:
+    """Return a fraction in percent.
+
+    >>> format_percent(0.98765)
+    '98.77 %'
+    """
+    return f"{100 * fraction:.{digits}f} %"
+
+
+def format_time(created: str) -> str:
+    """Return a time in ISO 8601 as date and time in UTC.
+
+    >>> format_time("2026-11-23T10:00:00+01:00")
+    '2026-11-23 09:00 UTC'
+    """
     return f"{datetime.fromisoformat(created).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
-def kibibytes(size: float) -> str:
-    """Return a number of bytes in KiB."""
-    return f"{size / 1024:,.0f} KiB"
+def make_block(value: Any, key: str = "") -> Code | Table | Values | str:
+    """Return any JSON value as a block: a list of objects as a table, an object as values.
 
-
-# -------------------------------------------------------------------------------------------------------------------- pictures
-
-
-def picture(image: Image.Image, alt: str) -> Html:
-    """Return an image, part of the page: JPEG, or PNG where it is small."""
-    small = max(image.size) < PIXELATED_BELOW
-    bytes_ = io.BytesIO()
-    image.convert("RGB").save(
-        bytes_, "PNG" if small else "JPEG", **({} if small else {"quality": 82, "optimize": True})
-    )
-    source = f"data:image/{'png' if small else 'jpeg'};base64,{base64.b64encode(bytes_.getvalue()).decode()}"
-    width, height = image.size
-    return tag(
-        "img", src=source, alt=alt, width=width, height=height, class_="small" if small else None
-    )
-
-
-def gallery(images: Sequence[tuple[Any, str, Sequence[object], str]]) -> Html:
-    """Return images with what is said of each below it.
-
-    Args:
-        images: of each its pixels, (height, width, 3), values from 0 to 255; its class; lines below that; its name.
+    >>> make_block([{"attempt": "percentile", "accuracy": 0.5}]).rows
+    [['percentile', '50.00 %']]
     """
-    made = []
-    for pixels, right, lines, name in images:
-        image = Image.fromarray(np.asarray(pixels).astype(np.uint8))
-        image.thumbnail((THUMBNAIL, THUMBNAIL))
-        said = tag(
-            "figcaption", tag("b", right), *(tag("div", line) for line in lines), tag("small", name)
-        )
-        made.append(tag("figure", picture(image, name), said))
-    return tag("div", *made, class_="gallery")
+    if isinstance(value, Mapping):
+        items = _flatten(value).items()
+        return Values([(format_label(name), make_block(one, name)) for name, one in items])
+    if isinstance(value, list | tuple):
+        if not value:
+            return "none"
+        if all(isinstance(one, Mapping) for one in value):
+            return _make_table([_flatten(one) for one in value])
+        return ", ".join(format_value(one, key) for one in value)
+    return Code(str(value)) if key.endswith("sha256") and value else format_value(value, key)
 
 
-def answered(who: str, answer: str, confidence: float) -> Html:
-    """Return a line of a gallery: who answered what, and how surely."""
-    return join(f"{who}: ", tag("bdi", answer), f" {confidence:.0%}")
+def _flatten(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record with its metrics in place of the object that holds them."""
+    flat: dict[str, Any] = {}
+    for key, value in record.items():
+        flat |= value if key == "metrics" and isinstance(value, Mapping) else {key: value}
+    return flat
+
+
+def _make_table(records: Sequence[Mapping[str, Any]]) -> Table:
+    keys = list(dict.fromkeys(key for record in records for key in record))
+    rows = [
+        [make_block(record[key], key) if key in record else "" for key in keys]
+        for record in records
+    ]
+    numeric = [
+        format_label(key)
+        for key in keys
+        if all(_is_number(record.get(key, 0)) for record in records)
+    ]
+    return Table([format_label(key) for key in keys], rows, numeric)
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def environment_section(report: Mapping[str, Any]) -> Section:
+    """Return the section about machine and versions from a report with ``describe_machine``."""
+    machine = {key: report[key] for key in ("machine", "cpu", "cores")}
+    rows = [(format_label(key), format_value(value)) for key, value in machine.items()]
+    # Names of packages stay as they are.
+    rows += [(package, str(version)) for package, version in report["versions"].items()]
+    return Section("Environment", [Values(rows)])
