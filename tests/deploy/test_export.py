@@ -1,4 +1,4 @@
-"""All formats in one folder: what is delivered, what is left out, what takes whose place."""
+"""Export of all formats into one folder: exported, skipped, failed and replaced files."""
 
 from __future__ import annotations
 
@@ -15,10 +15,16 @@ import numpy as np
 import pytest
 from keras import layers
 
-from kerakit.deploy import FORMAT_NAMES
-from kerakit.deploy.export import Deployment, deploy
-from kerakit.deploy.quantization.calibration import Calibration
-from kerakit.deploy.report import Row
+from kerakit.deploy import (
+    FORMAT_NAMES,
+    Calibration,
+    ExportFolder,
+    FormatResult,
+    export_model,
+    print_results,
+)
+from kerakit.deploy.gate import Measurement
+from kerakit.tasks import Classification
 from pages import Page
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (24, 8, 8, 3), dtype=np.uint8)
@@ -39,61 +45,47 @@ def model() -> keras.Model:
     return keras.Model(image, layers.Dense(2, activation="softmax")(layers.Flatten()(x)))
 
 
-def run(model: keras.Model, folder: Path, *names: str) -> dict[str, Row]:
-    calibration = Calibration(tuple(map(str, range(24))), lambda: iter(IMAGES))
-    rows = deploy(
+def run(model: keras.Model, folder: Path, *names: str) -> dict[str, FormatResult]:
+    results = export_model(
         model,
-        Deployment(folder),
-        ["a", "b"],
-        calibration,
+        Classification(["a", "b"]),
+        ExportFolder(folder),
+        Calibration(tuple(map(str, range(24))), lambda: iter(IMAGES)),
         HeldOut(),
         names or None,
-        say=lambda _: None,
+        log=lambda _: None,
     )
-    return {row.format: row for row in rows}
+    return {result.format: result for result in results}
 
 
-def expect_the_page_to_say_what_the_report_says(folder: Path) -> None:
+def assert_report(folder: Path, results: dict[str, FormatResult]) -> None:
+    """The report has the results, and the page names every format."""
     report = json.loads((folder / "report.json").read_text())
+    assert report["task"] == "classification"
+    assert report["main_metric"] == next(iter(report["keras_metrics"])) == "accuracy"
+    assert (report["held_out_images"], report["max_drop"]) == (24, 0.01)
+    assert [row["format"] for row in report["formats"]] == list(results)
+    for row in report["formats"]:
+        result = results[row["format"]]
+        assert (row["status"], row["reason"]) == (result.status, result.reason)
+        assert (row["size_bytes"], row["sha256"]) == (result.size_bytes, result.sha256)
+        if result.measurement is None:
+            assert [row[key] for key in ("metrics", "drop", "agreement", "passed")] == [None] * 4
+        else:
+            assert set(row["metrics"]) == {"accuracy", "worst_class_recall", "ece"}
+            assert row["passed"] == (row["drop"] <= 0.01)
+            assert row["drop"] == pytest.approx(
+                report["keras_metrics"]["accuracy"] - row["metrics"]["accuracy"]
+            )
     page = Page(folder / "report.html")
     page.expect_it_loads_nothing()
-    headings, *lines = page.tables()[0]
-    by_format = {line[0].split()[0]: dict(zip(headings, line, strict=True)) for line in lines}
-    assert list(by_format) == [row["format"] for row in report["formats"]]
-    for row in report["formats"]:
-        line, measured = by_format[row["format"]], row["measured"]
-        if measured is None:
-            assert set(list(line.values())[2:]) == {""}
-            assert line["gate"] == row["status"]
-            assert (
-                f"{row['format']} {row['status']}:  {row['reason']}".replace(":  ", ": ")
-                in page.text
-            )
-            continue
-        assert line["gate"] == ("passed" if measured["passed"] else "below the gate")
-        assert line["accuracy"] == f"{measured['accuracy']:.2%}"
-        assert float(line["drop"].rstrip("%")) == pytest.approx(measured["drop"] * 100, abs=0.005)
-        assert line["as Keras"] == f"{measured['agreement']:.2%}"
-        assert line["worst class"] == f"{measured['worst_class']} {measured['worst_accuracy']:.1%}"
-        assert line["confidence error"] == f"{measured['confidence_error']:.3f}"
-        assert line["ms"] == f"{row['latency_ms']:.2f}"
-        assert line["KiB"] == f"{row['bytes'] / 1024:,.0f}"
-        assert row["sha256"].startswith(line["SHA-256"])
-    assert {
-        "Accuracy and latency",
-        "What is confused",
-        "Operators on the Edge TPU and on the CPU",
-    } <= set(page.headings)
-    assert report["versions"]["keras"] in page.section("Made with")
-    assert "not run for it" in page.section("Operators on the Edge TPU and on the CPU")
-    assert report["formats"][6]["details"]["calibration"]["sha256"] in page.section(
-        "Calibration: int8, int16x8"
-    )
+    assert all(name in page.text for name in results)
 
 
 def without(monkeypatch: pytest.MonkeyPatch, *missing: str) -> None:
     monkeypatch.setattr(
-        "kerakit.deploy.format.find_spec", lambda name: None if name in missing else find_spec(name)
+        "kerakit.deploy.formats.base.find_spec",
+        lambda name: None if name in missing else find_spec(name),
     )
     monkeypatch.setenv("PATH", "")
 
@@ -104,17 +96,20 @@ def test_all_formats_and_then_fewer(
     (tmp_path / "mine.txt").write_text("kept")
     with monkeypatch.context() as patch:
         without(patch, "tf2onnx", "onnxruntime")
-        rows = run(model, tmp_path, "all")
-    assert tuple(rows) == FORMAT_NAMES
-    assert {name for name, row in rows.items() if row.status != "delivered"} == {"edgetpu", "onnx"}
-    assert rows["onnx"].status == "skipped"
-    assert rows["onnx"].reason == "needs tf2onnx and onnxruntime: pip install 'kerakit[onnx]'"
-    delivered = {row.file: row for row in rows.values() if row.status == "delivered"}
-    assert {path.name for path in tmp_path.iterdir()} == {*delivered, *BESIDE, "device", "mine.txt"}
-    for name, row in delivered.items():
+        results = run(model, tmp_path, "all")
+    assert tuple(results) == FORMAT_NAMES
+    assert {name for name, result in results.items() if result.status != "exported"} == {
+        "edgetpu",
+        "onnx",
+    }
+    assert results["onnx"].status == "skipped"
+    assert "kerakit[onnx]" in results["onnx"].reason
+    exported = {row.file: row for row in results.values() if row.status == "exported"}
+    assert {path.name for path in tmp_path.iterdir()} == {*exported, *BESIDE, "device", "mine.txt"}
+    for name, row in exported.items():
         path = tmp_path / name
         if path.is_file():
-            assert (row.bytes, row.sha256) == (
+            assert (row.size_bytes, row.sha256) == (
                 path.stat().st_size,
                 hashlib.sha256(path.read_bytes()).hexdigest(),
             )
@@ -124,22 +119,23 @@ def test_all_formats_and_then_fewer(
                 ["bash", "-c", listed], cwd=path, capture_output=True, text=True, check=True
             )
             assert row.sha256 == done.stdout.split()[0]
-            assert row.bytes == sum(
+            assert row.size_bytes == sum(
                 file.stat().st_size for file in path.rglob("*") if file.is_file()
             )
-    for name, row in rows.items():
-        if row.status == "delivered" and name not in ("int8", "dynamic_range", "int16x8"):
-            assert row.measured is not None
-            assert row.measured.agreement == 1, name
-    expect_the_page_to_say_what_the_report_says(tmp_path)
-    assert rows["int8"].details["calibration"]["images"] == 24
-    half = rows["int8"].details["half_the_calibration"]
-    assert set(half) == {"accuracy", "agreement", "same_class"}
-    assert all(0 < share <= 1 for share in half.values())
+    for name, row in results.items():
+        if row.status == "exported" and name not in ("int8", "dynamic_range", "int16x8"):
+            assert row.measurement is not None
+            assert row.measurement.agreement == 1, name
+    assert_report(tmp_path, results)
+    assert results["int8"].details["calibration"]["images"] == 24
+    half = results["int8"].details["half_calibration"]
+    assert set(half) == {"metrics", "agreement", "same_prediction"}
+    assert 0 < half["agreement"] <= 1
+    assert 0 < half["same_prediction"] <= 1
 
     old = (tmp_path / "saved_model" / "fingerprint.pb").stat().st_ino
-    rows = run(model, tmp_path, "saved_model", "onnx")
-    assert {row.status for row in rows.values()} == {"delivered"}
+    results = run(model, tmp_path, "saved_model", "onnx")
+    assert {row.status for row in results.values()} == {"exported"}
     assert {path.name for path in tmp_path.iterdir()} == {
         "saved_model",
         "model.onnx",
@@ -149,24 +145,23 @@ def test_all_formats_and_then_fewer(
     assert (tmp_path / "saved_model" / "fingerprint.pb").stat().st_ino != old
 
 
-def test_a_format_asked_for_by_name_must_be_had(
+def test_a_named_format_that_is_unavailable_fails(
     model: keras.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without(monkeypatch, "openvino")
     row = run(model, tmp_path, "openvino")["openvino"]
-    assert (row.status, row.reason) == ("failed", "needs openvino: pip install 'kerakit[openvino]'")
+    assert row.status == "failed"
+    assert "kerakit[openvino]" in row.reason
     assert {path.name for path in tmp_path.iterdir()} == BESIDE
 
 
-def test_the_int8_file_is_the_same_whatever_is_made_with_it(
-    model: keras.Model, tmp_path: Path
-) -> None:
+def test_the_int8_file_does_not_depend_on_other_formats(model: keras.Model, tmp_path: Path) -> None:
     alone = run(model, tmp_path / "alone", "int8")["int8"]
     with_float = run(model, tmp_path / "both", "float32", "int8")["int8"]
     assert alone.sha256 == with_float.sha256
 
 
-def test_what_a_runtime_refuses_is_a_failure_in_words(tmp_path: Path) -> None:
+def test_a_model_that_a_runtime_refuses_fails_with_the_reason(tmp_path: Path) -> None:
     """tf2onnx leaves an operator that ONNX lacks as it is."""
 
     class Rare(layers.Layer):
@@ -177,9 +172,31 @@ def test_what_a_runtime_refuses_is_a_failure_in_words(tmp_path: Path) -> None:
 
     image = keras.Input((8, 8, 3))
     model = keras.Model(image, layers.Dense(2)(layers.Flatten()(Rare()(image))))
-    rows = run(model, tmp_path, "saved_model", "onnx", "openvino")
-    assert rows["saved_model"].status == "delivered"
-    assert rows["onnx"].status == rows["openvino"].status == "failed"
-    assert "BesselI0e" in rows["onnx"].reason
-    assert "BesselI0e" in rows["openvino"].reason
+    results = run(model, tmp_path, "saved_model", "onnx", "openvino")
+    assert results["saved_model"].status == "exported"
+    assert results["onnx"].status == results["openvino"].status == "failed"
+    assert "BesselI0e" in results["onnx"].reason
+    assert "BesselI0e" in results["openvino"].reason
     assert {path.name for path in tmp_path.iterdir()} == {"saved_model", *BESIDE}
+
+
+def test_printed_results(capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = {"accuracy": 0.9, "worst_class_recall": 0.5, "ece": 0.1}
+    failing = Measurement(metrics, drop=0.021, passed=False, agreement=0.95)
+    passing = Measurement({**metrics, "accuracy": 0.921}, drop=0.0, passed=True, agreement=1.0)
+    results = [
+        FormatResult("h5", "model.h5", "exported", "", passing, 1.5, 2048, "ab" * 32),
+        FormatResult("int8", "model.tflite", "exported", "", failing, 0.25, 1024, "cd" * 32),
+        FormatResult("onnx", "model.onnx", "skipped", "needs tf2onnx"),
+    ]
+    print_results(results, 1900, max_drop=0.01)
+    lines = capsys.readouterr().out.splitlines()
+    assert "1,900" in lines[0]
+    assert "92.10 %" in lines[0]
+    cells = {line.strip("\u2502 ").split()[0]: line for line in lines if "model." in line}
+    assert all(text in cells["int8"] for text in ("90.00 %", "95.00 %", "0.25", "cdcdcdcd"))
+    assert "skipped" in cells["onnx"]
+    (failed,) = (line for line in lines if "FAILED" in line)
+    assert failed.startswith("int8")
+    assert "2.10 pp > 1.00 pp" in failed
+    assert "onnx skipped: needs tf2onnx" in lines

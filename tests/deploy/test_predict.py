@@ -1,4 +1,4 @@
-"""``kerakit predict`` and ``evaluate.py``: what a model says of photos, from a run and from what was delivered."""
+"""``kerakit predict``: predictions of a run and of an exported model."""
 
 from __future__ import annotations
 
@@ -8,20 +8,37 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from pages import Page
-from projects import Project
+from digits import TRAINED, Exported, digits
+from kerakit import cli
+from projects import Result
+
+Predict = Callable[..., Result]
 
 
-def kerakit(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "kerakit.cli", "predict", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+@pytest.fixture
+def predict(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> Predict:
+    """A function that runs ``kerakit predict`` in this process."""
+
+    def run(*words: object, cwd: Path = tmp_path) -> Result:
+        monkeypatch.chdir(cwd)
+        monkeypatch.setattr(sys, "argv", ["kerakit", "predict", *map(str, words)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        return Result(code, *capfd.readouterr())
+
+    return run
 
 
 def rows(text: str) -> list[dict[str, str]]:
@@ -29,147 +46,122 @@ def rows(text: str) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def delivered(trained_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The trained project with deploy/test."""
-    folder = tmp_path_factory.mktemp("delivered")
-    shutil.copytree(trained_once, folder / "project")
-    result = Project(folder / "project").deploy("--formats", "float32,int8")
-    assert result.code == 0, result.err
-    return folder / "project"
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Held-out digits as image files, one folder per class. Read-only."""
+    folder = tmp_path_factory.mktemp("images")
+    pixels, targets = digits()
+    for i in range(TRAINED, TRAINED + 60):
+        path = folder / str(targets[i]) / f"{i}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels[i]).save(path)
+    return folder
 
 
-@pytest.mark.parametrize(
-    "model", ["progress/test", "deploy/test", "deploy/test/model_float32.tflite"]
-)
-def test_it_says_what_photos_show(delivered: Path, trained_once: Path, model: str) -> None:
-    photos = trained_once.parent / "photos"
-    done = kerakit(model, photos, cwd=delivered)
-    assert done.returncode == 0, done.stderr
-    found = rows(done.stdout)
-    assert [row["path"] for row in found] == [str(path) for path in sorted(photos.rglob("*.png"))]
-    right = np.mean([row["label"] == Path(row["path"]).parent.name for row in found])
-    assert right > 0.9
-    assert all(0.4 < float(row["confidence"]) <= 1 for row in found)
+@pytest.mark.parametrize("file", ["", "model.tflite"])
+def test_predictions_of_an_exported_model(
+    predict: Predict, exported_digits: Exported, images: Path, file: str
+) -> None:
+    done = predict(exported_digits.folder / file, images)
+    assert done.code == 0, done.err
+    found = rows(done.out)
+    assert [row["path"] for row in found] == [str(path) for path in sorted(images.rglob("*.png"))]
+    correct = [row["label"] == f"digit {Path(row['path']).parent.name}" for row in found]
+    assert np.mean(correct) > 0.8
+    assert all(0.1 < float(row["confidence"]) <= 1 for row in found)
 
 
-def test_json_top_and_odd_names(delivered: Path, trained_once: Path, tmp_path: Path) -> None:
-    source = trained_once.parent / "photos" / "apple" / "00.png"
-    shutil.copy(source, tmp_path / '-it\'s "an" apple.png')
-    for model in ("progress/test", "deploy/test"):
-        done = kerakit(
-            delivered / model, "--top", 2, "--as_json", "--", '-it\'s "an" apple.png', cwd=tmp_path
-        )
-        assert done.returncode == 0, done.stderr
-        ((entry),) = json.loads(done.stdout)
-        assert entry["path"] == '-it\'s "an" apple.png'
-        assert [label["label"] for label in entry["labels"]] == ["apple", "pear"]
-        assert sum(label["confidence"] for label in entry["labels"]) == pytest.approx(1, abs=0.02)
+def test_predictions_of_a_run(predict: Predict, trained_once: Path, photos: Path) -> None:
+    (photos / "bad.png").write_bytes(b"bad")
+    done = predict(trained_once / "progress/test", "--top", 2, "--as_json", photos)
+    assert done.code == 2
+    assert "bad.png" in done.err
+    entries = json.loads(done.out)
+    assert len(entries) == 60
+    labels = [[record["label"] for record in entry["predictions"]] for entry in entries]
+    assert all(set(each) == {"apple", "pear"} for each in labels)
+    correct = [
+        each[0] == Path(entry["path"]).parent.name
+        for each, entry in zip(labels, entries, strict=True)
+    ]
+    assert np.mean(correct) > 0.9
 
 
-def test_a_broken_image_is_named_and_the_others_are_answered(
-    delivered: Path, trained_once: Path, tmp_path: Path
+def test_json_top_and_odd_names(
+    predict: Predict, exported_digits: Exported, tmp_path: Path
+) -> None:
+    name = '-it\'s "a" digit.png'
+    Image.fromarray(exported_digits.held_out[0]).save(tmp_path / name)
+    done = predict(exported_digits.folder, "--top", 10, "--as_json", "--", name)
+    assert done.code == 0, done.err
+    ((entry),) = json.loads(done.out)
+    assert entry["path"] == name
+    assert len({record["label"] for record in entry["predictions"]}) == 10
+    confidences = [record["confidence"] for record in entry["predictions"]]
+    assert confidences == sorted(confidences, reverse=True)
+    assert sum(confidences) == pytest.approx(1, abs=0.02)
+
+
+def test_a_broken_image_is_named_and_the_others_are_predicted(
+    predict: Predict, exported_digits: Exported, tmp_path: Path
 ) -> None:
     (tmp_path / "bad.png").write_bytes(b"bad")
-    shutil.copy(trained_once.parent / "photos" / "pear" / "00.png", tmp_path / "good.png")
-    for model in ("progress/test", "deploy/test"):
-        done = kerakit(model, tmp_path, cwd=delivered)
-        assert done.returncode == 2
-        assert [Path(row["path"]).name for row in rows(done.stdout)] == ["good.png"]
-        assert "bad.png" in done.stderr
-        assert "1 of 2 images" in done.stderr
+    Image.fromarray(exported_digits.held_out[0]).save(tmp_path / "good.png")
+    done = predict(exported_digits.folder, tmp_path)
+    assert done.code == 2
+    assert [Path(row["path"]).name for row in rows(done.out)] == ["good.png"]
+    assert "bad.png" in done.err
+    assert "1 of 2 images" in done.err
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "noun"),
     [
-        (["deploy/test", "gone.png"], "no file or folder gone.png"),
-        (["deploy/test", "empty"], "no images"),
-        (["deploy/test"], "no images were given"),
-        (["empty", "x.png"], "no TensorFlow Lite model"),
-        (["gone", "x.png"], "no TensorFlow Lite model"),
-        (["alone.tflite", "x.png"], "no labels.txt"),
+        (["export", "gone.png"], "gone.png"),
+        (["export", "empty"], "no images"),
+        (["export"], "no images"),
+        (["empty", "x.png"], "TensorFlow Lite"),
+        (["gone", "x.png"], "TensorFlow Lite"),
+        (["alone.tflite", "x.png"], "labels.txt"),
         (["broken/model.tflite", "x.png"], "damaged"),
-        (["fewer/model.tflite", "x.png"], "has 1 lines"),
-        (["deploy/test", "x.png", "--top", "0"], "at least 1"),
+        (["fewer/model.tflite", "x.png"], "1 lines"),
+        (["export", "x.png", "--top", "0"], "--top"),
     ],
 )
 def test_bad_input_is_explained(
-    delivered: Path, tmp_path: Path, words: list[str], said: str
+    predict: Predict, exported_digits: Exported, tmp_path: Path, words: list[str], noun: str
 ) -> None:
-    shutil.copytree(delivered / "deploy", tmp_path / "deploy")
     (tmp_path / "empty").mkdir()
     Image.new("RGB", (20, 20)).save(tmp_path / "x.png")
-    shutil.copy(tmp_path / "deploy/test/model.tflite", tmp_path / "alone.tflite")
-    for name in ("broken", "fewer"):
-        shutil.copytree(tmp_path / "deploy/test", tmp_path / name)
+    shutil.copy(exported_digits.int8, tmp_path / "alone.tflite")
+    for name in ("export", "broken", "fewer"):
+        (tmp_path / name).mkdir()
+        for file in ("model.tflite", "labels.txt"):
+            shutil.copy(exported_digits.folder / file, tmp_path / name)
     (tmp_path / "broken/model.tflite").write_bytes(b"no model")
     (tmp_path / "fewer/labels.txt").write_text("apple\n")
-    done = kerakit(*words, cwd=tmp_path)
-    assert done.returncode == 2
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
+    done = predict(*words)
+    assert done.code == 2
+    assert noun in done.err
+    assert "Traceback" not in done.err
 
 
-def test_a_run_without_its_project_is_explained(delivered: Path, tmp_path: Path) -> None:
-    shutil.copytree(delivered / "progress" / "test", tmp_path / "run")
+def test_a_run_without_its_project_is_explained(
+    predict: Predict, trained_once: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(trained_once / "progress/test", tmp_path / "run")
     Image.new("RGB", (20, 20)).save(tmp_path / "x.png")
-    done = kerakit("run", "x.png", cwd=tmp_path)
-    assert done.returncode == 2
-    assert "its project is not here" in done.stderr
-
-
-def test_evaluate_scores_the_held_out_images(trained: Project) -> None:
-    result = trained.run("evaluate.py", "--read_from", "progress/test")
-    assert result.code == 0, result.err
-    run = trained.path / "progress/test"
-    found: dict[str, Any] = json.loads((run / "evaluation.json").read_text())
-    matrix = np.array(found["confusion"])
-    assert matrix.sum() == found["images"]
-    assert found["accuracy"] == pytest.approx(np.trace(matrix) / matrix.sum())
-    for i, row in enumerate(found["classes"]):
-        assert row["images"] == matrix[i].sum()
-        assert row["recall"] == pytest.approx(matrix[i, i] / matrix[i].sum())
-    assert f"{found['accuracy']:.2%} of {found['images']} test images are right" in result.out
-    page = Page(run / "report.html")
-    page.expect_it_loads_nothing()
-    assert f"{found['accuracy']:.2%} of {found['images']} test images are right" in page.section(
-        "Evaluation"
-    )
-    shown = [
-        [r["class"], str(r["images"]), *(f"{r[key]:.2%}" for key in ("precision", "recall", "f1"))]
-        for r in found["classes"]
-    ]
-    assert shown in [rows[1:] for rows in page.tables()]
-    for name in ("confusion.png", "curves.png"):
-        with Image.open(run / "plots" / name) as picture:
-            assert min(picture.size) > 200
-            assert len(picture.convert("RGB").getcolors(2**24) or []) > 10
-    # They belong to the run: --overwrite takes them along.
-    assert trained.train("--overwrite").code == 0
-    assert not (run / "evaluation.json").exists()
-    assert not (run / "plots/confusion.png").exists()
-    assert "Evaluation" not in Page(run / "report.html").headings
-
-
-def test_a_script_that_only_has_the_name_is_not_run(delivered: Path, tmp_path: Path) -> None:
-    shutil.copytree(delivered / "progress" / "test", tmp_path / "run")
+    # A script that merely has the name is not run.
     (tmp_path / "predict.py").write_text("from pathlib import Path\nPath('ran').touch()\n")
-    Image.new("RGB", (20, 20)).save(tmp_path / "x.png")
-    assert kerakit("run", "x.png", cwd=tmp_path).returncode == 2
+    done = predict("run", "x.png")
+    assert done.code == 2
+    assert "project" in done.err
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_reader_that_has_enough_is_no_error(delivered: Path, trained_once: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "kerakit.cli",
-        "predict",
-        "deploy/test",
-        str(trained_once.parent / "photos"),
-    ]
+def test_a_closed_pipe_is_not_an_error(exported_digits: Exported, images: Path) -> None:
+    command = [sys.executable, "-m", "kerakit", "predict", exported_digits.folder, images]
     process = subprocess.Popen(
-        command, cwd=delivered, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     process.stdout.close()

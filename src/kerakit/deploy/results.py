@@ -111,7 +111,7 @@ def print_results(
     if measurement := next((one.measurement for one in results if one.measurement), None):
         metric, value = next(iter(measurement.metrics.items()))
         metric = metric.replace("_", " ")
-        title += f" Keras {metric}: {value + measurement.drop:.2%}".replace("%", " %")
+        title += f" Keras {metric}: {_percent(value + measurement.drop)}"
     table = Table(title=title, title_justify="left")
     for name in ("format", "file", metric, "agreement", "latency (ms)", "size (KiB)", "SHA-256"):
         justify: Literal["left", "right"] = "left" if name in _TEXT_COLUMNS else "right"
@@ -136,8 +136,12 @@ def _cells(result: FormatResult) -> list[str]:
     measured = ["", "", ""]
     if result.measurement is not None:
         main = next(iter(result.measurement.metrics.values()))
-        measured = [f"{main:.2%}", f"{result.measurement.agreement:.2%}", ""]
+        measured = [_percent(main), _percent(result.measurement.agreement), ""]
     if result.latency_ms is not None:
         measured[2] = f"{result.latency_ms:.2f}"
     size = f"{(result.size_bytes or 0) / 1024:,.0f}"
     return [result.format, result.file, *measured, size, (result.sha256 or "")[:8]]
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.2f} %"
