@@ -1,1 +1,59 @@
-"""From files on the disk to batches of uint8 pixels."""
+"""Datasets, augmentation and batches: from image files to uint8 batches."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kerakit.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from kerakit.data.cache import open_cache
+    from kerakit.data.decode import decode, read_image
+    from kerakit.data.generator import BatchGenerator
+    from kerakit.data.index import ImageIndex
+    from kerakit.data.mix import Mix
+    from kerakit.data.reader import (
+        DataReader,
+        Reader,
+        check_class_names,
+        data_warnings,
+        held_out_mode,
+    )
+    from kerakit.data.transforms import Recolor, Warp
+    from kerakit.report.plots import image_grid
+
+__all__ = [
+    "BatchGenerator",
+    "DataReader",
+    "ImageIndex",
+    "Mix",
+    "Reader",
+    "Recolor",
+    "Warp",
+    "check_class_names",
+    "data_warnings",
+    "decode",
+    "held_out_mode",
+    "image_grid",
+    "open_cache",
+    "read_image",
+]
+
+_HOMES = {
+    "BatchGenerator": "kerakit.data.generator",
+    "DataReader": "kerakit.data.reader",
+    "ImageIndex": "kerakit.data.index",
+    "Mix": "kerakit.data.mix",
+    "Reader": "kerakit.data.reader",
+    "Recolor": "kerakit.data.transforms",
+    "Warp": "kerakit.data.transforms",
+    "check_class_names": "kerakit.data.reader",
+    "data_warnings": "kerakit.data.reader",
+    "decode": "kerakit.data.decode",
+    "held_out_mode": "kerakit.data.reader",
+    "image_grid": "kerakit.report.plots",
+    "open_cache": "kerakit.data.cache",
+    "read_image": "kerakit.data.decode",
+}
+
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

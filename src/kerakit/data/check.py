@@ -1,4 +1,4 @@
-"""``kerakit check``: every image is read once, and what may spoil a training is listed. No file of the user's is changed."""
+"""``kerakit check``: read every image once and list problems. No file of the user is changed."""
 
 from __future__ import annotations
 
@@ -13,267 +13,264 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from rich.table import Table
 
 from kerakit.console import print_table, printable
-from kerakit.data.decode import decode, detect_extension, read_bytes, size_of
+from kerakit.data.decode import decode, detect_extension, read_bytes, read_size
 from kerakit.data.folders import is_hidden
 from kerakit.data.reader import DataReader
-from kerakit.data.similar import THUMBNAIL, fingerprint, near_duplicates
+from kerakit.data.similar import THUMBNAIL, find_near_duplicates, fingerprint
 from kerakit.data.split import MODES
 from kerakit.errors import ImageError
 from kerakit.files import atomic_write
 
 TINY, HUGE = 32, 50_000_000
-"""An image is tiny with a side of fewer pixels, huge with more pixels in all."""
+"""Images with a side of fewer pixels are tiny; images with more pixels in total are huge."""
 
-KINDS = {
-    "unreadable": "cannot be read, or is cut off",
-    "two classes": "the same file in several classes",
-    "leak": "a training image that is nearly the same as a held-out one",
-    "duplicate": "the same file once more",
-    "near duplicate": "nearly the same as another one on its side of the split",
-    "wrong ending": "another format than its ending says; it is read all the same",
-    "first frame": "several frames, of which the first is read",
+FINDINGS = {
+    "unreadable": "cannot be decoded, or is truncated",
+    "conflicting labels": "the same file in several classes",
+    "leak": "a training image that nearly equals a held-out image",
+    "duplicate": "the same file twice",
+    "near duplicate": "nearly equals another image of its split",
+    "wrong file extension": "the file has another format than its extension; it is read anyway",
+    "multiple frames": "an animation, of which the first frame is read",
     "tiny": f"a side of less than {TINY} pixels",
     "huge": f"more than {HUGE // 10**6} million pixels",
-    "not read": "an image of a format that is not read; convert it",
+    "unsupported format": "the image is ignored; convert it to JPEG or PNG",
 }
-"""What is found, and what it means; in the order of the report."""
+"""Kinds of findings and their meanings, in the order of the report."""
 
-_SAME = {".jpeg": ".jpg", ".tif": ".tiff"}
-_OTHER_IMAGES = {
-    ".heic",
-    ".heif",
-    ".avif",
-    ".jxl",
-    ".jp2",
-    ".svg",
-    ".psd",
-    ".dng",
-    ".cr2",
-    ".cr3",
-    ".nef",
-    ".arw",
-    ".raw",
+_ALIASES = {".jpeg": ".jpg", ".tif": ".tiff"}
+_UNSUPPORTED = {
+    *(".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw"),
 }
-_CHUNK = 32  # images a task: few enough that the progress moves, enough that tasks cost nothing
+_CHUNK = 32
+"""Images per task of the thread pool: few for smooth progress, many for little overhead."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One remark on one file.
+    """A problem of one file.
 
     Attributes:
-        key: its path below the data's folder.
-        kind: a key of ``KINDS``.
-        detail: the other file, the error, the size.
-        exclusions: whether readers shall leave the image out.
+        key: path relative to the data folder.
+        kind: a key of ``FINDINGS``.
+        detail: the other file, the error, or the size.
+        exclude: whether readers omit the image.
     """
 
     key: str
     kind: str
     detail: str
-    exclusions: bool = False
+    exclude: bool = False
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """What one reading of a file tells: an error, or the rest."""
+class _ImageFacts:
+    """Facts about one image: an error, or the rest."""
 
     error: str = ""
-    digest: bytes = b""
-    print: bytes = b""
+    sha256: bytes = b""
+    fingerprint: bytes = b""
     size: tuple[int, int] = (0, 0)
-    kind: str = ""
+    extension: str = ""
     frames: int = 1
 
 
-def check(
-    reader: DataReader, threads: int, say: Callable[[int], None] = lambda _: None
+def check_images(
+    reader: DataReader, threads: int, update: Callable[[int], None] = lambda _: None
 ) -> list[Finding]:
     """Read every image of ``reader`` once.
 
     Args:
-        reader: without anything left out.
-        threads: how many images are read at a time.
-        say: called with the number of images read so far.
+        reader: without exclusions.
+        threads: number of images read in parallel.
+        update: called with the number of images read so far.
 
     Returns:
-        The findings, in the order of ``KINDS``, then of the images.
+        The findings, in the order of ``FINDINGS``, then of the images.
     """
-    seen: list[_Seen] = []
-    for part in _in_parallel(reader, threads):
-        seen += part
-        say(len(seen))
-    found = list(_single(reader, seen)) + _Pairs(reader, seen).findings() + list(_not_read(reader))
-    order = {kind: place for place, kind in enumerate(KINDS)}
-    return sorted(found, key=lambda finding: order[finding.kind])
+    facts: list[_ImageFacts] = []
+    for chunk in _inspect_all(reader, threads):
+        facts += chunk
+        update(len(facts))
+    findings = [
+        *_check_each(reader, facts),
+        *_Duplicates(reader, facts).findings(),
+        *_unsupported(reader),
+    ]
+    order = list(FINDINGS)
+    return sorted(findings, key=lambda finding: order.index(finding.kind))
 
 
 def write_findings(path: Path, findings: list[Finding]) -> None:
-    """Write the list that readers respect: CSV with path, finding, detail, exclusions ("yes" or "no"). It may be edited."""
+    """Write the list that ``DataReader(exclusions=...)`` reads; users may edit it.
+
+    A CSV file with the columns path, finding, detail, exclude ("yes" or "no").
+    """
     with (
         atomic_write(path) as temporary,
         temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
     ):
-        rows = csv.writer(file)
-        rows.writerow(["path", "finding", "detail", "exclusions"])
-        rows.writerows([f.key, f.kind, f.detail, "yes" if f.exclusions else "no"] for f in findings)
+        writer = csv.writer(file)
+        writer.writerow(["path", "finding", "detail", "exclude"])
+        writer.writerows([f.key, f.kind, f.detail, "yes" if f.exclude else "no"] for f in findings)
 
 
-def show(reader: DataReader, findings: list[Finding]) -> None:
-    """Print the findings by kind with an example each, and the images of each class in each split."""
-    table = Table(
+def print_findings(reader: DataReader, findings: list[Finding]) -> None:
+    """Print the number of images per class and split, and each kind of finding with an example."""
+    counts = [reader.counts(mode) for mode in MODES]
+    images = Table(
         title=f"{len(reader):,} images in {len(reader.class_names)} classes", title_justify="left"
     )
     for heading in ("class", *MODES):
-        table.add_column(heading, justify="left" if heading == "class" else "right")
-    columns = [reader.counts(mode) for mode in MODES]
-    for name, *numbers in zip(reader.class_names, *columns, strict=True):
-        table.add_row(printable(name), *(f"{number:,}" for number in numbers))
-    tables = [table]
-    counts = Counter(finding.kind for finding in findings)
+        images.add_column(heading, justify="left" if heading == "class" else "right")
+    for name, *numbers in zip(reader.class_names, *counts, strict=True):
+        images.add_row(printable(name), *(f"{number:,}" for number in numbers))
+    print_table(images)
     if findings:
-        tables.append(Table(title="What was found", title_justify="left"))
-        for heading in ("images", "finding", "for instance"):
-            tables[1].add_column(
-                heading, justify="right" if heading == "images" else "left", overflow="fold"
-            )
-    for kind, count in counts.items():
-        first = next(finding for finding in findings if finding.kind == kind)
-        example = f"{first.key} ({first.detail})" if first.detail else first.key
-        tables[1].add_row(f"{count:,}", f"{kind}: {KINDS[kind]}", printable(example))
-    for each in tables:
-        print_table(each)
-    train = columns[0]
+        print_table(_findings_table(findings))
+    train = counts[0]
     if train.max() > 10 * train.min():
         rare, common = (printable(reader.class_names[i]) for i in (train.argmin(), train.argmax()))
         print(
-            f"unbalanced: {rare!r} has {train.min():,} training images, {common!r} {train.max():,}."
+            f"class imbalance: {rare!r} has {train.min():,} training images, {common!r} "
+            f"{train.max():,}."
         )
 
 
-def _in_parallel(reader: DataReader, threads: int) -> Iterator[list[_Seen]]:
-    def look(start: int) -> list[_Seen]:
-        return [_look(reader.image_path(i)) for i in range(start, min(start + _CHUNK, len(reader)))]
+def _findings_table(findings: list[Finding]) -> Table:
+    table = Table(title="Findings", title_justify="left")
+    for heading in ("images", "finding", "example"):
+        table.add_column(
+            heading, justify="right" if heading == "images" else "left", overflow="fold"
+        )
+    for kind, count in Counter(finding.kind for finding in findings).items():
+        first = next(finding for finding in findings if finding.kind == kind)
+        example = f"{first.key} ({first.detail})" if first.detail else first.key
+        table.add_row(f"{count:,}", f"{kind}: {FINDINGS[kind]}", printable(example))
+    return table
+
+
+def _inspect_all(reader: DataReader, threads: int) -> Iterator[list[_ImageFacts]]:
+    def inspect_chunk(start: int) -> list[_ImageFacts]:
+        stop = min(start + _CHUNK, len(reader))
+        return [_inspect(reader.image_path(i)) for i in range(start, stop)]
 
     pool = ThreadPoolExecutor(threads)
     try:
-        yield from pool.map(look, range(0, len(reader), _CHUNK))
+        yield from pool.map(inspect_chunk, range(0, len(reader), _CHUNK))
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _look(path: Path) -> _Seen:
+def _inspect(path: Path) -> _ImageFacts:
     try:
         data = read_bytes(path)
         thumbnail = decode(data, THUMBNAIL)
     except ImageError as error:
-        return _Seen(error=error.reason)
+        return _ImageFacts(error=error.reason)
     except ValueError as error:
-        return _Seen(error=str(error))
-    kind = detect_extension(data)
+        return _ImageFacts(error=str(error))
+    extension = detect_extension(data)
     frames = 1
-    if kind in (".gif", ".webp", ".png", ".tiff"):
+    if extension in (".gif", ".webp", ".png", ".tiff"):
         with Image.open(io.BytesIO(data)) as image:
             frames = getattr(image, "n_frames", 1)
-    return _Seen(
+    return _ImageFacts(
         "",
         hashlib.sha256(data).digest(),
         fingerprint(thumbnail).tobytes(),
-        size_of(data),
-        kind,
+        read_size(data),
+        extension,
         frames,
     )
 
 
-def _single(reader: DataReader, seen: list[_Seen]) -> Iterator[Finding]:
-    """Yield what one image shows by itself."""
-    for i, one in enumerate(seen):
+def _check_each(reader: DataReader, facts: list[_ImageFacts]) -> Iterator[Finding]:
+    """Yield the findings that concern one image alone."""
+    for i, image in enumerate(facts):
         key = reader.key(i)
-        if one.error:
-            yield Finding(key, "unreadable", one.error, exclusions=True)
+        if image.error:
+            yield Finding(key, "unreadable", image.error, exclude=True)
             continue
-        width, height = one.size
-        ending = Path(key).suffix.lower()
-        if one.kind and one.kind != _SAME.get(ending, ending):
-            yield Finding(key, "wrong ending", f"holds {one.kind[1:].upper()}")
-        if one.frames > 1:
-            yield Finding(key, "first frame", f"{one.frames} frames")
-        if min(one.size) < TINY:
+        width, height = image.size
+        extension = Path(key).suffix.lower()
+        if image.extension and image.extension != _ALIASES.get(extension, extension):
+            yield Finding(key, "wrong file extension", f"is {image.extension[1:].upper()}")
+        if image.frames > 1:
+            yield Finding(key, "multiple frames", f"{image.frames} frames")
+        if min(image.size) < TINY:
             yield Finding(key, "tiny", f"{width} by {height}")
         if width * height > HUGE:
             yield Finding(key, "huge", f"{width} by {height}")
 
 
-class _Pairs:
-    """What two images show together. Of a picture on both sides of the split, the training image is left out."""
+class _Duplicates:
+    """Findings about two images. Of a pair in two splits, the training image is excluded."""
 
-    def __init__(self, reader: DataReader, seen: list[_Seen]) -> None:
+    def __init__(self, reader: DataReader, facts: list[_ImageFacts]) -> None:
         self._reader = reader
-        self._seen = seen
-        self._modes = np.empty(len(seen), object)
+        self._facts = facts
+        self._modes = np.empty(len(facts), object)
         for mode in MODES:
             self._modes[reader.indices(mode)] = mode
-        self._trains = self._modes == "train"
-        self._rows = np.array([i for i, one in enumerate(seen) if not one.error], np.int64)
+        self._is_train: NDArray[np.bool_] = self._modes == "train"
+        self._readable = np.array([i for i, image in enumerate(facts) if not image.error], np.int64)
 
     def findings(self) -> list[Finding]:
-        same: dict[bytes, list[int]] = {}
-        for i in self._rows:
-            same.setdefault(self._seen[i].digest, []).append(int(i))
-        found = [
+        by_digest: dict[bytes, list[int]] = {}
+        for i in self._readable.tolist():
+            by_digest.setdefault(self._facts[i].sha256, []).append(i)
+        exact = [
             finding
-            for copies in same.values()
+            for copies in by_digest.values()
             if len(copies) > 1
-            for finding in self._copies(copies)
+            for finding in self._exact(copies)
         ]
-        known = {finding.key for finding in found}
-        return found + [finding for finding in self._near() if finding.key not in known]
+        keys = {finding.key for finding in exact}
+        return exact + [finding for finding in self._near() if finding.key not in keys]
 
-    def _copies(self, copies: list[int]) -> Iterator[Finding]:
-        """All copies of a file in several classes are left out; else all but one, a held-out one if there is any."""
+    def _exact(self, copies: list[int]) -> Iterator[Finding]:
+        """Exclude all copies if classes differ, else all but one, preferably a held-out one."""
         targets = self._reader.targets
-        kept = next((i for i in copies if not self._trains[i]), copies[0])
+        remaining = next((i for i in copies if not self._is_train[i]), copies[0])
         for i in copies:
             if (other := next((j for j in copies if targets[j] != targets[i]), None)) is not None:
-                yield self._finding(i, "two classes", other, exclusions=True)
-            elif i != kept:
-                leaks = self._trains[i] and not self._trains[kept]
-                yield self._finding(i, "leak" if leaks else "duplicate", kept, exclusions=True)
+                yield self._finding(i, "conflicting labels", other, exclude=True)
+            elif i != remaining:
+                leaks = self._is_train[i] and not self._is_train[remaining]
+                yield self._finding(i, "leak" if leaks else "duplicate", remaining, exclude=True)
 
     def _near(self) -> Iterator[Finding]:
-        if not len(self._rows):
+        if not len(self._readable):
             return
         # Held-out images first, so that each training image is compared with them first.
-        rows = self._rows[np.argsort(self._trains[self._rows], kind="stable")]
-        prints = np.stack([np.frombuffer(self._seen[i].print, np.uint64) for i in rows])
-        for i, other in zip(rows, rows[near_duplicates(prints)], strict=True):
-            if i != other:
-                leaks = bool(self._trains[i] and not self._trains[other])
-                yield self._finding(
-                    i, "leak" if leaks else "near duplicate", other, exclusions=leaks
-                )
-
-    def _finding(self, i: int, kind: str, other: int, exclusions: bool) -> Finding:
-        return Finding(
-            self._reader.key(i),
-            kind,
-            f"{self._reader.key(int(other))}, {self._modes[other]}",
-            exclusions,
+        order = self._readable[np.argsort(self._is_train[self._readable], kind="stable")]
+        fingerprints = np.stack(
+            [np.frombuffer(self._facts[i].fingerprint, np.uint64) for i in order]
         )
+        for i, other in zip(order, order[find_near_duplicates(fingerprints)], strict=True):
+            if i != other:
+                leaks = bool(self._is_train[i] and not self._is_train[other])
+                yield self._finding(i, "leak" if leaks else "near duplicate", other, exclude=leaks)
+
+    def _finding(self, i: int, kind: str, other: int, exclude: bool) -> Finding:
+        detail = f"{self._reader.key(int(other))}, {self._modes[other]}"
+        return Finding(self._reader.key(int(i)), kind, detail, exclude)
 
 
-def _not_read(reader: DataReader) -> Iterator[Finding]:
-    """Images that no reader takes, such as the .heic of phones."""
+def _unsupported(reader: DataReader) -> Iterator[Finding]:
+    """Yield images of unsupported formats in a data folder, such as the .heic files of phones."""
     if reader.data.is_file():
         return
     for parent, folders, files in os.walk(reader.data):
         folders[:] = sorted(name for name in folders if not is_hidden(name))
         for name in sorted(files):
-            if not is_hidden(name) and Path(name).suffix.lower() in _OTHER_IMAGES:
-                yield Finding(
-                    (Path(parent) / name).relative_to(reader.data).as_posix(), "not read", ""
-                )
+            if not is_hidden(name) and Path(name).suffix.lower() in _UNSUPPORTED:
+                key = (Path(parent) / name).relative_to(reader.data).as_posix()
+                yield Finding(key, "unsupported format", "")

@@ -1,4 +1,4 @@
-"""From a file's bytes to pixels. The range and the type of pixels are decided here and nowhere else.
+"""Decoding of image files. Range and dtype of pixels are defined here and nowhere else.
 
 Pixels are uint8, 0 to 255, RGB, shape (height, width, 3), upright.
 """
@@ -22,16 +22,16 @@ from PIL import Image, ImageOps
 from kerakit.errors import ImageError
 
 IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
-"""Files that are taken for images, by their lower-case ending."""
+"""File extensions of images, in lower case."""
 
 DECODER_VERSION = "v2"
-"""Change it whenever the same file gives other pixels than before: caches on disk are known by it."""
+"""Part of the keys of caches on disk: change it whenever decoding changes any file's pixels."""
 
 MAX_PIXELS = 250_000_000
-"""Larger images are refused: a file of a few kilobytes may else take all memory. Phones give up to 200 million."""
+"""Limit per image: a file of a few kilobytes may decode to gigabytes. Phones: up to 200 million."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-_STARTS = {
+_SIGNATURES = {
     b"\xff\xd8": ".jpg",
     _PNG: ".png",
     b"GIF8": ".gif",
@@ -39,29 +39,37 @@ _STARTS = {
     b"II*\0": ".tiff",
     b"MM\0*": ".tiff",
 }
-"""What files begin with, and the ending that belongs to it."""
+"""First bytes of a file, and the file extension of that format."""
 
 Pixels = NDArray[np.uint8]
 
-# Pillow refuses above twice this.
+# Pillow raises an error above twice this.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
 
-# The batches are decoded by several threads at once; OpenCV's own threads would only fight with them.
+# Batches are decoded by several threads at once; OpenCV's own threads would compete with them.
 cv2.setNumThreads(0)
 
 
 def read_image(path: Path | str, input_size: tuple[int, int]) -> Pixels:
-    """Read one image file at the size asked for.
+    """Read an image file at ``input_size``.
 
     Args:
-        path: an image file.
-        input_size: (width, height) in pixels. The whole image is scaled to it; its aspect ratio is not kept.
+        path: of the image file.
+        input_size: (width, height) in pixels. The image is resized to it without keeping its aspect
+            ratio.
 
     Returns:
         uint8 (height, width, 3), RGB, 0 to 255.
 
     Raises:
-        ImageError: the file cannot be read, or is no image.
+        ImageError: the file cannot be read, or is not an image.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     Image.new("RGB", (640, 480), "red").save(f"{folder}/photo.png")
+    ...     pixels = read_image(f"{folder}/photo.png", input_size=(224, 192))
+    >>> pixels.shape, pixels[0, 0].tolist()
+    ((192, 224, 3), [255, 0, 0])
     """
     try:
         return decode(read_bytes(path), input_size)
@@ -70,9 +78,13 @@ def read_image(path: Path | str, input_size: tuple[int, int]) -> Pixels:
 
 
 def read_bytes(path: Path | str) -> bytes:
-    """Return the content of an image file. Raises ImageError if it is not there, no permission is given, or it is no file."""
+    """Return the content of an image file.
+
+    Raises:
+        ImageError: no such file, no permission, or not a regular file.
+    """
     try:
-        # Opening a named pipe would else wait for a writer, for ever.
+        # O_NONBLOCK: opening a named pipe would wait for a writer forever.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         with open(handle, "rb", buffering=0) as file:
             if not stat.S_ISREG(os.fstat(handle).st_mode):
@@ -83,7 +95,7 @@ def read_bytes(path: Path | str) -> bytes:
 
 
 def decode(data: bytes, input_size: tuple[int, int]) -> Pixels:
-    """Decode the bytes of an image file at the size asked for.
+    """Decode the bytes of an image file at ``input_size``.
 
     Args:
         data: JPEG, PNG, WebP, BMP, GIF (first frame) or TIFF.
@@ -94,6 +106,11 @@ def decode(data: bytes, input_size: tuple[int, int]) -> Pixels:
 
     Raises:
         ValueError: not an image, or a damaged one.
+
+    >>> file = io.BytesIO()
+    >>> Image.new("L", (8, 8), 128).save(file, "PNG")
+    >>> decode(file.getvalue(), input_size=(4, 4))[0, 0].tolist()
+    [128, 128, 128]
     """
     if not data:
         raise ValueError("the file is empty")
@@ -102,14 +119,16 @@ def decode(data: bytes, input_size: tuple[int, int]) -> Pixels:
 
 
 def detect_extension(data: bytes) -> str:
-    """Return the ending of ``IMAGE_EXTENSIONS`` that the first bytes of a file call for; "" for other formats."""
+    """Return the file extension of the format of ``data`` by its first bytes; "" if unsupported."""
     if data[:4] == b"RIFF":
         return ".webp" if data[8:12] == b"WEBP" else ""
-    return next((ending for start, ending in _STARTS.items() if data.startswith(start)), "")
+    return next(
+        (extension for start, extension in _SIGNATURES.items() if data.startswith(start)), ""
+    )
 
 
-def size_of(data: bytes) -> tuple[int, int]:
-    """Return (width, height) in pixels as the header of an image file gives them, before it is turned upright."""
+def read_size(data: bytes) -> tuple[int, int]:
+    """Return (width, height) in pixels from an image's header, before EXIF orientation."""
     if data[:2] == b"\xff\xd8":
         return _jpeg_size(data)
     with Image.open(io.BytesIO(data)) as image:
@@ -117,14 +136,14 @@ def size_of(data: bytes) -> tuple[int, int]:
 
 
 def _decode_jpeg(data: bytes, input_size: tuple[int, int]) -> Pixels | None:
-    """Decode a JPEG, scaled down while decoding to no less than ``input_size``; None if only Pillow can read it."""
+    """Decode a JPEG at ``input_size``, or None if only Pillow can decode it."""
     orientation = _exif_orientation(data)
-    wanted = input_size if orientation < 5 else input_size[::-1]
+    stored_size = input_size if orientation < 5 else input_size[::-1]
     width, height = _jpeg_size(data)
     try:
-        by = _power_of_two(width, height, wanted)
+        divisor = _downscale(width, height, stored_size)
         pixels = simplejpeg.decode_jpeg(
-            data, "RGB", min_width=-(-width // by), min_height=-(-height // by)
+            data, "RGB", min_width=-(-width // divisor), min_height=-(-height // divisor)
         )
     except ValueError as error:
         if "colorspace" in str(error).lower() or "cmyk" in str(error).lower():
@@ -139,25 +158,28 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
     except ValueError as error:
         raise ValueError(f"damaged JPEG ({error})") from None
     if width * height > MAX_PIXELS:
-        raise ValueError(f"{width} by {height} pixels are more than {MAX_PIXELS // 10**6} million")
+        raise ValueError(
+            f"{width} by {height} pixels exceed the limit of {MAX_PIXELS // 10**6} million"
+        )
     return width, height
 
 
-def _power_of_two(width: int, height: int, wanted: tuple[int, int]) -> int:
-    """Return the largest of 1, 2, 4, 8 that the sides may be divided by.
+def _downscale(width: int, height: int, size: tuple[int, int]) -> int:
+    """Return the largest of 1, 2, 4, 8 that divides both sides to at least ``size``.
 
-    libjpeg-turbo also scales by other eighths, but slowly: with the rest done by ``_resize``, powers of two gave 1,563 images a
-    second where the nearest eighth gave 1,149, and were closer to the full image averaged over areas (median 39.5 dB against
-    36.6 dB; 786 photos, median 400 by 533, to 224 by 224; docs/decisions.md).
+    libjpeg-turbo also scales by other eighths, but slowly. With the rest left to ``_resize``,
+    powers of two decoded 1,563 images per second, the nearest eighth 1,149, and were closer to area
+    averaging of the full image (median 39.5 dB against 36.6 dB; 786 photos, median 400 by 533, to
+    224 by 224; see the decisions page).
     """
-    by = 1
-    while by < 8 and width // (2 * by) >= wanted[0] and height // (2 * by) >= wanted[1]:
-        by *= 2
-    return by
+    divisor = 1
+    while divisor < 8 and width // (2 * divisor) >= size[0] and height // (2 * divisor) >= size[1]:
+        divisor *= 2
+    return divisor
 
 
 def _exif_orientation(data: bytes) -> int:
-    """Return the EXIF orientation, 1 to 8 (EXIF 2.3, tag 0x0112); 1 if there is none."""
+    """Return the EXIF orientation, 1 to 8 (EXIF 2.3, tag 0x0112); 1 without one."""
     if b"Exif\0\0" not in data[: 2**16]:
         return 1
     try:
@@ -168,7 +190,7 @@ def _exif_orientation(data: bytes) -> int:
 
 
 def _upright(pixels: Pixels, orientation: int) -> Pixels:
-    """Undo an EXIF orientation."""
+    """Apply an EXIF orientation."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.transpose(1, 0, 2)
     if orientation in (2, 3, 6, 7):
@@ -179,31 +201,34 @@ def _upright(pixels: Pixels, orientation: int) -> Pixels:
 
 
 def _decode_other(data: bytes) -> Pixels:
-    """Decode what is no JPEG, and the JPEGs that simplejpeg refuses, with Pillow."""
+    """Decode other formats than JPEG, and JPEGs that simplejpeg does not support, with Pillow."""
     if data.startswith(_PNG):
-        _refuse_damaged_png(data)
+        _check_png(data)
     try:
         with Image.open(io.BytesIO(data)) as image:
             upright: Image.Image = ImageOps.exif_transpose(image)
             if upright.mode.startswith("I;16"):
-                return _grey(np.asarray(upright, np.uint16) >> 8)
+                return _gray(np.asarray(upright, np.uint16) >> 8)
             if upright.mode in ("I", "F"):
                 raise ValueError(
-                    f"pixels of mode {upright.mode} have no known range; convert it to 8 or 16 bits"
+                    f"pixels of mode {upright.mode} have no defined range; convert it to 8 or 16 "
+                    "bits"
                 )
             if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
-                # White under what is transparent: what a viewer of the image shows.
+                # Transparent pixels become white, as image viewers show them.
                 on_white = Image.new("RGBA", upright.size, "white")
                 upright = Image.alpha_composite(on_white, upright.convert("RGBA"))
             return np.array(upright.convert("RGB"))
     except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        # Pillow names the object in memory that it read from; the caller names the file.
-        reason = "not an image of a known format" if "cannot identify" in str(error) else str(error)
+        # Pillow's message names the BytesIO object; the caller names the file.
+        reason = (
+            "not an image of a supported format" if "cannot identify" in str(error) else str(error)
+        )
         raise ValueError(reason) from None
 
 
-def _refuse_damaged_png(data: bytes) -> None:
-    """Compare the checksum of every chunk: Pillow passes over those of the pixels."""
+def _check_png(data: bytes) -> None:
+    """Raise ValueError unless the checksums of all chunks match: Pillow ignores those of pixels."""
     at = len(_PNG)
     while at + 8 <= len(data):
         length, name = struct.unpack_from(">I4s", data, at)
@@ -218,15 +243,16 @@ def _refuse_damaged_png(data: bytes) -> None:
     raise ValueError("damaged PNG (truncated)")
 
 
-def _grey(pixels: NDArray[Any]) -> Pixels:
+def _gray(pixels: NDArray[Any]) -> Pixels:
     return np.repeat(pixels.astype(np.uint8)[..., None], 3, axis=-1)
 
 
 def _resize(pixels: Pixels, input_size: tuple[int, int]) -> Pixels:
-    """Scale to (width, height): bilinear, and by areas where a side shrinks to a quarter or less, so that little aliases.
+    """Resize to (width, height): area averaging from a quarter down, otherwise bilinear.
 
-    Averaging over areas costs 0.9 ms an image where bilinear costs 0.2 ms; where one side shrinks to a third both gave nearly
-    the same (400 by 711 to 224 by 224: median 39.4 dB, least 26.3; docs/decisions.md).
+    Area averaging takes 0.9 ms per image, bilinear interpolation 0.2 ms; where one side shrinks to
+    a third, both are nearly equal (400 by 711 to 224 by 224: median 39.4 dB, minimum 26.3; see the
+    decisions page).
     """
     height, width = pixels.shape[:2]
     if (width, height) == input_size:

@@ -1,4 +1,4 @@
-"""Images in one folder a class."""
+"""Datasets with one folder per class."""
 
 from __future__ import annotations
 
@@ -9,38 +9,31 @@ import numpy as np
 import pyarrow as pa
 
 from kerakit.data.decode import IMAGE_EXTENSIONS
-from kerakit.data.reader import UNASSIGNED, ImageIndex
-from kerakit.data.split import MODES, Mode
+from kerakit.data.index import UNASSIGNED, ImageIndex
+from kerakit.data.split import MODES, SPLIT_NAMES
 from kerakit.errors import UserError
-
-# Folders of a given split, by the names that data sets use.
-_SPLIT_FOLDERS: dict[str, Mode] = {
-    "train": "train",
-    "validation": "val",
-    "val": "val",
-    "valid": "val",
-    "test": "test",
-}
 
 
 def index_folder(folder: Path) -> ImageIndex:
-    """List a folder with one folder a class, or with ``train/``, ``validation/``, ``test/`` of such.
+    """Return the index of a folder with one folder per class, optionally in a folder per split.
 
     Raises:
-        UserError: no such folder, fewer than two classes, classes that training lacks.
+        UserError: no such folder, fewer than two classes, a class without a training folder.
     """
     if not folder.is_dir():
         raise UserError(
-            f"there is no folder {folder}. Expected a folder with one folder of images a class, or a table of them. Name it "
-            "with --data_dir, or in DATA_DIR of config.py (for kerakit new: --data)."
+            f"there is no folder {folder}. Expected a folder with one folder of images per class, "
+            "or a table of images. Set it with --data_dir, or DATA_DIR in config.py (for kerakit "
+            "new: --data)."
         )
-    given = {name: mode for name, mode in _SPLIT_FOLDERS.items() if (folder / name).is_dir()}
+    given = {name: mode for name, mode in SPLIT_NAMES.items() if (folder / name).is_dir()}
     if len(set(given.values())) < len(given):
         raise UserError(
-            f"{folder} gives a split twice: {', '.join(given)}. Keep one folder for each."
+            f"{folder} has two folders for one split: {', '.join(given)}. Keep one folder per "
+            "split."
         )
     roots = sorted(given) if "train" in given else ["."]
-    class_names = _find_classes(folder, roots, trained_in="train" if "train" in given else ".")
+    class_names = _find_classes(folder, roots, training_root="train" if "train" in given else ".")
     keys: list[str] = []
     counts: list[tuple[int, int, int]] = []
     for root in roots:
@@ -62,23 +55,21 @@ def index_folder(folder: Path) -> ImageIndex:
     )
 
 
-def _find_classes(folder: Path, roots: list[str], trained_in: str) -> tuple[str, ...]:
+def _find_classes(folder: Path, roots: list[str], training_root: str) -> tuple[str, ...]:
     classes = {root: _folders_in(folder / root) for root in roots}
-    names = tuple(classes[trained_in])
-    where = folder / trained_in
+    names = tuple(classes[training_root])
+    where = folder / training_root
     if not names:
-        hint = (
-            " It holds images: move them into one folder a class." if _holds_images(where) else ""
-        )
-        raise UserError(f"{where} has no folders. Expected one folder of images a class.{hint}")
+        hint = " It has images: move them into one folder per class." if _has_images(where) else ""
+        raise UserError(f"{where} has no folders. Expected one folder of images per class.{hint}")
     if len(names) < 2:
         raise UserError(
-            f"{where} has one class ({names[0]}). Expected at least two folders, one a class."
+            f"{where} has one class ({names[0]}). Expected at least two folders, one per class."
         )
     for root, found in classes.items():
         if unknown := sorted(set(found) - set(names)):
             raise UserError(
-                f"{folder / root} has the class {unknown[0]!r}, which {where} lacks. "
+                f"{folder / root} has the class {unknown[0]!r}, but {where} does not. "
                 "Rename that folder, or add training images of the class."
             )
     check_printable(names, where)
@@ -86,10 +77,11 @@ def _find_classes(folder: Path, roots: list[str], trained_in: str) -> tuple[str,
 
 
 def check_printable(names: tuple[str, ...], where: Path) -> None:
-    """Raise UserError where the name of a class would break labels.txt."""
-    if bad := next((name for name in names if not name.isprintable()), None):
+    """Raise UserError if a class name has characters that labels.txt cannot represent."""
+    if unprintable := next((name for name in names if not name.isprintable()), None):
         raise UserError(
-            f"{where} has the class {bad!r}: line breaks and control characters don't fit into labels.txt."
+            f"{where} has the class {unprintable!r}: labels.txt cannot represent line breaks and "
+            "control characters. Rename it."
         )
 
 
@@ -99,24 +91,24 @@ def _folders_in(folder: Path) -> list[str]:
     )
 
 
-def _holds_images(folder: Path) -> bool:
+def _has_images(folder: Path) -> bool:
     return any(Path(name).suffix.lower() in IMAGE_EXTENSIONS for name in os.listdir(folder))
 
 
 def list_images(folder: Path) -> list[str]:
-    """Return the paths of the images below ``folder``, relative to it, sorted; folders and links are followed once."""
+    """Return the relative paths of the images below ``folder``, sorted; links are followed once."""
     found: list[str] = []
-    seen: set[str] = set()
+    visited: set[str] = set()
     for parent, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(parent)
-        if real in seen:
+        if real in visited:
             folders.clear()
             continue
-        seen.add(real)
+        visited.add(real)
         folders[:] = sorted(name for name in folders if not is_hidden(name))
-        below = Path(parent).relative_to(folder)
+        relative = Path(parent).relative_to(folder)
         found += [
-            (below / name).as_posix()
+            (relative / name).as_posix()
             for name in files
             if Path(name).suffix.lower() in IMAGE_EXTENSIONS and not is_hidden(name)
         ]
@@ -124,5 +116,5 @@ def list_images(folder: Path) -> list[str]:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is the file system's or an archiver's, not the user's."""
+    """Whether a file or folder is hidden or made by an archiver."""
     return name.startswith(".") or name == "__MACOSX"

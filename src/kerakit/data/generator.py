@@ -1,4 +1,4 @@
-"""Batches on the fly: a ``keras.utils.Sequence`` that reads ahead and holds only a few batches in memory."""
+"""Batches on the fly: a ``keras.utils.Sequence`` that reads ahead and holds a few batches."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -16,56 +16,81 @@ from numpy.typing import NDArray
 
 from kerakit.console import quiet_logs
 from kerakit.data import memory
-from kerakit.data.augment import Augmenter, seed_of
+from kerakit.data.augment import Augmenter, derive_seed
 from kerakit.data.decode import Pixels, read_image
 from kerakit.data.mix import Mix
-from kerakit.data.order import permutation
+from kerakit.data.order import class_balanced_order, permutation
 from kerakit.data.read_timer import ReadTimer
 from kerakit.data.reader import Reader
 from kerakit.data.split import Mode
 from kerakit.errors import ImageError, UserError
 from kerakit.machine import available_cores
 
+if TYPE_CHECKING:
+    from kerakit.tasks.base import Task
+
 with quiet_logs():
-    # It looks for JAX's profiler when it is imported, and says so when there is none.
+    # On import it looks for JAX's profiler, and logs a warning where there is none.
     import grain
 
-MOST_BAD = 0.01
-"""The share of unreadable images at which ``skip_unreadable`` stops all the same."""
+MAX_UNREADABLE = 0.01
+"""Largest fraction of unreadable images that ``skip_unreadable`` allows."""
 
 BATCHES_AHEAD = 4
-"""How many batches are read ahead beyond one a thread. Memory: this plus the threads, times a batch."""
+"""Number of batches read ahead beyond one per thread. Memory: (threads + BATCHES_AHEAD) batches."""
 
 
-class BatchGenerator(keras.utils.Sequence):
-    """Batch ``i`` of an epoch is a pure function of (seed, epoch, i): for any number of threads and any order of asking.
+class BatchGenerator(keras.utils.PyDataset):
+    r"""Batches of one split: pure functions of (seed, epoch, index), on any number of threads.
 
-    A subclass says what is done to each image: ``get_aug_pipeline`` and ``preprocess``.
+    Subclasses override ``get_aug_pipeline`` and ``preprocess``. The path of an image: read,
+    augment, ``preprocess``, ``task.encode``.
 
     Args:
-        data_reader: what there is to read.
-        mode: "train" (shuffled anew each epoch), "val" or "test" (in the reader's order).
-        batch_size: images a batch; the last one of an epoch may be smaller (see ``drop_last``).
+        data_reader: the dataset.
+        mode: "train" (shuffled every epoch), "val" or "test" (in the reader's order).
+        batch_size: images per batch; the last batch of an epoch may be smaller (see ``drop_last``).
         input_size: (width, height) in pixels.
-        jitter: augment the images (only in mode "train"); a number is the ``strength``, True is 1.
-        seed: of the order and of the augmentation, in [0, 2**32).
-        threads: how many batches are prepared at a time; default: one for each core.
-        read: how an image is read at the input size, as a cache does; default: from its file each time.
-        skip_unreadable: put another image, always the same one, in the place of one that cannot be read, and note it in ``bad``.
-        mix: MixUp and CutMix, in mode "train"; in all modes the targets become shares, float32 (batch, classes).
-        drop_last: leave a last batch that is smaller than the others away (only in mode "train").
+        jitter: augment the images, in mode "train" only; a number is the ``strength``, True is 1.
+        seed: of shuffling and augmentation, in [0, 2**32).
+        threads: number of batches prepared in parallel; default: one per core.
+        read: function from a path to an image at the input size, such as a cache; default: decode
+            the file.
+        skip_unreadable: replace each unreadable image by another one, always the same, and list it
+            in ``unreadable``.
+        mix: MixUp and CutMix, in mode "train"; targets become soft labels, float32 (batch,
+            classes), in all modes.
+        drop_last: drop a last batch that is smaller than the others, in mode "train" only.
+        task: encodes annotations to targets, and names the entries of a dict annotation that
+            augmentation moves along; default: annotations are the targets, and all entries of a
+            dict annotation go through the augmentation.
 
     Attributes:
-        index: int64 (n,), the reader's indices of this mode.
-        epoch: counted from 0; set it with ``epoch_callback()``.
+        index: int64 (n,), dataset indices of this split.
+        epoch: counted from 0; set by ``epoch_callback()``.
         strength: of the augmentation; 0 for none.
-        error: what stopped the reading, if something did.
-        clock: how long reading took and was waited for.
-        bad: the messages of the images that could not be read, by key.
+        error: the exception that stopped reading, if any.
+        timer: time spent reading and waiting for batches.
+        unreadable: error messages of unreadable images, by key.
 
     Raises:
-        UserError: the mode has no images. While reading: more than 1 % of them, and more than one, cannot be read.
-        ImageError: while reading: an image cannot be read.
+        UserError: the split has no images. While reading: more than 1 % of the images, and more
+            than one, are unreadable.
+        ImageError: while reading: an image is unreadable.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from kerakit.data import DataReader
+    >>> with TemporaryDirectory() as folder:
+    ...     table = Path(folder) / "labels.csv"
+    ...     rows = ["path,label,split", "a.jpg,cat,train", "b.jpg,dog,train", "c.jpg,dog,val"]
+    ...     _ = table.write_text("\n".join(rows))
+    ...     reader = DataReader(table)
+    >>> black = np.zeros((224, 224, 3), np.uint8)
+    >>> generator = BatchGenerator(reader, batch_size=2, read=lambda path: black)
+    >>> images, targets = generator[0]
+    >>> images.shape, sorted(targets.tolist())
+    ((2, 224, 224, 3), [0, 1])
+    >>> generator.close()
     """
 
     def __init__(
@@ -81,8 +106,9 @@ class BatchGenerator(keras.utils.Sequence):
         skip_unreadable: bool = False,
         mix: Mix | None = None,
         drop_last: bool = False,
+        task: Task | None = None,
     ) -> None:
-        # Keras's own workers repeat and lose samples on JAX; the reading ahead is done here instead.
+        # Keras's own workers repeat and lose samples on JAX; grain reads ahead instead.
         super().__init__(workers=1)
         self.data_reader = data_reader
         self.mode = mode
@@ -93,203 +119,215 @@ class BatchGenerator(keras.utils.Sequence):
         self.index = data_reader.indices(mode)
         if not len(self.index):
             raise UserError(
-                f"the data has no images for mode {mode!r}: {len(data_reader)} images in all. Add images, "
-                "change TRAIN_RATIO_DEFAULT, or give a folder of that name."
+                f"the dataset has no images for mode {mode!r} ({len(data_reader)} images in "
+                f"total). Add images, change TRAIN_RATIO_DEFAULT, or add a folder {mode}/."
             )
-        self._read = partial(read_image, input_size=input_size) if read is None else read
+        self.read = partial(read_image, input_size=input_size) if read is None else read
         self.skip_unreadable = skip_unreadable
-        self.bad: dict[str, str] = {}
+        self.unreadable: dict[str, str] = {}
         self.mix = mix
+        self.task = task
         self.drop_last = drop_last and mode == "train"
         if self.drop_last and len(self.index) < batch_size:
             raise UserError(
-                f"a batch of {batch_size} images is more than the {len(self.index)} of mode {mode!r}, so that drop_last leaves "
-                "nothing. Take a smaller --batch_size, or leave --drop_last away."
+                f"the batch size {batch_size} is larger than the {len(self.index)} images of mode "
+                f"{mode!r}: with drop_last no batch remains. Choose a smaller --batch_size, or "
+                "omit --drop_last."
             )
         self.epoch = 0
         self.error: Exception | None = None
         self.timer = ReadTimer()
         self.strength = float(jitter) if mode == "train" else 0.0
         self._augmenter = Augmenter(self.get_aug_pipeline, seed) if self.strength else None
-        self._reading: Any = None  # grain's iterator over the batches from position `_next` on
+        self._iterator: Any = None  # grain's, over the batches from `_next` on, counted over epochs
         self._next = 0
         self._lock = threading.Lock()
 
-    # -------------------------------------------------------------------------------------------- what a subclass changes
+    # ---------------------------------------------------------------- for subclasses to override
 
     def get_aug_pipeline(self) -> Any:
-        """Return a new ``albumentations.Compose``, as strong as ``self.strength`` says. Called once a thread."""
+        """Return a new ``albumentations.Compose`` of ``self.strength``. Called once per thread."""
         raise UserError(
-            f"{type(self).__name__} has no get_aug_pipeline(), which jitter=True needs."
+            f"{type(self).__name__} has no get_aug_pipeline(), which jitter=True requires."
         )
 
     def preprocess(self, image: Pixels, annot: Any) -> tuple[Any, Any]:
-        """Change one image, uint8 (height, width, 3), and its annotation, before (image, annotation) join a batch."""
+        """Change an augmented image, uint8 (height, width, 3), and its augmented annotation."""
         return image, annot
 
-    # ------------------------------------------------------------------------------------------------------ the sequence
+    # ----------------------------------------------------------------------------- sequence
 
     def __len__(self) -> int:
-        """Return the number of batches in an epoch."""
-        return (
-            len(self.index) // self.batch_size
-            if self.drop_last
-            else -(-len(self.index) // self.batch_size)
-        )
+        """Return the number of batches per epoch."""
+        if self.drop_last:
+            return len(self.index) // self.batch_size
+        return -(-len(self.index) // self.batch_size)
 
     def __getitem__(self, i: int) -> tuple[Any, Any]:
         """Return batch ``i`` of the current epoch.
 
         Returns:
-            Images, uint8 (batch, height, width, 3), and targets, (batch, ...), both as ``preprocess`` gave them.
+            Images, uint8 (batch, height, width, 3), and targets, (batch, ...).
 
         Raises:
-            UserError: an image cannot be read.
+            UserError: an image is unreadable.
         """
         if not 0 <= i < len(self):
             raise IndexError(f"batch {i} of {len(self)}")
         try:
             with self._lock:
-                position = self._next if self._continues_with(i) else self.epoch * len(self) + i
-                if self._reading is None or position != self._next:
-                    self._reading = self._start_reading(position)
+                batch = self._next if self._is_next(i) else self.epoch * len(self) + i
+                if self._iterator is None or batch != self._next:
+                    self._iterator = self._read_ahead(batch)
                 with self.timer.wait():
-                    batch = next(self._reading)
-                self._next = position + 1
+                    images, targets = next(self._iterator)
+                self._next = batch + 1
         except Exception as error:
-            # TensorFlow wraps what is raised here in its own error; this one is what the user must read.
+            # TensorFlow wraps what is raised here in an error of its own; the user needs this one.
             self.error = error
             raise
-        images, targets = batch
         return images, targets
 
-    def peek(self, i: int) -> tuple[Any, Any]:
+    def load_batch(self, i: int) -> tuple[Any, Any]:
         """Return batch ``i`` of the current epoch, as ``self[i]`` does, without reading ahead."""
         return self._load(self.epoch * len(self) + i)
 
-    def sample(self, position: int) -> tuple[Pixels, Any]:
-        """Return the image and the annotation at ``position``, counted over epochs from the first image of epoch 0.
-
-        Where the reader's target is a dictionary, its entries follow the image through the augmentation under the names of
-        albumentations: ``mask``, ``masks``, ``bboxes``, ``keypoints`` and label fields; others pass unchanged.
-        """
-        row, image = self._readable(self._row(position))
-        key, annot = self.data_reader.key(row), self.data_reader.target(row)
+    def sample(self, i: int) -> tuple[Pixels, Any]:
+        """Return image and target of sample ``i``, counted from the start of epoch 0."""
+        dataset_index, image = self._read_image(self._dataset_index(i))
+        annot: Any = self.data_reader.target(dataset_index)
         if self._augmenter is not None:
-            followers = annot if isinstance(annot, dict) else {}
-            augmented = self._augmenter(position // len(self.index), key, image=image, **followers)
+            epoch, key = i // len(self.index), self.data_reader.key(dataset_index)
+            followers = self._followers(annot)
+            augmented = self._augmenter(epoch, key, image=image, **followers)
             image = augmented.pop("image")
-            annot = augmented if followers else annot
-        return self.preprocess(image, annot)
+            annot = {**annot, **augmented} if followers else annot
+        image, annot = self.preprocess(image, annot)
+        return image, annot if self.task is None else self.task.encode(annot, self.input_size)
 
     def epoch_callback(self) -> keras.callbacks.Callback:
-        """Return the callback that tells this generator its epoch: ``fit(callbacks=[..., train_data.epoch_callback()])``.
+        """Return the callback that sets ``epoch``, for ``fit(callbacks=[...])``.
 
-        Keras's hooks of the sequence itself are called once too often on JAX, so they cannot count.
+        Keras calls the hooks of a Sequence once too often on JAX, so they cannot count epochs.
         """
         return EpochCallback(self)
 
-    def keys(self, i: int) -> list[str]:
-        """Return the keys of the images in batch ``i`` of the current epoch."""
-        return [self.data_reader.key(self._row(p)) for p in self._positions(self.epoch, i)]
+    def batch_keys(self, i: int) -> list[str]:
+        """Return the keys of the images of batch ``i`` of the current epoch."""
+        return [
+            self.data_reader.key(self._dataset_index(sample))
+            for sample in self._sample_indices(self.epoch, i)
+        ]
 
-    def key(self, epoch: int, place: int) -> str:
-        """Return the key of the image that comes ``place`` images after the first one of ``epoch``."""
-        return self.data_reader.key(self._row(epoch * len(self.index) + place))
+    def sample_key(self, epoch: int, i: int) -> str:
+        """Return the key of the image of sample ``i`` of ``epoch``."""
+        return self.data_reader.key(self._dataset_index(epoch * len(self.index) + i))
+
+    def epoch_order(self, epoch: int) -> NDArray[np.int64]:
+        """Return the dataset indices of all samples of ``epoch`` in their order, int64 (n,)."""
+        if self.mode != "train":
+            return self.index
+        return self.index[permutation(len(self.index), self.seed, epoch)]
+
+    def class_balanced_order(self) -> NDArray[np.int64]:
+        """Return the sample indices of epoch 0 in class-balanced (round-robin) order, (n,)."""
+        # The text of an annotation is hashable, also that of arrays and dictionaries.
+        targets = map(self.data_reader.target, self.epoch_order(0).tolist())
+        return class_balanced_order(map(repr, targets))
 
     def close(self) -> None:
-        """Stop reading ahead. The generator can be used again afterwards."""
+        """Stop reading ahead. The generator can still be used afterwards."""
         with self._lock:
-            if self._reading is not None:
-                self._reading.close()
-                self._reading = None
+            if self._iterator is not None:
+                self._iterator.close()
+                self._iterator = None
 
-    # --------------------------------------------------------------------------------------------------------- internals
+    # ---------------------------------------------------------------------------- internals
 
-    def _continues_with(self, i: int) -> bool:
-        """Whether batch ``i`` is what is read next; in validation every epoch is the same, so it goes on from the last."""
-        return self.mode != "train" and self._reading is not None and self._next % len(self) == i
+    def _is_next(self, i: int) -> bool:
+        """Whether batch ``i`` is read next; validation continues over epochs, which are equal."""
+        return self.mode != "train" and self._iterator is not None and self._next % len(self) == i
 
-    def _readable(self, row: int) -> tuple[int, Pixels]:
-        """Return ``row`` and its image; with ``skip_unreadable``, those of a stand-in that depends on seed and key alone."""
-        key = self.data_reader.key(row)
+    def _dataset_index(self, sample: int) -> int:
+        """Return the dataset index of a sample, which is counted over epochs."""
+        epoch, i = divmod(sample, len(self.index))
+        if self.mode == "train":
+            i = permutation(len(self.index), self.seed, epoch)[i]
+        return int(self.index[i])
+
+    def _sample_indices(self, epoch: int, i: int) -> range:
+        """Return the samples of batch ``i`` of ``epoch``, counted over epochs."""
+        first, n = epoch * len(self.index), len(self.index)
+        return range(first + i * self.batch_size, first + min((i + 1) * self.batch_size, n))
+
+    def _read_image(self, dataset_index: int) -> tuple[int, Pixels]:
+        """Return dataset index and image, or those of its substitute, a function of (seed, key)."""
+        key = self.data_reader.key(dataset_index)
         for attempt in itertools.count():
             try:
-                return row, self._read(self.data_reader.image_path(row))
+                return dataset_index, self.read(self.data_reader.image_path(dataset_index))
             except ImageError as error:
                 if not self.skip_unreadable:
                     raise
-                self.bad[self.data_reader.key(row)] = str(error)
-                if len(self.bad) > max(1, MOST_BAD * len(self.index)):
+                self.unreadable[self.data_reader.key(dataset_index)] = str(error)
+                if len(self.unreadable) > max(1, MAX_UNREADABLE * len(self.index)):
                     raise UserError(
-                        f"{len(self.bad)} of {len(self.index)} images cannot be read, more than {MOST_BAD:.0%}: too many to "
-                        f"leave out. The last one: {error}"
+                        f"{len(self.unreadable)} of {len(self.index)} images are unreadable, more "
+                        f"than {MAX_UNREADABLE:.0%}, the limit of --skip_unreadable. The last "
+                        f"one: {error}"
                     ) from None
-            row = int(self.index[seed_of(self.seed, attempt, key) % len(self.index)])
+            dataset_index = int(self.index[derive_seed(self.seed, attempt, key) % len(self.index)])
         raise AssertionError("unreachable")
 
-    def _row(self, position: int) -> int:
-        """Return the reader's index of the image at ``position``, counted over epochs."""
-        epoch, place = divmod(position, len(self.index))
-        return int(
-            self.index[
-                permutation(len(self.index), self.seed, epoch)[place]
-                if self.mode == "train"
-                else place
-            ]
-        )
+    def _followers(self, annot: Any) -> dict[str, Any]:
+        """Return the entries of an annotation that go through the augmentation."""
+        if self.task is not None:
+            return self.task.followers(annot)
+        return annot if isinstance(annot, dict) else {}
 
-    def _positions(self, epoch: int, i: int) -> range:
-        start = epoch * len(self.index)
-        return range(
-            start + i * self.batch_size, start + min((i + 1) * self.batch_size, len(self.index))
-        )
-
-    def _load(self, position: int) -> tuple[Any, Any]:
-        """Return the batch at ``position``, counted over epochs."""
-        epoch, i = divmod(position, len(self))
-        images, annots = (
-            _stack(part) for part in zip(*map(self.sample, self._positions(epoch, i)), strict=True)
-        )
+    def _load(self, batch: int) -> tuple[Any, Any]:
+        """Return a batch, which is counted over epochs."""
+        epoch, i = divmod(batch, len(self))
+        samples = map(self.sample, self._sample_indices(epoch, i))
+        images, targets = (_stack(part) for part in zip(*samples, strict=True))
         if self.mix is None:
-            return images, annots
+            return images, targets
         if self.mode != "train":
-            return images, self.mix.shares(annots)
-        return self.mix(images, annots, seed_of(self.seed, epoch, f"batch {i}"))
+            return images, self.mix.soft_labels(targets)
+        return self.mix(images, targets, derive_seed(self.seed, epoch, f"batch {i}"))
 
-    def _timed_load(self, position: int) -> tuple[Any, Any]:
+    def _timed_load(self, batch: int) -> tuple[Any, Any]:
         with self.timer.read(self.batch_size):
-            return self._load(position)
+            return self._load(batch)
 
-    def _start_reading(self, position: int) -> Any:
-        """Read ahead from ``position`` on, over the ends of epochs: while one is validated, the next is prepared."""
-        if self._reading is not None:
-            self._reading.close()
+    def _read_ahead(self, batch: int) -> Any:
+        """Return an iterator from ``batch`` on, over the ends of epochs."""
+        if self._iterator is not None:
+            self._iterator.close()
         memory.retain_freed_memory()
         options = grain.ReadOptions(
             num_threads=self.threads, prefetch_buffer_size=self.threads + BATCHES_AHEAD
         )
-        reading = iter(
-            grain.MapDataset.range(sys.maxsize).map(self._timed_load).to_iter_dataset(options)
-        )
-        reading.set_state({"next_index": position})
-        return reading
+        dataset = grain.MapDataset.range(sys.maxsize).map(self._timed_load)
+        iterator = iter(dataset.to_iter_dataset(options))
+        iterator.set_state({"next_index": batch})
+        return iterator
 
 
 class EpochCallback(keras.callbacks.Callback):
-    """Sets ``generator.epoch`` at the beginning of each epoch."""
+    """Sets ``epoch`` of a generator at the start of each epoch."""
 
     def __init__(self, generator: Any) -> None:
         super().__init__()
         self._generator = generator
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002 - Keras's signature
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
         """Set it."""
         self._generator.epoch = epoch
 
 
 def _stack(values: tuple[Any, ...]) -> NDArray[Any] | tuple[Any, ...] | dict[str, Any]:
-    """Stack the samples' arrays along a new first axis; tuples and dictionaries (several outputs) keep their form."""
+    """Stack the arrays of samples; tuples and dictionaries keep their structure."""
     first = values[0]
     if isinstance(first, tuple):
         return tuple(_stack(parts) for parts in zip(*values, strict=True))

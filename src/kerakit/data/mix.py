@@ -1,4 +1,4 @@
-"""MixUp and CutMix: each image of a batch is blended with another one, and so are their classes."""
+"""MixUp and CutMix: each image of a batch is blended with another one, and so are their labels."""
 
 from __future__ import annotations
 
@@ -13,65 +13,74 @@ from kerakit.errors import UserError
 
 
 class Mix:
-    """Blends the images of a training batch pairwise; its targets become shares of the classes.
+    """MixUp and CutMix of training batches; targets become soft labels.
 
-    With both, an even draw decides for each batch. The share of an image is drawn from Beta(a, a), once a batch, as in the
-    papers' own code: Zhang et al., "mixup: Beyond Empirical Risk Minimization", 2018; Yun et al., "CutMix", 2019.
+    With both, each batch uses one of them, drawn with equal probability. λ, the fraction of an
+    image that stays, is drawn from Beta(a, a) once per batch, as in the papers' own code: Zhang et
+    al., "mixup: Beyond Empirical Risk Minimization", 2018; Yun et al., "CutMix", 2019.
 
     Args:
-        num_classes: of the data.
-        mixup: the a of MixUp, above 0; 0 for none.
-        cutmix: the a of CutMix, above 0; 0 for none.
+        num_classes: of the dataset.
+        mixup: a of MixUp, above 0; 0 for none.
+        cutmix: a of CutMix, above 0; 0 for none.
+
+    >>> mix = Mix(num_classes=2, mixup=0.2)
+    >>> images, labels = mix(np.zeros((4, 8, 8, 3), np.uint8), np.array([0, 1, 0, 1]), seed=0)
+    >>> images.shape, labels.shape
+    ((4, 8, 8, 3), (4, 2))
     """
 
     def __init__(self, num_classes: int, mixup: float = 0, cutmix: float = 0) -> None:
-        self._classes = np.eye(num_classes, dtype=np.float32)
-        self._ways = [(way, alpha) for way, alpha in ((_blend, mixup), (_paste, cutmix)) if alpha]
+        self.num_classes, self.mixup, self.cutmix = num_classes, mixup, cutmix
+        self._one_hot = np.eye(num_classes, dtype=np.float32)
+        methods = ((_blend, mixup), (_paste, cutmix))
+        self._methods = [(method, alpha) for method, alpha in methods if alpha]
 
-    def shares(self, targets: Any) -> NDArray[np.float32]:
-        """Return class numbers, (batch,), as shares, float32 (batch, num_classes).
+    def soft_labels(self, targets: Any) -> NDArray[np.float32]:
+        """Return class indices, (batch,), as one-hot labels, float32 (batch, num_classes).
 
         Raises:
-            UserError: the targets are not one class an image.
+            UserError: the targets are not one class index per image.
         """
         if not (
             isinstance(targets, np.ndarray) and targets.ndim == 1 and targets.dtype.kind in "iu"
         ):
             raise UserError(
-                "MixUp and CutMix need one class an image; these targets are something else. Leave them away."
+                "MixUp and CutMix need one class per image, and these targets are of another "
+                "kind. Omit --mixup and --cutmix."
             )
-        return self._classes[targets]
+        return self._one_hot[targets]
 
     def __call__(
         self, images: Any, targets: Any, seed: int
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """Blend a batch, uint8 (batch, height, width, 3) and int (batch,), by what ``seed`` draws."""
-        draw = np.random.Generator(np.random.Philox(key=seed))
-        way, alpha = self._ways[draw.integers(len(self._ways))]
-        partner = draw.permutation(len(images))
-        mixed, share = way(images, images[partner], draw.beta(alpha, alpha), draw)
-        shares = self.shares(targets)
-        return mixed, np.float32(share) * shares + np.float32(1 - share) * shares[partner]
+        """Mix a batch, uint8 (batch, height, width, 3) and int (batch,)."""
+        rng = np.random.Generator(np.random.Philox(key=seed))
+        method, alpha = self._methods[rng.integers(len(self._methods))]
+        partners = rng.permutation(len(images))
+        mixed, lam = method(images, images[partners], rng.beta(alpha, alpha), rng)
+        labels = self.soft_labels(targets)
+        return mixed, np.float32(lam) * labels + np.float32(1 - lam) * labels[partners]
 
 
 def _blend(
-    images: NDArray[np.uint8], others: NDArray[np.uint8], share: float, _: np.random.Generator
+    images: NDArray[np.uint8], partners: NDArray[np.uint8], lam: float, _: np.random.Generator
 ) -> tuple[NDArray[np.uint8], float]:
-    """MixUp: λ of the one and 1 - λ of the other."""
+    """MixUp: λ of the image plus 1 - λ of its partner."""
     flat = (len(images), -1)
-    blended = cv2.addWeighted(images.reshape(flat), share, others.reshape(flat), 1 - share, 0)
-    return np.asarray(blended, np.uint8).reshape(images.shape), share
+    blended = cv2.addWeighted(images.reshape(flat), lam, partners.reshape(flat), 1 - lam, 0)
+    return np.asarray(blended, np.uint8).reshape(images.shape), lam
 
 
 def _paste(
-    images: NDArray[np.uint8], others: NDArray[np.uint8], share: float, draw: np.random.Generator
+    images: NDArray[np.uint8], partners: NDArray[np.uint8], lam: float, rng: np.random.Generator
 ) -> tuple[NDArray[np.uint8], float]:
-    """CutMix: a rectangle of 1 - λ of the area, its middle anywhere, comes from the other; cut at the edge, it counts less."""
+    """CutMix: a box of 1 - λ of the area is the partner's; λ is corrected if it is clipped."""
     height, width = images.shape[1:3]
-    cut = math.sqrt(1 - share) / 2
-    y, x = draw.random(2)
-    top, bottom = (round(height * min(1.0, max(0.0, y + side * cut))) for side in (-1, 1))
-    left, right = (round(width * min(1.0, max(0.0, x + side * cut))) for side in (-1, 1))
+    half = math.sqrt(1 - lam) / 2
+    y, x = rng.random(2)
+    top, bottom = (round(height * min(1.0, max(0.0, y + side * half))) for side in (-1, 1))
+    left, right = (round(width * min(1.0, max(0.0, x + side * half))) for side in (-1, 1))
     pasted = images.copy()
-    pasted[:, top:bottom, left:right] = others[:, top:bottom, left:right]
+    pasted[:, top:bottom, left:right] = partners[:, top:bottom, left:right]
     return pasted, 1 - (bottom - top) * (right - left) / (height * width)

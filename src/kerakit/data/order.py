@@ -1,4 +1,4 @@
-"""Orders of samples: the training permutation, a pure function of (seed, epoch), and the class-balanced order."""
+"""Orders of samples: the permutation, a pure function of (seed, epoch), and round-robin."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-# Four: the current epoch, the next one, which is read ahead, and those of other generators. 8 bytes per image each.
+# Four: the current epoch, the next one, which is read ahead, and those of other generators. 8 bytes
+# per image each.
 @lru_cache(maxsize=4)
 def permutation(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """Return a permutation of ``range(count)``, int64 (count,).
 
-    The ranks of random numbers, whose generator is the same in all versions of NumPy (NEP 19); the algorithm of
-    ``Generator.permutation`` may change.
+    The ranks of random numbers, whose generator is the same in all versions of NumPy (NEP 19); the
+    algorithm of ``Generator.permutation`` may change.
 
     Args:
         count: number of images.
@@ -30,7 +31,7 @@ def permutation(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
 
 
 def class_balanced_order(labels: Iterable[Hashable]) -> NDArray[np.int64]:
-    """Return the round-robin order over classes, int64 (n,): one sample per class, then a second one per class, ...
+    """Return the class-balanced (round-robin) order, int64 (n,): one sample per class in turn.
 
     Within a class the given order stays.
 

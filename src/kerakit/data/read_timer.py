@@ -1,4 +1,4 @@
-"""How long reading took, and how long it was waited for: what the verdict on speed stands on."""
+"""Time spent reading batches and waiting for them: the basis of the throughput report."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections.abc import Iterator
 
 
 class ReadTimer:
-    """Seconds that reading took, summed over the threads, and that were spent waiting for it.
+    """Seconds spent reading, summed over threads, and seconds spent waiting for batches.
 
     Attributes:
-        images: how many were read.
-        reading: seconds of all threads together.
-        waiting: seconds until an asked batch was there.
+        images: number of images read.
+        reading: seconds, summed over threads.
+        waiting: seconds between the request of a batch and its arrival.
     """
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class ReadTimer:
         self.reset()
 
     def reset(self) -> None:
-        """Begin anew."""
+        """Set all counters to 0."""
         self.images, self.reading, self.waiting = 0, 0.0, 0.0
 
     @contextlib.contextmanager

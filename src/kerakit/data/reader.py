@@ -1,10 +1,10 @@
-"""What there is to read: columns of image names, classes and splits, from a folder or a table. Nothing is decoded here."""
+"""Datasets as columns of keys, class indices and splits. Nothing is decoded here."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -13,12 +13,33 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from kerakit.data.folders import index_folder
+from kerakit.data.index import UNASSIGNED, ImageIndex
 from kerakit.data.split import MODES, Mode, assign
+from kerakit.data.tables import index_table, read_exclusions
 from kerakit.errors import UserError
 
 
 class Reader(Protocol):
-    """What a BatchGenerator asks of a reader: inherit from ``DataReader``, or write these."""
+    """Interface of a dataset: subclass ``DataReader``, or write a class with these members.
+
+    ``i`` is a dataset index, from 0 to ``len(reader) - 1``.
+
+    Attributes:
+        class_names: in the order of the class indices.
+
+    >>> class Pages:
+    ...     class_names = ("text", "table")
+    ...     def __len__(self) -> int: return 4
+    ...     def key(self, i: int) -> str: return f"page-{i}"
+    ...     def image_path(self, i: int) -> Path: return Path(f"scans/{i}.png")
+    ...     def target(self, i: int) -> np.int32: return np.int32(i % 2)
+    ...     def indices(self, mode: Mode) -> NDArray[np.int64]:
+    ...         return np.array([3]) if mode == "val" else np.array([0, 1, 2])
+    >>> reader: Reader = Pages()
+    >>> reader.key(3)
+    'page-3'
+    """
 
     class_names: tuple[str, ...]
 
@@ -26,65 +47,58 @@ class Reader(Protocol):
         """Return the number of images."""
 
     def key(self, i: int) -> str:
-        """Return the name of image ``i``: it stays when images are added, and seeds all that is random of it."""
+        """Return the name of image ``i``: unique, and independent of other images."""
 
     def image_path(self, i: int) -> Path:
-        """Return where image ``i`` lies."""
+        """Return the path of image ``i``."""
 
     def target(self, i: int) -> object:
-        """Return what the model is to answer for image ``i``."""
+        """Return the annotation of image ``i``, such as its class index."""
 
     def indices(self, mode: Mode) -> NDArray[np.int64]:
-        """Return the indices of the images of one split, ascending, shape (n,)."""
-
-
-UNASSIGNED = -1
-"""In ``ImageIndex.splits``: where the hash is to decide."""
-
-
-@dataclass(frozen=True)
-class ImageIndex:
-    """What was found, in columns of n rows.
-
-    Attributes:
-        root: the folder that keys are relative to.
-        keys: binary (n,): the path of each image below ``root``, with ``/``, in the file system's encoding.
-        targets: int32 (n,), indices into ``class_names``.
-        class_names: in the order of the targets.
-        splits: int8 (n,), indices into ``MODES`` or UNASSIGNED.
-        groups: binary (n,): images of one group stay on one side of the split; None where each stands for itself.
-    """
-
-    root: Path
-    keys: pa.Array
-    targets: NDArray[np.int32]
-    class_names: tuple[str, ...]
-    splits: NDArray[np.int8]
-    groups: pa.Array | None = None
+        """Return the dataset indices of the images of one split, ascending, int64 (n,)."""
 
 
 class DataReader:
-    """The images of a folder or of a table.
+    r"""Dataset of images in a folder or in a table.
 
-    A folder holds one folder a class, or ``train/``, ``validation/`` (``val/``), ``test/`` of such. A table is a CSV or Parquet
-    file with the columns ``path`` and ``label``, and ``split`` and ``group`` if wanted; relative paths belong to its folder.
-    Classes are numbered in the order of their names. Where no split is given, it is drawn by a hash of each image's path (or
-    group), so that adding images moves none (``kerakit.data.split``). Millions of rows stay columns.
+    A folder has one folder per class, or ``train/``, ``validation/`` (``val/``), ``test/`` with one
+    folder per class each. A table is a CSV or Parquet file with the columns ``path`` and ``label``,
+    and optionally ``split`` and ``group``; paths are relative to its folder. Class indices follow
+    the sorted class names. Where no split is given, a hash of each image's path (or group) draws
+    it, so adding images moves no other image. Millions of rows stay columns.
 
     Args:
-        data: the folder or the table.
-        train_ratio: share of the images to train on where no split is given, in (0, 1); the rest is halved into validation
-            and test. With a given training set alone both are drawn from it; with training and test, validation is.
+        data: folder or table.
+        train_ratio: fraction of the images for training where no split is given, in (0, 1); the
+            rest is divided equally into validation and test. Given training images alone,
+            validation and test are drawn from them; given training and test images, validation is
+            drawn from training.
         seed: of the drawn split.
-        exclusions: a list that ``kerakit check`` wrote; images for which it says yes are not there. No list, no such images.
+        exclusions: CSV file of ``kerakit check``; images with "yes" in the column exclude are
+            omitted. It need not exist.
 
     Attributes:
-        num_excluded: how many images the list left out.
-        class_names: in the order of the targets.
-        targets: int32 (n,), the index of each image's class.
+        data: folder or table.
+        root: folder that keys are relative to.
+        num_excluded: number of excluded images.
+        class_names: in the order of the class indices.
+        targets: int32 (n,), class index of each image.
 
     Raises:
-        UserError: no such folder or table, no images, fewer than two classes, a class without training images.
+        UserError: no such folder or table, no images, fewer than two classes, a class without
+            training images.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     table = Path(folder) / "labels.csv"
+    ...     rows = ["path,label,split", "a.jpg,cat,train", "b.jpg,dog,train", "c.jpg,dog,val"]
+    ...     _ = table.write_text("\n".join(rows))
+    ...     reader = DataReader(table)
+    >>> reader.class_names, reader.targets.tolist()
+    (('cat', 'dog'), [0, 1, 1])
+    >>> reader.key(2), reader.indices("val").tolist()
+    ('c.jpg', [2])
     """
 
     def __init__(
@@ -94,30 +108,31 @@ class DataReader:
         seed: int = 0,
         exclusions: Path | None = None,
     ) -> None:
-        listing = _list(Path(data))
-        count = len(listing.keys)
+        data = Path(data)
+        index = index_table(data) if data.is_file() else index_folder(data)
+        count = len(index.keys)
         if exclusions is not None and exclusions.exists():
-            listing = _without(listing, exclusions)
-        self.num_excluded = count - len(listing.keys)
-        self.data = Path(data)
-        self.root = listing.root
-        self.class_names = listing.class_names
-        self.targets = listing.targets
-        self._keys = listing.keys
-        self._splits = listing.splits
-        self._refuse_empty_classes()
-        self._draw_what_is_not_given(listing, train_ratio, seed)
+            index = _exclude(index, exclusions)
+        self.num_excluded = count - len(index.keys)
+        self.data = data
+        self.root = index.root
+        self.class_names = index.class_names
+        self.targets = index.targets
+        self._keys = index.keys
+        self._splits = index.splits
+        self._check_classes()
+        self._draw_splits(index, train_ratio, seed)
 
     def __len__(self) -> int:
         return len(self._keys)
 
     @property
     def image_paths(self) -> Sequence[Path]:
-        """The path of every image, in the order of ``targets``; each is made when it is asked for."""
+        """The path of every image, in the order of ``targets``, as a lazy sequence."""
         return _Paths(self)
 
     def key(self, i: int) -> str:
-        """Return the path of image ``i`` below the root, with ``/``."""
+        """Return the path of image ``i`` relative to ``root``, with ``/``."""
         return os.fsdecode(self._keys[i].as_py())
 
     def image_path(self, i: int) -> Path:
@@ -125,101 +140,123 @@ class DataReader:
         return self.root / self.key(i)
 
     def target(self, i: int) -> np.int32:
-        """Return the index of the class of image ``i``."""
+        """Return the class index of image ``i``."""
         return np.int32(self.targets[i])
 
     def indices(self, mode: Mode) -> NDArray[np.int64]:
-        """Return the indices of the images of ``mode``, ascending, shape (n,)."""
+        """Return the dataset indices of the images of ``mode``, ascending, int64 (n,)."""
         if mode not in MODES:
-            raise UserError(f"mode {mode!r} is unknown; expected one of {', '.join(MODES)}.")
+            raise UserError(f"unknown mode {mode!r}; expected one of {', '.join(MODES)}.")
         return np.flatnonzero(self._splits == MODES.index(mode))
 
     def counts(self, mode: Mode) -> NDArray[np.int64]:
-        """Return the number of images of each class in ``mode``, shape (classes,)."""
+        """Return the number of images per class in ``mode``, int64 (classes,)."""
         return np.bincount(self.targets[self.indices(mode)], minlength=len(self.class_names))
 
-    def _refuse_empty_classes(self) -> None:
+    def _check_classes(self) -> None:
         can_train = (self._splits == MODES.index("train")) | (self._splits == UNASSIGNED)
         counts = np.bincount(self.targets[can_train], minlength=len(self.class_names))
         empty = [name for name, count in zip(self.class_names, counts, strict=True) if count == 0]
-        also = (
-            f" {self.num_excluded} images are left out by the list of kerakit check."
+        note = (
+            f" {self.num_excluded} images are excluded by the list of kerakit check."
             if self.num_excluded
             else ""
         )
         if len(empty) == len(self.class_names):
             raise UserError(
-                f"{self.data} has no images in its class folders.{also} Expected files such as .jpg or .png."
+                f"{self.data} has no images in its class folders.{note} Expected files such as "
+                ".jpg or .png."
             )
         if empty:
             raise UserError(
-                f"the class {empty[0]!r} in {self.data} has no training images.{also} Add some, or remove the class."
+                f"class {empty[0]!r} in {self.data} has no training images.{note} Add some, or "
+                "remove the class."
             )
 
-    def _draw_what_is_not_given(self, listing: ImageIndex, train_ratio: float, seed: int) -> None:
-        """Decide by the hash where no split was given; take validation from the training images if there is none."""
+    def _draw_splits(self, index: ImageIndex, train_ratio: float, seed: int) -> None:
+        """Draw the splits that are not given; validation images may come from training."""
         given = {MODES[i] for i in np.unique(self._splits) if i != UNASSIGNED}
         drawn_from = self._splits == UNASSIGNED
         if given and "val" not in given:
             drawn_from |= self._splits == MODES.index("train")
         if not drawn_from.any():
             return
-        rows = np.flatnonzero(drawn_from)
-        names = (listing.keys if listing.groups is None else listing.groups).take(pa.array(rows))
-        # In pieces, so that a million names are never objects at the same time.
-        pieces = (names[start : start + 2**16].to_pylist() for start in range(0, len(names), 2**16))
-        drawn = np.concatenate([assign(piece, seed, train_ratio) for piece in pieces])
+        indices = np.flatnonzero(drawn_from)
+        names = (index.keys if index.groups is None else index.groups).take(pa.array(indices))
+        # In chunks: a million names are never Python objects at the same time.
+        chunks = (names[start : start + 2**16].to_pylist() for start in range(0, len(names), 2**16))
+        drawn = np.concatenate([assign(chunk, seed, train_ratio) for chunk in chunks])
         if "test" in given:
             drawn[drawn == MODES.index("test")] = MODES.index("val")
         splits = self._splits.copy()
-        splits[rows] = drawn
+        splits[indices] = drawn
         self._splits = splits
 
 
 def held_out_mode(reader: Reader) -> Mode:
-    """Return "test" where there are such images, else "val"."""
+    """Return the split for evaluation: "test" where the dataset has test images, else "val".
+
+    >>> class WithoutTest:
+    ...     def indices(self, mode: Mode) -> NDArray[np.int64]:
+    ...         return np.arange(0 if mode == "test" else 8)
+    >>> held_out_mode(WithoutTest())
+    'val'
+    """
     return "test" if len(reader.indices("test")) else "val"
 
 
 def check_class_names(reader: Reader, class_names: tuple[str, ...]) -> None:
-    """Raise UserError unless the classes are these: a model's outputs mean nothing for others."""
+    """Raise UserError unless the dataset has exactly these classes, in this order.
+
+    >>> from types import SimpleNamespace
+    >>> check_class_names(SimpleNamespace(class_names=("cat", "dog")), ("cat", "dog"))
+    """
     if tuple(reader.class_names) != tuple(class_names):
         raise UserError(
-            f"the data has the classes {', '.join(reader.class_names)}; the model was trained on {', '.join(class_names)}. "
-            "Give the data that it was trained on with --data_dir."
+            f"the dataset has the classes {', '.join(reader.class_names)}, the model "
+            f"{', '.join(class_names)}. Give the training dataset with --data_dir."
         )
 
 
 def data_warnings(reader: Reader) -> list[str]:
-    """Return what a user should know before training, one line each: nothing of readers that are no ``DataReader``.
+    r"""Return warnings about a dataset before training; none for readers other than ``DataReader``.
 
-    How many images are left out; how many GIFs there are, of which the first frame is read; each class without a validation or
-    test image, in a split that has images of others.
+    They name: excluded images; GIFs, of which only the first frame is read; classes without
+    validation or test images.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     table = Path(folder) / "labels.csv"
+    ...     rows = ["path,label,split", "a.jpg,cat,train", "b.jpg,dog,train", "c.jpg,dog,val"]
+    ...     _ = table.write_text("\n".join(rows))
+    ...     print(*data_warnings(DataReader(table)), sep="\n")
+    class 'cat' has no validation images, so its accuracy cannot be measured.
     """
     lines: list[str] = []
     if not isinstance(reader, DataReader):
         return lines
     if reader.num_excluded:
-        lines.append(
-            f"{reader.num_excluded} images are left out, as the list of kerakit check says."
-        )
+        lines.append(f"{reader.num_excluded} images are excluded by the list of kerakit check.")
     if gifs := pc.sum(pc.ends_with(reader._keys, ".gif", ignore_case=True)).as_py():
-        lines.append(f"{gifs} images are GIFs: the first frame of each is read.")
-    for mode in MODES[1:]:
+        lines.append(f"{gifs} images are GIFs: only the first frame of each is read.")
+    for mode in _SPLITS:
         counts = reader.counts(mode)
         missing = [
             name for name, count in zip(reader.class_names, counts, strict=True) if not count
         ]
         if counts.any():
             lines += [
-                f"the class {name!r} has no {mode} images: nothing is known of how well it is told."
+                f"class {name!r} has no {_SPLITS[mode]} images, so its accuracy cannot be measured."
                 for name in missing
             ]
     return lines
 
 
+_SPLITS: dict[Mode, str] = {"val": "validation", "test": "test"}
+
+
 class _Paths(Sequence[Path]):
-    """Paths that are made when they are asked for: a million of them as objects would be 300 MB."""
+    """Paths that are made on access: a million Path objects would take 300 MB."""
 
     def __init__(self, reader: DataReader) -> None:
         self._reader = reader
@@ -236,23 +273,13 @@ class _Paths(Sequence[Path]):
         return map(self._reader.image_path, range(len(self)))
 
 
-def _without(listing: ImageIndex, exclusions: Path) -> ImageIndex:
-    from kerakit.data.tables import read_exclusions
-
-    keep = pc.invert(pc.is_in(listing.keys, value_set=read_exclusions(exclusions)))
-    rows = keep.to_numpy(zero_copy_only=False)
+def _exclude(index: ImageIndex, exclusions: Path) -> ImageIndex:
+    keep = pc.invert(pc.is_in(index.keys, value_set=read_exclusions(exclusions)))
+    mask = keep.to_numpy(zero_copy_only=False)
     return replace(
-        listing,
-        keys=listing.keys.filter(keep),
-        targets=listing.targets[rows],
-        splits=listing.splits[rows],
-        groups=None if listing.groups is None else listing.groups.filter(keep),
+        index,
+        keys=index.keys.filter(keep),
+        targets=index.targets[mask],
+        splits=index.splits[mask],
+        groups=None if index.groups is None else index.groups.filter(keep),
     )
-
-
-def _list(data: Path) -> ImageIndex:
-    # Imported here: both make a ImageIndex of this module.
-    from kerakit.data.folders import index_folder
-    from kerakit.data.tables import index_table
-
-    return index_table(data) if data.is_file() else index_folder(data)

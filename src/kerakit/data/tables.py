@@ -1,4 +1,4 @@
-"""Images listed in a table: CSV or Parquet with the columns ``path`` and ``label``, and ``split`` and ``group`` if wanted."""
+"""Datasets in tables: CSV or Parquet with path and label, and optionally split and group."""
 
 from __future__ import annotations
 
@@ -12,39 +12,33 @@ from numpy.typing import NDArray
 from pyarrow import csv, parquet
 
 from kerakit.data.folders import check_printable
-from kerakit.data.reader import UNASSIGNED, ImageIndex
-from kerakit.data.split import MODES
+from kerakit.data.index import UNASSIGNED, ImageIndex
+from kerakit.data.split import MODES, SPLIT_NAMES
 from kerakit.errors import UserError
 
-_NEEDED, _WANTED = ("path", "label"), ("split", "group")
-# What the column `split` may say, and what it means.
-_SPLITS = {
-    "train": "train",
-    "training": "train",
-    "validation": "val",
-    "val": "val",
-    "valid": "val",
-    "test": "test",
-}
+_REQUIRED, _OPTIONAL = ("path", "label"), ("split", "group")
+_SPLITS = {**SPLIT_NAMES, "training": "train"}
+"""Values of the column ``split``, in lower case."""
 
 
 def index_table(path: Path) -> ImageIndex:
-    """List the rows of a table. Relative paths belong to the table's folder.
+    """Return the index of a table. Paths are relative to the table's folder.
 
     Raises:
-        UserError: no table, a missing column, an empty cell, an unknown split, fewer than two classes, a path that is listed
-            twice or leaves the folder.
+        UserError: no table, a missing column, an empty cell, an unknown split, fewer than two
+            classes, a duplicate path, a path outside the folder.
     """
     table = _read(path)
-    for name in _NEEDED:
-        _refuse_empty_cells(path, name, table[name])
-    keys, labels = (table[name].combine_chunks() for name in _NEEDED)
-    _refuse_paths(path, keys)
+    for name in _REQUIRED:
+        _check_cells(path, name, table[name])
+    keys, labels = (table[name].combine_chunks() for name in _REQUIRED)
+    _check_paths(path, keys)
     encoded = labels.dictionary_encode()
     names = np.array(encoded.dictionary.to_pylist(), object)
     if len(names) < 2:
         raise UserError(
-            f"{path} has one class ({names[0]}). Expected at least two different values in the column label."
+            f"{path} has one class ({names[0]}). Expected at least two different values in the "
+            "column label."
         )
     order = np.argsort(names)
     class_names = tuple(names[order])
@@ -54,7 +48,7 @@ def index_table(path: Path) -> ImageIndex:
     targets = ranks[encoded.indices.to_numpy()]
     groups = None
     if "group" in table.column_names:
-        _refuse_empty_cells(path, "group", table["group"])
+        _check_cells(path, "group", table["group"])
         groups = table["group"].combine_chunks().cast(pa.binary())
     return ImageIndex(
         path.parent, keys.cast(pa.binary()), targets, class_names, _splits(path, table), groups
@@ -62,23 +56,27 @@ def index_table(path: Path) -> ImageIndex:
 
 
 def read_exclusions(path: Path) -> pa.Array:
-    """Return the paths that a list of ``kerakit check`` leaves out, binary (n,).
+    """Return the keys of the images that a list of ``kerakit check`` excludes, binary (n,).
 
     Raises:
-        UserError: it cannot be read, lacks the column path or exclusions, or says neither yes nor no.
+        UserError: the file cannot be read, has no column path or exclude, or a value of exclude is
+            neither yes nor no.
     """
-    as_text = csv.ConvertOptions(column_types={"path": pa.binary(), "exclusions": pa.string()})
+    as_text = csv.ConvertOptions(column_types={"path": pa.binary(), "exclude": pa.string()})
     try:
         table = csv.read_csv(path, convert_options=as_text)
-        wanted = pc.utf8_lower(pc.utf8_trim_whitespace(table["exclusions"]))
+        exclude = pc.utf8_lower(pc.utf8_trim_whitespace(table["exclude"]))
         keys = table["path"]
     except (pa.ArrowException, OSError, UnicodeDecodeError, KeyError) as error:
         raise UserError(
-            f"the list {path} cannot be read: {str(error).splitlines()[0]}. Write it anew with kerakit check."
+            f"cannot read the list {path}: {str(error).splitlines()[0]}. Create it again with "
+            "kerakit check."
         ) from None
-    if other := [value for value in pc.unique(wanted).to_pylist() if value not in ("yes", "no")]:
-        raise UserError(f"{path}: the column exclusions says {other[0]!r}. Expected yes or no.")
-    return keys.filter(pc.equal(wanted, "yes")).combine_chunks()
+    if other := [value for value in pc.unique(exclude).to_pylist() if value not in ("yes", "no")]:
+        raise UserError(
+            f"{path}: the column exclude has the value {other[0]!r}; expected yes or no."
+        )
+    return keys.filter(pc.equal(exclude, "yes")).combine_chunks()
 
 
 def _read(path: Path) -> pa.Table:
@@ -86,42 +84,44 @@ def _read(path: Path) -> pa.Table:
         if path.suffix.lower() == ".parquet":
             names = parquet.read_schema(path).names
             table = parquet.read_table(
-                path, columns=[name for name in names if name in _NEEDED + _WANTED]
+                path, columns=[name for name in names if name in _REQUIRED + _OPTIONAL]
             )
         elif path.suffix.lower() == ".csv":
-            # Labels and groups such as 007 stay what they are.
+            # As text, so that labels and groups such as 007 keep their zeros.
             as_text = csv.ConvertOptions(
-                column_types=dict.fromkeys(_NEEDED + _WANTED, pa.string()),
+                column_types=dict.fromkeys(_REQUIRED + _OPTIONAL, pa.string()),
                 null_values=[""],
                 strings_can_be_null=True,
             )
             table = csv.read_csv(path, convert_options=as_text)
         else:
             raise UserError(
-                f"{path} is no table that can be read. Expected a folder, or a file that ends in .csv or .parquet."
+                f"{path} is not a table. Expected a folder, or a file with the extension .csv or "
+                ".parquet."
             )
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise UserError(f"the table {path} cannot be read: {str(error).splitlines()[0]}") from None
-    if missing := [name for name in _NEEDED if name not in table.column_names]:
+        raise UserError(f"cannot read the table {path}: {str(error).splitlines()[0]}") from None
+    if missing := [name for name in _REQUIRED if name not in table.column_names]:
         raise UserError(
-            f"{path} lacks the column {missing[0]!r}; it has {', '.join(table.column_names)}. Expected path, label, and "
-            "split and group if wanted."
+            f"{path} has no column {missing[0]!r}; its columns are "
+            f"{', '.join(table.column_names)}. Expected path and label, and optionally split and "
+            "group."
         )
     if not table.num_rows:
-        raise UserError(f"{path} has no rows.")
+        raise UserError(f"{path} has no rows. Expected one row per image.")
     columns = {
-        name: _as_text(table[name]) for name in _NEEDED + _WANTED if name in table.column_names
+        name: _as_text(table[name]) for name in _REQUIRED + _OPTIONAL if name in table.column_names
     }
     return pa.table(columns)
 
 
 def _as_text(column: Any) -> Any:
-    """Labels and groups may be numbers in Parquet."""
+    # Labels and groups may be numbers in Parquet.
     return column if pa.types.is_string(column.type) else column.cast(pa.string())
 
 
-def _refuse_empty_cells(path: Path, name: str, column: Any) -> None:
-    # NaN is how pandas writes an empty cell of a column of numbers.
+def _check_cells(path: Path, name: str, column: Any) -> None:
+    # pandas writes an empty cell of a column of numbers as NaN.
     blank = pc.is_in(pc.utf8_trim_whitespace(column), value_set=pa.array(["", "nan", "NaN"]))
     empty = pc.or_(pc.is_null(column), blank)
     if (row := pc.index(empty, True).as_py()) >= 0:
@@ -130,17 +130,18 @@ def _refuse_empty_cells(path: Path, name: str, column: Any) -> None:
         )
 
 
-def _refuse_paths(path: Path, keys: Any) -> None:
-    leaves = pc.match_substring_regex(keys, r"(^|[/\\])\.\.([/\\]|$)")
-    if (row := pc.index(leaves, True).as_py()) >= 0:
+def _check_paths(path: Path, keys: Any) -> None:
+    outside = pc.match_substring_regex(keys, r"(^|[/\\])\.\.([/\\]|$)")
+    if (row := pc.index(outside, True).as_py()) >= 0:
         raise UserError(
-            f"{path}, row {row + 1}: the path {keys[row].as_py()!r} leaves the table's folder."
+            f"{path}, row {row + 1}: the path {keys[row].as_py()!r} is outside the table's folder."
         )
     if len(pc.unique(keys)) < len(keys):
         counts = pc.value_counts(keys)
         twice = counts.filter(pc.greater(counts.field("counts"), 1))[0]["values"].as_py()
         raise UserError(
-            f"{path} lists {twice!r} more than once. An image must not be on both sides of the split."
+            f"{path} has the path {twice!r} more than once. An image must be in one split only. "
+            "Remove the duplicates."
         )
 
 
@@ -152,7 +153,7 @@ def _splits(path: Path, table: pa.Table) -> NDArray[np.int8]:
     for value in encoded.dictionary.to_pylist():
         if value.strip().lower() not in _SPLITS:
             raise UserError(
-                f"{path}: unknown split {value!r}. Expected train, val or test, or nothing."
+                f"{path}: unknown split {value!r}. Expected train, val, test, or an empty cell."
             )
         codes.append(MODES.index(_SPLITS[value.strip().lower()]))
     indices = encoded.indices.fill_null(len(codes)).to_numpy()

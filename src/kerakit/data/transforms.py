@@ -1,7 +1,8 @@
-"""Two albumentations transforms for what most projects need, each one pass over the pixels.
+"""Two albumentations transforms for common augmentations, each one pass over the pixels.
 
-They stand in an ``albumentations.Compose`` beside any of its own. A flip, a scale, a rotation and a shift are one matrix; so
-are brightness, contrast, saturation and hue: one call of OpenCV each, which lets other threads work meanwhile.
+Use them in an ``albumentations.Compose`` together with its own transforms. Flip, scale, rotation
+and shift are one matrix, and so are brightness, contrast, saturation and hue: one call of OpenCV
+each, which releases the GIL.
 """
 
 from __future__ import annotations
@@ -17,25 +18,29 @@ from numpy.typing import NDArray
 
 Matrix = NDArray[np.float64]
 
-# Luma of R, G, B in ITU-R BT.601: what saturation and hue leave as it is.
+# Luma of R, G, B in ITU-R BT.601, which saturation and hue do not change.
 _LUMA = np.array([0.299, 0.587, 0.114])
-# R, G, B to the Y, I, Q of NTSC (FCC, 1953): a hue is an angle in the plane of I and Q.
+# R, G, B to Y, I, Q of NTSC (FCC, 1953): a hue is an angle in the plane of I and Q.
 _YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 _RGB = np.linalg.inv(_YIQ)
 
 
 class Warp(A.DualTransform):
-    """Mirror, scale, rotate and shift in one step; masks, boxes and keypoints follow.
+    """Flip, scale, rotate and shift in one step; masks, boxes and keypoints follow.
 
-    What comes in from beyond the edge is the image reflected, and so with masks. Boxes and keypoints are not reflected: what
-    leaves the image is cut or dropped as ``BboxParams`` and ``KeypointParams`` say.
+    Images and masks are reflected at the border. Boxes and keypoints are not: those outside the
+    image are clipped or dropped as ``BboxParams`` and ``KeypointParams`` specify.
 
     Args:
-        flip: probability of mirroring left and right.
-        scale: range of the factor by which things grow; above 1 is a crop.
-        translate: largest shift along each side, as a share of it.
+        flip: probability of a horizontal flip.
+        scale: range of the scale factor; above 1 zooms in.
+        translate: largest shift along each side, as a fraction of it.
         rotate: largest angle in degrees, in either direction.
-        p: probability of applying it at all.
+        p: probability of the transform.
+
+    >>> image = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    >>> A.Compose([Warp(flip=1)])(image=image)["image"][0].tolist()
+    [[3, 4, 5], [0, 1, 2]]
     """
 
     _targets = (Targets.IMAGE, Targets.MASK, Targets.BBOXES, Targets.KEYPOINTS)
@@ -55,43 +60,44 @@ class Warp(A.DualTransform):
         self.rotate = rotate
 
     def get_params_dependent_on_data(
-        self, params: dict[str, Any], data: dict[str, Any]
-    ) -> dict[str, Any]:  # noqa: ARG002
-        """Return the ``matrix``, (2, 3), from pixels of the input to pixels of the output."""
+        self,
+        params: dict[str, Any],
+        data: dict[str, Any],  # noqa: ARG002
+    ) -> dict[str, Any]:
+        """Return the ``matrix``, (2, 3), from input to output pixels."""
         height, width = params["shape"][:2]
-        draw = self.py_random
-        mirror = -1.0 if draw.random() < self.flip else 1.0
-        by = draw.uniform(*self.scale)
-        angle = math.radians(draw.uniform(-self.rotate, self.rotate))
-        shift = [draw.uniform(-self.translate, self.translate) * side for side in (width, height)]
-        turn = by * np.array(
+        rng = self.py_random
+        mirror = -1.0 if rng.random() < self.flip else 1.0
+        factor = rng.uniform(*self.scale)
+        angle = math.radians(rng.uniform(-self.rotate, self.rotate))
+        shift = [rng.uniform(-self.translate, self.translate) * side for side in (width, height)]
+        rotation = np.array(
             [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
         )
-        linear = turn @ np.diag([mirror, 1.0])
-        # Pixel (0, 0) is a square's middle, so the middle of the image lies half a pixel before width / 2.
-        middle = np.array([(width - 1) / 2, (height - 1) / 2])
-        return {"matrix": np.column_stack([linear, middle + shift - linear @ middle])}
+        linear = factor * rotation @ np.diag([mirror, 1.0])
+        # Coordinates are those of pixel centers, so the center of the image is half a pixel before
+        # width / 2.
+        center = np.array([(width - 1) / 2, (height - 1) / 2])
+        return {"matrix": np.column_stack([linear, center + shift - linear @ center])}
 
     def apply(self, img: NDArray[Any], matrix: Matrix, **_: Any) -> NDArray[Any]:
-        """Warp pixels, (height, width, channels), bilinearly."""
+        """Warp an image, (height, width, channels), with bilinear interpolation."""
         if img.ndim == 3 and img.shape[2] == 3 and img.dtype == np.uint8:
-            # OpenCV 5 warps four channels in 93 µs where three take 163 µs (224 by 224; docs/decisions.md).
-            four = cv2.cvtColor(img, cv2.COLOR_RGB2RGBA)
-            three: NDArray[Any] = cv2.cvtColor(
-                _warp(four, matrix, cv2.INTER_LINEAR), cv2.COLOR_RGBA2RGB
-            )
-            return three
+            # OpenCV 5 warps four channels in 93 µs, three in 163 µs (224 by 224; see the decisions
+            # page).
+            warped = _warp(cv2.cvtColor(img, cv2.COLOR_RGB2RGBA), matrix, cv2.INTER_LINEAR)
+            return np.asarray(cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB))
         return _warp(img, matrix, cv2.INTER_LINEAR)
 
     def apply_to_mask(self, mask: NDArray[Any], matrix: Matrix, **_: Any) -> NDArray[Any]:
-        """Warp a mask, (height, width) or (height, width, channels), to the nearest pixel."""
+        """Warp a mask, (height, width, ...), with nearest-neighbor interpolation."""
         return _warp(mask, matrix, cv2.INTER_NEAREST)
 
     def apply_to_bboxes(self, bboxes: NDArray[Any], matrix: Matrix, **params: Any) -> NDArray[Any]:
-        """Return the boxes, (n, 4 or more), x_min, y_min, x_max, y_max as shares of the sides, around the moved corners."""
+        """Return the boxes around the moved corners, (n, 4 or more), as fractions of the sides."""
         height, width = params["shape"][:2]
         size = np.array([width, height])
-        # Edges of boxes lie between pixels, half a pixel from their middles.
+        # Edges of boxes are half a pixel from pixel centers.
         corners = bboxes[:, [[0, 1], [2, 1], [2, 3], [0, 3]]] * size - 0.5
         moved = (corners @ matrix[:, :2].T + matrix[:, 2] + 0.5) / size
         return np.column_stack([moved.min(axis=1), moved.max(axis=1), bboxes[:, 4:]])
@@ -101,21 +107,25 @@ class Warp(A.DualTransform):
         linear = matrix[:, :2]
         moved = keypoints.copy()
         moved[:, :2] = keypoints[:, :2] @ linear.T + matrix[:, 2]
-        along = np.column_stack([np.cos(keypoints[:, 3]), np.sin(keypoints[:, 3])]) @ linear.T
-        moved[:, 3] = np.arctan2(along[:, 1], along[:, 0]) % (2 * math.pi)
+        axis = np.column_stack([np.cos(keypoints[:, 3]), np.sin(keypoints[:, 3])]) @ linear.T
+        moved[:, 3] = np.arctan2(axis[:, 1], axis[:, 0]) % (2 * math.pi)
         moved[:, 4] = keypoints[:, 4] * math.sqrt(abs(np.linalg.det(linear)))
         return moved
 
 
 class Recolor(A.ImageOnlyTransform):
-    """Change brightness, contrast, saturation and hue of an RGB image by one matrix; values are cut to 0 to 255.
+    """Change brightness, contrast, saturation and hue of an RGB image by one matrix, with clipping.
 
     Args:
-        brightness: largest shift, as a share of 255.
-        contrast: largest relative change of the distance from mid grey (127.5).
-        saturation: largest relative change of the distance from the grey of the same luma (BT.601).
-        hue: largest turn in degrees, in the plane of I and Q of YIQ.
-        p: probability of applying it at all.
+        brightness: largest shift, as a fraction of 255.
+        contrast: largest relative change of the distance from mid-gray (127.5).
+        saturation: largest relative change of the distance from the gray of the same luma (BT.601).
+        hue: largest rotation in degrees, in the plane of I and Q of YIQ.
+        p: probability of the transform.
+
+    >>> image = np.full((2, 2, 3), 128, np.uint8)
+    >>> A.Compose([Recolor(saturation=0.5, hue=90)])(image=image)["image"][0, 0].tolist()
+    [128, 128, 128]
     """
 
     def __init__(
@@ -135,11 +145,11 @@ class Recolor(A.ImageOnlyTransform):
     def get_params(self) -> dict[str, Any]:
         """Return the ``matrix``, (3, 4), from (R, G, B, 1) to (R, G, B)."""
         brightness, contrast, saturation, hue = (
-            self.py_random.uniform(-most, most)
-            for most in (self.brightness, self.contrast, self.saturation, self.hue)
+            self.py_random.uniform(-limit, limit)
+            for limit in (self.brightness, self.contrast, self.saturation, self.hue)
         )
         angle = math.radians(hue)
-        turn = np.array(
+        rotation = np.array(
             [
                 [1, 0, 0],
                 [0, math.cos(angle), -math.sin(angle)],
@@ -147,15 +157,15 @@ class Recolor(A.ImageOnlyTransform):
             ]
         )
         saturate = (1 + saturation) * np.eye(3) - saturation * np.tile(_LUMA, (3, 1))
-        linear = (1 + contrast) * saturate @ _RGB @ turn @ _YIQ
+        linear = (1 + contrast) * saturate @ _RGB @ rotation @ _YIQ
         return {
             "matrix": np.column_stack([linear, np.full(3, 255 * brightness - 127.5 * contrast)])
         }
 
     def apply(self, img: NDArray[Any], matrix: Matrix, **_: Any) -> NDArray[Any]:
-        """Change uint8 pixels, (height, width, 3)."""
-        changed: NDArray[Any] = cv2.transform(img, matrix.astype(np.float32))
-        return changed
+        """Recolor an image, uint8 (height, width, 3)."""
+        recolored: NDArray[Any] = cv2.transform(img, matrix.astype(np.float32))
+        return recolored
 
 
 def _warp(pixels: NDArray[Any], matrix: Matrix, interpolation: int) -> NDArray[Any]:
@@ -163,5 +173,5 @@ def _warp(pixels: NDArray[Any], matrix: Matrix, interpolation: int) -> NDArray[A
     warped: NDArray[Any] = cv2.warpAffine(
         pixels, matrix, (width, height), flags=interpolation, borderMode=cv2.BORDER_REFLECT_101
     )
-    # OpenCV drops a last axis of one.
+    # OpenCV drops a last axis of length 1.
     return warped.reshape(pixels.shape)

@@ -1,0 +1,45 @@
+"""The index of a dataset: columns of keys, class indices, splits and groups."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+UNASSIGNED = -1
+"""Value in ``ImageIndex.splits`` of images whose split is drawn by a hash."""
+
+
+@dataclass(frozen=True)
+class ImageIndex:
+    """Index of a dataset of n images: columns, never one Python object per image.
+
+    Attributes:
+        root: folder that keys are relative to.
+        keys: binary (n,): path of each image relative to ``root``, with ``/``, in the file system's
+            encoding.
+        targets: int32 (n,), class indices.
+        class_names: in the order of the class indices.
+        splits: int8 (n,), indices into ``MODES``, or UNASSIGNED.
+        groups: binary (n,): images of one group are always in the same split; None: no groups.
+
+    >>> index = ImageIndex(
+    ...     root=Path("photos"),
+    ...     keys=pa.array([b"cat/1.jpg", b"dog/1.jpg"]),
+    ...     targets=np.array([0, 1], np.int32),
+    ...     class_names=("cat", "dog"),
+    ...     splits=np.full(2, UNASSIGNED, np.int8),
+    ... )
+    >>> len(index.keys)
+    2
+    """
+
+    root: Path
+    keys: pa.Array
+    targets: NDArray[np.int32]
+    class_names: tuple[str, ...]
+    splits: NDArray[np.int8]
+    groups: pa.Array | None = None
