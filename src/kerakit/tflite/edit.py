@@ -48,7 +48,8 @@ def set_constants(content: bytes, constants: Mapping[int, NDArray[Any]]) -> byte
         constants: stored values by tensor index, in the tensor's type and shape.
 
     Raises:
-        ValueError: a tensor is computed, or has another type or shape.
+        UserError: a tensor is not a dense constant.
+        ValueError: a tensor has another type or shape.
     """
     from ai_edge_litert import schema_py_generated as schema
 
