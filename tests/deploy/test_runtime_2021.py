@@ -1,4 +1,4 @@
-"""Exported int8 files on a TensorFlow Lite of mid-2021, as devices in the field run it, against LiteRT.
+"""Exported int8 files on a TensorFlow Lite of mid-2021, as on devices in the field, and on LiteRT.
 
 It is the one in the npm package @tensorflow/tfjs-tflite, which `make test-slow` installs and Node
 runs. Kernels round
@@ -32,11 +32,9 @@ classify = load_classify()
 
 
 def run_of_2021(model: Path, images: Pixels, folder: Path) -> Pixels:
-    """Return the raw outputs, uint8 (n, classes), of the runtime of 2021 for uint8 images (n, height, width, 3)."""
+    """Return the quantized outputs, uint8 (n, classes), of the runtime of 2021."""
     node = shutil.which("node")
-    assert node is not None, (
-        "there is no node on the PATH: this test runs a TensorFlow Lite of 2021 under Node 20 or newer"
-    )
+    assert node is not None, "this test needs Node 20 or newer on the PATH"
     assert PACKAGE.is_dir(), f"{PACKAGE} is missing: `make test-slow` installs it"
     images.tofile(folder / "images")
     command = [
@@ -62,9 +60,7 @@ def assert_agreement(old: Pixels, new: Pixels) -> None:
     same = np.mean(old.argmax(1) == new.argmax(1))
     # Scores that both call 0, as most of ImageNet's, would only dilute the mean.
     steps = np.abs(old.astype(int) - new)[(old > 0) | (new > 0)]
-    print(
-        f"same class {same:.2%} of {len(new)}, mean difference {steps.mean():.2f} steps, at most {steps.max()}"
-    )
+    print(f"agreement {same:.2%}, steps: mean {steps.mean():.2f}, maximum {steps.max()}")
     assert same >= 0.97
     assert steps.mean() <= 1.5
 
@@ -120,17 +116,15 @@ def squares(count: int, seed: int) -> Pixels:
 def test_an_efficientnet_lite0_agrees_with_2021(tmp_path: Path) -> None:
     """With ImageNet's weights and 1,000 classes, of which many fit parts of a photo equally well.
 
-    So the class may change if it leads by little, as in the self-check: of three sets of such squares
-    95 to 100 % agreed, and the others of the first set led by 2 steps (2026-11-23).
+    So the class may change if it leads by little, as in the self-check: of three sets of such
+    squares 95 to 100 % agreed, and the others of the first set led by 2 steps (2026-11-23).
     """
     import keras
 
     from kerakit.models.efficientnet_lite import EfficientNetLite
 
-    SCALE, OFFSET = 1 / 128, -127 / 128
-
     image = keras.Input((224, 224, 3))
-    model = EfficientNetLite(0, input_tensor=keras.layers.Rescaling(SCALE, OFFSET)(image))
+    model = EfficientNetLite(0, input_tensor=keras.layers.Rescaling(1 / 128, -127 / 128)(image))
     images, others = squares(48, seed=0), squares(48, seed=1)
     held_out = [(images, model.predict(images, verbose=0).argmax(1))]
     names = [str(i) for i in range(1000)]
