@@ -19,6 +19,7 @@ from pathlib import Path
 from kerakit import __version__
 from kerakit.errors import UserError
 from kerakit.files import make_dir, remove, write_text
+from kerakit.merge_python import carry_edits
 
 TEMPLATE = Path(__file__).with_name("project")
 """The template of this version."""
@@ -150,7 +151,7 @@ def _plan(directory: Path, base: dict[str, str], template: dict[str, str]) -> It
         elif ours == old:
             yield Change(name, "update", ours, new)
         else:
-            merged, is_clean = merge(ours, old, new)
+            merged, is_clean = merge(*carry_edits(ours, old, new))
             yield Change(name, "merge" if is_clean else "conflict", ours, merged)
 
 

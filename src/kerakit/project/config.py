@@ -71,10 +71,9 @@ class TrainConfig(kerakit.Config):
     model: str = Field("efficientnet_lite0", description=f"One of {', '.join(MODELS)}.")
     strategy: Literal["auto", "head", "finetune", "scratch"] = Field(
         "auto",
-        description="Phases: the head on cached features of a frozen pretrained backbone; "
-        "head, then 
-        "fine-tuning of the upper layers; or all layers from scratch. auto: finetune with "
-        "pretrained weights, otherwise scratch.",
+        description="Phases. head: the head, on cached features of a frozen pretrained backbone; "
+        "finetune: head, then upper layers; scratch: all layers. auto: finetune with pretrained "
+        "weights, otherwise scratch.",
     )
     target: Literal["edgetpu"] | None = Field(
         None, description="Before training, warn about operators that this device does not support."

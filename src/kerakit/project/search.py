@@ -1,18 +1,22 @@
-"""What --trials tries. CHANGE: to what may matter for your images."""
+"""Hyperparameter search (train.py --trials N). Change what is searched here."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import config
-from kerakit.training.search import Search
+from kerakit.training import Search
 
-# A column of history.csv, by which trials are compared: each by its best checkpoint. Mixing images or smoothing labels changes
-# the scale of a loss, so that losses of different trials say little.
+if TYPE_CHECKING:
+    import optuna
+
+# Column of history.csv that ranks the trials, each by its best checkpoint: the main metric of
+# task.py on the validation images. Losses are not comparable: MixUp and label smoothing change
+# their scale.
 SCORE = "val_accuracy"
 HIGHER_IS_BETTER = True
 
-# Each was made for devices that calculate in int8.
+# Architectures that are made for int8 devices.
 SEARCHED_MODELS = (
     "efficientnet_lite0",
     "efficientnet_lite1",
@@ -21,12 +25,13 @@ SEARCHED_MODELS = (
 )
 
 
-def suggest(trial: Any, args: config.TrainConfig) -> dict[str, Any]:
-    """Return the flags of one trial, by their names in config.py. What the command gives stays as it gives it.
+def suggest(trial: optuna.trial.BaseTrial, args: config.TrainConfig) -> dict[str, Any]:
+    """Return the flags of one trial, by name, except those of the command line.
 
     Args:
-        trial: an ``optuna.Trial``: its ``suggest_float``, ``suggest_int``, ``suggest_categorical`` choose.
-        args: the command's flags; ``args.model_fields_set`` names those that were given.
+        trial: Optuna's; its methods ``suggest_float``, ``suggest_int`` and ``suggest_categorical``
+            return values.
+        args: flags of the command line; ``args.model_fields_set`` holds the names of those given.
     """
     given = args.model_fields_set
     flags: dict[str, Any] = {}
@@ -44,5 +49,5 @@ def suggest(trial: Any, args: config.TrainConfig) -> dict[str, Any]:
 
 
 def run(args: config.TrainConfig) -> None:
-    """Train ``args.trials`` times, and show which flags did best."""
+    """Run ``args.trials`` trials and report the best."""
     Search(args, suggest, SCORE, HIGHER_IS_BETTER).run()
