@@ -12,7 +12,7 @@ from kerakit.lazy import lazy_names
 
 if TYPE_CHECKING:
     from kerakit.deploy.edgetpu.compiled import check_compiled_file
-    from kerakit.deploy.edgetpu.target import describe_unsupported, forecast_model
+    from kerakit.deploy.edgetpu.untrained import describe_unsupported, forecast_model
     from kerakit.deploy.export import ExportFolder, export_model
     from kerakit.deploy.formats.base import EdgeTpuOptions
     from kerakit.deploy.predict import (
@@ -38,13 +38,25 @@ FORMAT_NAMES = (
     "openvino",
     "int16x8",
 )
-"""Names of the formats, in the order in which they are written."""
+"""Names of the formats, in the order in which they are written.
+
+>>> "int8" in FORMAT_NAMES
+True
+"""
 
 DEFAULT_FORMATS = ("h5", "float32", "int8", "edgetpu")
-"""Formats that are exported by default; unavailable ones are skipped."""
+"""Formats that are exported by default; unavailable ones are skipped.
+
+>>> set(DEFAULT_FORMATS) <= set(FORMAT_NAMES)
+True
+"""
 
 ALL_FORMATS = "all"
-"""In place of names: all formats; unavailable ones are skipped."""
+"""In place of names: all formats; unavailable ones are skipped.
+
+>>> ALL_FORMATS in FORMAT_NAMES
+False
+"""
 
 _HOMES = {
     "Calibration": "kerakit.deploy.quantization.calibration",
@@ -52,10 +64,10 @@ _HOMES = {
     "ExportFolder": "kerakit.deploy.export",
     "FormatResult": "kerakit.deploy.results",
     "check_compiled_file": "kerakit.deploy.edgetpu.compiled",
-    "describe_unsupported": "kerakit.deploy.edgetpu.target",
+    "describe_unsupported": "kerakit.deploy.edgetpu.untrained",
     "export_model": "kerakit.deploy.export",
     "find_images": "kerakit.deploy.predict",
-    "forecast_model": "kerakit.deploy.edgetpu.target",
+    "forecast_model": "kerakit.deploy.edgetpu.untrained",
     "keras_predict_fn": "kerakit.inference",
     "load_exported": "kerakit.deploy.predict",
     "predict_images": "kerakit.deploy.predict",

@@ -51,10 +51,13 @@ if TYPE_CHECKING:
 
 Log = Callable[[str], None]
 
-_FORMATS: tuple[Format, ...] = (
-    *(H5, KERAS, SAVED_MODEL, FLOAT32, FLOAT16, DYNAMIC_RANGE),
-    *(INT8, EDGETPU, ONNX, OPENVINO, INT16X8),
-)
+FORMATS: dict[str, Format] = {
+    one.name: one
+    for one in (
+        *(H5, KERAS, SAVED_MODEL, FLOAT32, FLOAT16, DYNAMIC_RANGE),
+        *(INT8, EDGETPU, ONNX, OPENVINO, INT16X8),
+    )
+}
 """In the order of ``FORMAT_NAMES``: each after the one that it requires, slow ones last."""
 
 _LOGS = ("model_edgetpu.log",)
@@ -84,7 +87,7 @@ class ExportFolder(OutputFolder):
 
     def owned(self) -> list[Path]:
         """Return the paths of everything that an export may write."""
-        names = [one.file for one in _FORMATS] + [*_LOGS, LABELS]
+        names = [one.file for one in FORMATS.values()] + [*_LOGS, LABELS]
         names += [f"{bundle.FOLDER}/{name}" for name in bundle.FILES]
         return [*(self.path / name for name in names), self.page, self.report]
 
@@ -197,7 +200,7 @@ def _export_formats(
     named = names is not None and ALL_FORMATS not in names
     wanted = names if names is not None else DEFAULT_FORMATS
     results: list[FormatResult] = []
-    for one in _FORMATS:
+    for one in FORMATS.values():
         if one.name not in wanted and ALL_FORMATS not in wanted:
             continue
         requires = getattr(one, "requires", None)
@@ -220,7 +223,7 @@ def _export_formats(
 def _export_format(one: Format, source: ExportSource, gate: AccuracyGate, log: Log) -> FormatResult:
     """Write, load and measure one format."""
     log(f"{one.name}: writing {one.file}")
-    written = _write(one, source)
+    written = write_format(one, source)
     predict = one.load(written.path)
     if predict is None:
         return _describe(one, written, "not tested on a device")
@@ -249,11 +252,11 @@ def _export_format(one: Format, source: ExportSource, gate: AccuracyGate, log: L
     return result
 
 
-def _write(one: Format, source: ExportSource) -> WrittenFormat:
+def write_format(one: Format, source: ExportSource) -> WrittenFormat:
     """Write a format, after the one that it requires."""
     requires = getattr(one, "requires", None)
     if requires is not None and not (source.folder / requires).exists():
-        _write(next(other for other in _FORMATS if other.file == requires), source)
+        write_format(next(other for other in FORMATS.values() if other.file == requires), source)
     return one.write(source)
 
 

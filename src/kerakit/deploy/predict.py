@@ -68,7 +68,7 @@ def load_exported(path: Path) -> tuple[PredictFn, tuple[int, int], Task]:
     Raises:
         UserError: no model, no labels.txt beside it, or they don't fit.
 
-    >>> load_exported(Path("gone.tflite"))  # doctest: +ELLIPSIS
+    >>> load_exported(Path("gone.tflite"))
     Traceback (most recent call last):
     kerakit.errors.UserError: gone.tflite is not a TensorFlow Lite model. Expected ...
     """

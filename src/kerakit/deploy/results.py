@@ -102,7 +102,7 @@ def print_results(
         max_drop: as given to ``export_model``.
 
     >>> skipped = FormatResult("onnx", "model.onnx", "skipped", "needs tf2onnx")
-    >>> print_results([skipped], held_out_images=190)  # doctest: +ELLIPSIS
+    >>> print_results([skipped], held_out_images=190)
     Evaluated on 190 held-out images...
     onnx skipped: needs tf2onnx
     """

@@ -24,10 +24,10 @@ def decode(scores: Any, top: int = 1) -> list[tuple[int, float]]:
 
 def draw(image: Any, lines: Sequence[str]) -> Image.Image:
     """Return the image, uint8 (height, width, 3), with lines of text below it."""
-    picture = Image.fromarray(np.asarray(image).astype(np.uint8))
-    canvas = Image.new("RGB", (max(picture.width, 160), picture.height + 14 * len(lines)), "white")
-    canvas.paste(picture, ((canvas.width - picture.width) // 2, 0))
+    photo = Image.fromarray(np.asarray(image).astype(np.uint8))
+    canvas = Image.new("RGB", (max(photo.width, 160), photo.height + 14 * len(lines)), "white")
+    canvas.paste(photo, ((canvas.width - photo.width) // 2, 0))
     pen = ImageDraw.Draw(canvas)
     for row, line in enumerate(lines):
-        pen.text((2, picture.height + 14 * row), line, fill="black")
+        pen.text((2, photo.height + 14 * row), line, fill="black")
     return canvas
