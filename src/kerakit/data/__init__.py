@@ -8,7 +8,7 @@ from kerakit.lazy import lazy_names
 
 if TYPE_CHECKING:
     from kerakit.data.cache import open_cache
-    from kerakit.data.decode import decode, read_image
+    from kerakit.data.decode import Pixels, decode, read_image
     from kerakit.data.generator import BatchGenerator
     from kerakit.data.index import ImageIndex
     from kerakit.data.mix import Mix
@@ -27,6 +27,7 @@ __all__ = [
     "DataReader",
     "ImageIndex",
     "Mix",
+    "Pixels",
     "Reader",
     "Recolor",
     "Warp",
@@ -44,6 +45,7 @@ _HOMES = {
     "DataReader": "kerakit.data.reader",
     "ImageIndex": "kerakit.data.index",
     "Mix": "kerakit.data.mix",
+    "Pixels": "kerakit.data.decode",
     "Reader": "kerakit.data.reader",
     "Recolor": "kerakit.data.transforms",
     "Warp": "kerakit.data.transforms",

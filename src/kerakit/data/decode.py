@@ -42,6 +42,10 @@ _SIGNATURES = {
 """First bytes of a file, and the file extension of that format."""
 
 Pixels = NDArray[np.uint8]
+"""An image: uint8 (height, width, 3), RGB, 0 to 255.
+
+>>> black: Pixels = np.zeros((192, 224, 3), np.uint8)
+"""
 
 # Pillow raises an error above twice this.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2

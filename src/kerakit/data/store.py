@@ -81,6 +81,10 @@ class ArrayStore:
         """Return the number of records."""
         return len(self._entries)
 
+    def __contains__(self, key: bytes) -> bool:
+        """Whether there is a record of ``key``; it may be damaged if it was never read."""
+        return key in self._entries
+
     def read(self, key: bytes, *into: NDArray[Any]) -> bool:
         """Read a record into C-contiguous arrays. Returns False if it is missing or damaged."""
         if key not in self._entries:
@@ -89,6 +93,7 @@ class ArrayStore:
         # Not memory-mapped: one copy into the caller's arrays, without holding the GIL.
         read = os.preadv(file, [_bytes(array) for array in into], i * self._record_bytes)
         if read != self._record_bytes or (crc is not None and _crc32(into) != crc):
+            self._entries.pop(key, None)
             return False
         if crc is not None:
             self._entries[key] = (file, i, None)

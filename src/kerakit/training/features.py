@@ -1,18 +1,15 @@
-"""What the lower, frozen part of a model says of each image is computed once, and the upper part is trained on that."""
+"""Features of the frozen layers of a model, computed once per image and stored on disk."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import inspect
 import math
+import os
+import secrets
 import shutil
-import sys
-import tempfile
-import zipfile
-import zlib
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,148 +17,198 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+import kerakit
+from kerakit.console import progress
 from kerakit.data import memory
 from kerakit.data.decode import DECODER_VERSION
 from kerakit.data.generator import BatchGenerator, EpochCallback
 from kerakit.data.order import permutation
-from kerakit.deploy.formats.keras import predictor
-from kerakit.errors import UserError
-from kerakit.files import atomic_write, make_dir
-from kerakit.machine import available_cores
-from kerakit.training import tune
+from kerakit.data.store import ArrayStore, default_limit, digest, used_bytes
+from kerakit.errors import JobError, UserError
+from kerakit.inference import PredictFn, keras_predict_fn
+from kerakit.machine import available_cores, has_accelerator
 
 Features = NDArray[np.float32]
 
 
-class FeatureStore:
-    """What the lower part of a model says of images, computed the fastest exact way of this machine, and kept for later runs.
-
-    On a CPU under TensorFlow that is LiteRT's float interpreter, one a core; elsewhere Keras's ``predict_on_batch``. Features
-    are kept by a hash of the backbone's layers and weights, of the images (path, size, time of change), of the file that
-    holds the generator's class, where augmentation and preprocessing are, and of what the generator was given. They are
-    mapped into memory, not read into it, after their CRC-32 was checked.
+class StoredFeatures:
+    """Features and targets of one epoch of a generator, in its order, read from disk on access.
 
     Args:
-        backbone: from pixels to (batch, ...).
-        folder: where they are kept. The oldest go once they take more than half of what is free on the disk.
+        folder: of the array store.
+        keys: of its records, one per sample.
+        feature_shape: of one sample.
+        targets: a batch of targets: the dtype and shape of one sample.
+    """
+
+    def __init__(
+        self, folder: Path, keys: list[bytes], feature_shape: tuple[int, ...], targets: NDArray[Any]
+    ) -> None:
+        self._keys = keys
+        self._arrays = (np.empty((0, *feature_shape), np.float32), targets[:0])
+        sizes = (math.prod(array.shape[1:]) * array.itemsize for array in self._arrays)
+        self._store = ArrayStore(folder, sum(sizes))
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self._keys)
+
+    def __getitem__(self, samples: NDArray[np.int64]) -> tuple[Features, NDArray[Any]]:
+        """Return features, float32 (k, ...), and targets, (k, ...), of k sample indices.
+
+        Raises:
+            JobError: a record cannot be read.
+        """
+        features, targets = (np.empty((len(samples), *a.shape[1:]), a.dtype) for a in self._arrays)
+        for row, i in enumerate(samples):
+            if not self._store.read(self._keys[i], features[row : row + 1], targets[row : row + 1]):
+                raise JobError("stored features are damaged or were removed. Start again.")
+        return features, targets
+
+    def find_missing(self) -> list[int]:
+        """Return the sample indices whose records are missing or damaged."""
+        scratch = [np.empty((1, *array.shape[1:]), array.dtype) for array in self._arrays]
+        return [i for i, key in enumerate(self._keys) if not self._store.read(key, *scratch)]
+
+    def write(self, start: int, features: Features, targets: NDArray[Any]) -> None:
+        """Write what is missing of a batch, whose first sample index is ``start``."""
+        for row, key in enumerate(self._keys[start : start + len(features)]):
+            if key not in self._store:
+                self._store.write(key, features[row : row + 1], targets[row : row + 1])
+
+
+class FeatureStore:
+    """Features of images, computed once by the frozen part of a model, and reused by later runs.
+
+    On a CPU under TensorFlow, LiteRT computes them, one interpreter per core; elsewhere Keras does.
+    Records are keyed by everything that determines them: layers and weights of the backbone, each
+    image (path, size, time of modification) and annotation, settings and source file of the
+    generator, and its task. When disk space is short, the least recently used features are removed.
+
+    Args:
+        backbone: model from uint8 images to features, (batch, ...).
+        folder: of the store.
+
+    >>> image = keras.Input((8, 8, 3))
+    >>> backbone = keras.Model(image, keras.layers.GlobalAveragePooling2D()(image))
+    >>> store = FeatureStore(backbone, Path(".cache/features"))
     """
 
     def __init__(self, backbone: keras.Model, folder: Path) -> None:
         self._backbone = backbone
         self._folder = folder
-        self._predict: Callable[[NDArray[Any]], Features] | None = None
+        self._shape: tuple[int, ...] = tuple(backbone.output_shape[1:])
+        self._predict: PredictFn | None = None
         self._identity = hashlib.sha256(backbone.to_json().encode())
         for weight in backbone.get_weights():
             self._identity.update(np.ascontiguousarray(weight).tobytes())
 
-    def fits(self, generator: BatchGenerator, views: int = 1) -> bool:
-        """Whether half of what is free on the disk takes the features of ``views`` epochs of ``generator``."""
-        return self._bytes(len(generator.index)) * views <= self._room()
+    def has_room_for(self, generator: BatchGenerator, views: int = 1) -> bool:
+        """Whether features of ``views`` epochs of ``generator`` fit into half of the disk space."""
+        return views * self._estimate_bytes(generator) <= default_limit(self._folder)
 
-    def compute(self, generator: BatchGenerator, epoch: int = 0) -> tuple[Features, NDArray[Any]]:
-        """Return the features, (n, ...), and the targets, (n, ...), of one epoch of ``generator``, in its order."""
-        name = self._key(generator, epoch)
-        # The one with the targets is written last, so where it is, the other is.
-        features, targets = self._folder / f"{name}.npy", self._folder / f"{name}.npz"
-        # Whatever a kill or a disk left of it.
-        damaged = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
-        with (
-            contextlib.suppress(*damaged),
-            targets.open("rb") as file,
-            np.load(file, allow_pickle=False) as kept,
-        ):
-            found = np.load(features, mmap_mode="r", allow_pickle=False)
-            if kept["crc32"] == _crc32(found):
-                targets.touch()
-                return found, kept["targets"]
-        make_dir(self._folder)
-        self._make_room(self._bytes(len(generator.index)))
-        with atomic_write(features) as temporary:
-            answers = self._compute(generator, epoch, temporary)
-        found = np.load(features, mmap_mode="r", allow_pickle=False)
-        with atomic_write(targets) as temporary:
-            np.savez(temporary, targets=answers, crc32=_crc32(found))
-        return found, answers
+    def compute(self, generator: BatchGenerator, epoch: int = 0) -> StoredFeatures:
+        """Return the features and targets of one epoch of ``generator``, in its order.
 
-    def _compute(self, generator: BatchGenerator, epoch: int, path: Path) -> NDArray[Any]:
-        """Write the features into ``path``; return the targets."""
-        if self._predict is None:
-            self._predict = _fastest(self._backbone)
+        Raises:
+            UserError: an image is unreadable, or targets are not one array per image.
+            OSError: the disk is full.
+        """
         generator.epoch = epoch
-        count = min(len(generator) * generator.batch_size, len(generator.index))
-        shape = (count, *self._backbone.output_shape[1:])
-        features = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-        parts = []
-        for i in range(len(generator)):
-            images, targets = generator[i]
-            if not isinstance(targets, np.ndarray):
-                raise UserError(
-                    "a head is trained by itself on one target an image; these are several. Give --schedule scratch."
-                )
-            start = i * generator.batch_size
-            features[start : start + len(images)] = self._predict(images)
-            parts.append(targets)
-            _say(i + 1, len(generator), generator.mode)
-        features.flush()
+        _, targets = generator.load_batch(0)
+        if not isinstance(targets, np.ndarray):
+            raise UserError(
+                "training on features needs one target per image; these targets are several. Give "
+                "--strategy scratch."
+            )
+        folder = self._folder / self._folder_name(generator, epoch)
+        open_folder = partial(StoredFeatures, folder, _sample_keys(generator), self._shape, targets)
+        stored = open_folder()
+        if missing := stored.find_missing():
+            self._make_room(folder, self._estimate_bytes(generator))
+            if not folder.exists():
+                stored, missing = open_folder(), [0]
+            self._fill(stored, generator, missing[0])
+        os.utime(folder)
+        return stored
+
+    def _fill(self, stored: StoredFeatures, generator: BatchGenerator, first: int) -> None:
+        """Compute and write what is missing, from the batch of sample index ``first`` on."""
+        if self._predict is None:
+            self._predict = _fastest_predict_fn(self._backbone)
+        with progress(f"computing features ({generator.mode})", len(stored)) as update:
+            for i in range(first // generator.batch_size, len(generator)):
+                images, targets = generator[i]
+                start = i * generator.batch_size
+                stored.write(start, self._predict(images), targets)
+                update(start + len(images))
         generator.close()
-        return np.concatenate(parts)
 
-    def _bytes(self, images: int) -> int:
-        return images * int(math.prod(self._backbone.output_shape[1:])) * 4
+    def _estimate_bytes(self, generator: BatchGenerator) -> int:
+        return len(generator.index) * math.prod(self._shape) * 4
 
-    def _room(self) -> int:
-        """Return half of what the store might take at most: of what is free and of what it holds already."""
-        place = next(
-            folder for folder in (self._folder, *self._folder.absolute().parents) if folder.is_dir()
-        )
-        return (
-            shutil.disk_usage(place).free
-            + sum(path.stat().st_size for path in self._folder.glob("*.npy"))
-        ) // 2
+    def _make_room(self, folder: Path, needed: int) -> None:
+        """Remove the least recently used features until ``needed`` more bytes fit into the limit.
 
-    def _make_room(self, needed: int) -> None:
-        """Remove what was used longest ago until ``needed`` bytes more are no more than ``_room``."""
-        room = self._room()
-        held = sorted(self._folder.glob("*.npz"), key=lambda path: path.stat().st_mtime)
-        sizes = [path.with_suffix(".npy").stat().st_size for path in held]
-        while held and sum(sizes) + needed > room:
-            oldest = held.pop(0)
+        Features in ``folder`` go last.
+        """
+        limit = default_limit(self._folder)
+        paths = [path for path in self._folder.glob("*") if path.is_dir()]
+        paths.sort(key=lambda path: (path == folder, path.stat().st_mtime))
+        sizes = [used_bytes(path) for path in paths]
+        while paths and sum(sizes) + needed > limit:
+            shutil.rmtree(paths.pop(0), ignore_errors=True)
             sizes.pop(0)
-            for path in (oldest, oldest.with_suffix(".npy")):
-                path.unlink(missing_ok=True)
 
-    def _key(self, generator: BatchGenerator, epoch: int) -> str:
-        digest = self._identity.copy()
-        reader = generator.data_reader
-        given = (
+    def _folder_name(self, generator: BatchGenerator, epoch: int) -> str:
+        """Return the digest of everything that determines features, except the images."""
+        identity = self._identity.copy()
+        mix, task = generator.mix, generator.task
+        is_random = generator.strength or _is_mixed(generator)
+        settings = (
+            kerakit.__version__,
+            keras.backend.backend(),
+            DECODER_VERSION,
             generator.mode,
-            generator.batch_size,
             generator.input_size,
             generator.seed,
             generator.strength,
-            DECODER_VERSION,
+            epoch if is_random else None,
+            mix and (mix.num_classes, mix.mixup, mix.cutmix),
+            task and (task.name, task.class_names),
         )
-        # Without augmentation, epochs differ in the order alone.
-        digest.update(repr((*given, epoch, keras.backend.backend())).encode())
-        digest.update(Path(inspect.getfile(type(generator))).read_bytes())
-        for i in generator.index:
-            digest.update(
-                repr((reader.key(int(i)), *_size_and_time(reader.image_path(int(i))))).encode()
-            )
-            digest.update(np.asarray(reader.target(int(i))).tobytes())
-        return digest.hexdigest()[:32]
+        identity.update(repr(settings).encode())
+        for part in (generator, generator.read, task):
+            identity.update(_source(part))
+        if generator.skip_unreadable:  # the substitutes depend on all images
+            identity.update(b"".join(_image_keys(generator, generator.index)))
+        return identity.hexdigest()[:32]
 
 
-class FeatureBatches(keras.utils.Sequence):
-    """Features of one or several epochs of a generator as a Sequence for ``fit``.
+class FeatureDataset(keras.utils.PyDataset):
+    r"""Stored features of one or several epochs of a generator, as a Sequence for ``fit``.
 
-    Training features come in a new order each epoch, others in the generator's.
+    In mode "train" the features are shuffled every epoch; otherwise they keep the generator's
+    order.
 
     Args:
-        store: computes or finds them.
+        store: of the features; computes those that are missing.
         generator: of the images.
-        views: how many epochs of it are computed: each shows the images augmented in another way.
+        views: number of epochs of ``generator`` that are stored: augmented versions of each image.
         batch_size: default: that of ``generator``.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from kerakit.data import BatchGenerator, DataReader
+    >>> image = keras.Input((8, 8, 3))
+    >>> backbone = keras.Model(image, keras.layers.GlobalAveragePooling2D()(image))
+    >>> gray = np.full((8, 8, 3), 128, np.uint8)
+    >>> with TemporaryDirectory() as folder:
+    ...     table = Path(folder) / "labels.csv"
+    ...     _ = table.write_text("path,label,split\na.jpg,cat,train\nb.jpg,dog,train\n")
+    ...     images = BatchGenerator(DataReader(table), input_size=(8, 8), read=lambda path: gray)
+    ...     features, targets = FeatureDataset(FeatureStore(backbone, Path(folder)), images)[0]
+    >>> features.tolist()
+    [[128.0, 128.0, 128.0], [128.0, 128.0, 128.0]]
     """
 
     def __init__(
@@ -178,36 +225,66 @@ class FeatureBatches(keras.utils.Sequence):
         self.epoch = 0
 
     def __len__(self) -> int:
-        """Return the number of batches in an epoch."""
-        return -(-len(self._views[0][0]) // self._batch_size)
+        """Return the number of batches per epoch."""
+        return -(-len(self._views[0]) // self._batch_size)
 
     def __getitem__(self, i: int) -> tuple[Features, NDArray[Any]]:
-        """Return batch ``i`` of the current epoch: features, float32 (batch, ...), and targets, (batch, ...)."""
+        """Return batch ``i`` of the current epoch: features, float32 (batch, ...), and targets."""
         if i == 0:
             memory.retain_freed_memory()
-        features, targets = self._views[self.epoch % len(self._views)]
-        rows = self._rows(i)
-        return np.asarray(features[rows]), targets[rows]
+        return self._views[self.epoch % len(self._views)][self._sample_indices(i)]
 
-    def keys(self, i: int) -> list[str]:
-        """Return the keys of the images in batch ``i`` of the current epoch."""
+    def batch_keys(self, i: int) -> list[str]:
+        """Return the keys of the images of batch ``i`` of the current epoch."""
         view = self.epoch % len(self._views)
-        return [self._generator.key(view, int(row)) for row in self._rows(i)]
+        return [self._generator.sample_key(view, int(n)) for n in self._sample_indices(i)]
 
     def epoch_callback(self) -> keras.callbacks.Callback:
-        """Return the callback that tells it its epoch."""
+        """Return the callback that sets ``epoch``, for ``fit(callbacks=[...])``."""
         return EpochCallback(self)
 
-    def _rows(self, i: int) -> NDArray[np.int64]:
-        count = len(self._views[0][0])
+    def _sample_indices(self, i: int) -> NDArray[np.int64]:
+        count = len(self._views[0])
         part = slice(i * self._batch_size, (i + 1) * self._batch_size)
         if self._generator.mode != "train":
             return np.arange(count)[part]
         return permutation(count, self._generator.seed, self.epoch)[part]
 
 
+def _is_mixed(generator: BatchGenerator) -> bool:
+    return generator.mix is not None and generator.mode == "train"
+
+
+def _sample_keys(generator: BatchGenerator) -> list[bytes]:
+    """Return the key of each sample of the current epoch: its image, and those it is mixed with."""
+    keys = _image_keys(generator, generator.epoch_order(generator.epoch))
+    size = generator.batch_size
+    batches = [keys[i * size : (i + 1) * size] for i in range(len(generator))]
+    if _is_mixed(generator):
+        mixes = [digest(i, *batch) for i, batch in enumerate(batches)]
+        batches = [
+            [digest(mix, n) for n in range(len(batch))]
+            for mix, batch in zip(mixes, batches, strict=True)
+        ]
+    return [key for batch in batches for key in batch]
+
+
+def _image_keys(generator: BatchGenerator, index: NDArray[np.int64]) -> list[bytes]:
+    """Return the digests of images and their annotations."""
+    reader = generator.data_reader
+    return [
+        digest(reader.key(i), *_size_and_time(reader.image_path(i)), *_leaves(reader.target(i)))
+        for i in index.tolist()
+    ]
+
+
+def _leaves(annotation: object) -> list[tuple[str, tuple[int, ...], bytes]]:
+    arrays = map(np.asarray, keras.tree.flatten(annotation))
+    return [(array.dtype.str, array.shape, array.tobytes()) for array in arrays]
+
+
 def _size_and_time(path: Path) -> tuple[int, int]:
-    """Return bytes and time of change of a file; of one that is not there nothing, since reading it says so."""
+    """Return size and time of modification of a file; zeros if it does not exist."""
     try:
         status = path.stat()
     except OSError:
@@ -215,38 +292,31 @@ def _size_and_time(path: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _say(done: int, batches: int, mode: str) -> None:
-    tenth = max(1, batches // 10)
-    if done % tenth == 0 or done == batches:
-        end = "\r" if sys.stdout.isatty() and done < batches else "\n"
-        if sys.stdout.isatty() or done == batches:
-            print(
-                f"features of the {mode} images: {done} of {batches} batches", end=end, flush=True
-            )
+def _source(part: object) -> bytes:
+    """Return the source file of a function or of an object's class; Kerakit's own has a version."""
+    owner: Any = part if inspect.isroutine(part) else type(part)
+    if owner.__module__.startswith("kerakit."):
+        return b""
+    try:
+        return Path(inspect.getfile(owner)).read_bytes()
+    except (OSError, TypeError):
+        # Code of a notebook has no file: its features are not reused.
+        return b"" if part is None else secrets.token_bytes(16)
 
 
-def _crc32(features: Features) -> int:
-    return zlib.crc32(features.reshape(-1).view(np.uint8).data)
-
-
-def _fastest(backbone: keras.Model) -> Callable[[NDArray[Any]], Features]:
-    if keras.backend.backend() != "tensorflow" or tune.has_accelerator():
-        return predictor(backbone)
-    from kerakit.deploy.formats.tflite import convert_float, load
+def _fastest_predict_fn(backbone: keras.Model) -> PredictFn:
+    if keras.backend.backend() != "tensorflow" or has_accelerator():
+        return keras_predict_fn(backbone)
+    from kerakit.tflite.convert import convert_float
+    from kerakit.tflite.runtime import start_interpreter, tflite_predict_fn
 
     cores = available_cores()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "backbone.tflite"
-        path.write_bytes(convert_float(backbone))
-        predicts = [load(path) for _ in range(cores)]
+    content = convert_float(backbone)
+    workers = [tflite_predict_fn(start_interpreter(content, "backbone")) for _ in range(cores)]
     pool = ThreadPoolExecutor(cores)
 
     def predict(images: NDArray[Any]) -> Features:
-        shares = np.array_split(images, cores)
-        parts = pool.map(
-            lambda one: one[0](one[1]),
-            ((p, s) for p, s in zip(predicts, shares, strict=True) if len(s)),
-        )
-        return np.concatenate(list(parts))
+        parts = np.array_split(images, min(cores, len(images)))
+        return np.concatenate(list(pool.map(lambda work, part: work(part), workers, parts)))
 
     return predict
