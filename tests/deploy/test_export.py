@@ -78,7 +78,7 @@ def assert_report(folder: Path, results: dict[str, FormatResult]) -> None:
                 report["keras_metrics"]["accuracy"] - row["metrics"]["accuracy"]
             )
     page = Page(folder / "report.html")
-    page.expect_it_loads_nothing()
+    page.expect_no_requests()
     assert all(name in page.text for name in results)
 
 
