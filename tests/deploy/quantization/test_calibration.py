@@ -1,92 +1,102 @@
-"""Which images ranges are measured on: training images, each once, classes in turn."""
+"""Calibration images: training images, each once, class-balanced."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import kerakit
-from kerakit.deploy.quantization.calibration import (
-    Calibration,
-    calibration_images,
-    in_turn,
-    places_in_turn,
-)
+from kerakit.data import BatchGenerator, DataReader
+from kerakit.data.order import class_balanced_order
+from kerakit.deploy import Calibration, select_calibration_images
+
+
+class Endless:
+    """Three images without end, as ``ImageGenerator`` yields them."""
+
+    def __len__(self) -> int:
+        return 3
+
+    def keys(self, count: int) -> list[str]:
+        return ["b.png", "a.png", "ü.png"][:count]
+
+    def __iter__(self) -> Iterator[Any]:
+        while True:
+            yield from (np.full((1, 1, 3), i, np.uint8) for i in range(3))
 
 
 @given(st.lists(st.sampled_from("abc")))
-def test_every_beginning_is_as_balanced_as_can_be(classes: list[str]) -> None:
-    places = in_turn(classes)
-    assert sorted(places) == list(range(len(classes)))
-    counts = Counter(classes)
+def test_every_beginning_is_as_balanced_as_can_be(labels: list[str]) -> None:
+    order = class_balanced_order(labels).tolist()
+    assert sorted(order) == list(range(len(labels)))
+    counts = Counter(labels)
     taken: Counter[str] = Counter()
-    for place in places:
-        taken[classes[place]] += 1
-        # Nobody is ahead of a class that has some left.
+    for index in order:
+        taken[labels[index]] += 1
+        # No class is ahead of one that has samples left.
         waiting = [taken[name] for name in counts if taken[name] < counts[name]]
-        assert taken[classes[place]] <= min(waiting, default=len(classes)) + 1
+        assert taken[labels[index]] <= min(waiting, default=len(labels)) + 1
     for name in counts:
-        of_one = [place for place in places if classes[place] == name]
+        of_one = [index for index in order if labels[index] == name]
         assert of_one == sorted(of_one)
 
 
-def test_they_are_training_images_in_an_order_that_the_seed_decides(photos: Path) -> None:
+def test_the_order_is_of_training_images_and_decided_by_the_seed(photos: Path) -> None:
     for i in range(20):
         (photos / "pear" / f"{i:02d}.png").unlink()
-    reader = kerakit.DataReader(photos)
+    reader = DataReader(photos)
     train = set(reader.indices("train"))
-    row_of = {reader.key(i): i for i in range(len(reader))}
+    index_of = {reader.key(i): i for i in range(len(reader))}
     lists = []
     for seed in (0, 0, 1):
-        batches = kerakit.BatchGenerator(
-            reader, "train", batch_size=1, input_size=(16, 12), seed=seed
-        )
-        lists.append([batches.keys(int(place))[0] for place in places_in_turn(batches)])
+        batches = BatchGenerator(reader, "train", batch_size=1, input_size=(16, 12), seed=seed)
+        order = batches.class_balanced_order().tolist()
+        lists.append([batches.sample_key(0, index) for index in order])
     assert lists[0] == lists[1] != lists[2]
-    assert {row_of[key] for key in lists[0]} == train
-    pears = sum(reader.target(row) == 1 for row in train)
-    assert Counter(reader.target(row_of[key]) for key in lists[0][: 2 * pears]) == {
-        0: pears,
-        1: pears,
-    }
+    assert {index_of[key] for key in lists[0]} == train
+    pears = sum(reader.target(i) == 1 for i in train)
+    first = Counter(reader.target(index_of[key]) for key in lists[0][: 2 * pears])
+    assert first == {0: pears, 1: pears}
 
 
-def test_targets_of_any_form_take_turns(photos: Path) -> None:
-    class Reader(kerakit.DataReader):
+def test_targets_of_any_form_are_balanced(photos: Path) -> None:
+    class Reader(DataReader):
         def target(self, i: int) -> object:  # type: ignore[override]
             return {"label": super().target(i), "box": np.zeros(4)}
 
-    reader = Reader(photos)
-    batches = kerakit.BatchGenerator(reader, "train", batch_size=1, input_size=(16, 12))
-    keys = [batches.keys(int(place))[0] for place in places_in_turn(batches)[:6]]
+    batches = BatchGenerator(Reader(photos), "train", batch_size=1, input_size=(16, 12))
+    keys = [batches.sample_key(0, index) for index in batches.class_balanced_order()[:6].tolist()]
     assert Counter(key.split("/")[0] for key in keys) == {"apple": 3, "pear": 3}
 
 
-def test_the_list_is_told_by_its_hash() -> None:
-    class Endless:
-        def __len__(self) -> int:
-            return 3
+@pytest.mark.parametrize("count", [3, 200])
+def test_each_image_is_used_once_and_the_list_has_a_hash(count: int) -> None:
+    calibration = select_calibration_images(Endless(), count)
+    assert [int(image[0, 0, 0]) for image in calibration.images()] == [0, 1, 2]
+    # A second pass sees the same images.
+    assert [int(image[0, 0, 0]) for image in calibration.images()] == [0, 1, 2]
+    keys = "b.png\na.png\nü.png\n".encode()
+    assert calibration.to_json() == {"images": 3, "sha256": sha256(keys).hexdigest()}
+    assert calibration.doubled is None
 
-        def keys(self, count: int) -> list[str]:
-            return ["b.png", "a.png", "ü.png"][:count]
 
-        def __iter__(self) -> object:
-            while True:
-                yield from (np.full((1, 1, 3), i, np.uint8) for i in range(3))
+def test_twice_as_many_images_begin_with_the_same() -> None:
+    calibration = select_calibration_images(Endless(), 1)
+    assert calibration.keys == ("b.png",)
+    assert calibration.doubled is not None
+    doubled = calibration.doubled()
+    assert doubled.keys == ("b.png", "a.png")
+    assert doubled.doubled is not None
+    assert doubled.doubled().keys == ("b.png", "a.png", "ü.png")
 
-    for count in (3, 200):
-        calibration = calibration_images(Endless(), count)
-        assert [int(image[0, 0, 0]) for image in calibration.images()] == [0, 1, 2]
-        assert calibration.facts() == {
-            "images": 3,
-            "sha256": sha256("b.png\na.png\nü.png\n".encode()).hexdigest(),
-        }
-    assert (
-        Calibration(("a.png", "b.png"), lambda: iter(())).sha256
-        != Calibration(("b.png", "a.png"), lambda: iter(())).sha256
-    )
+
+def test_the_hash_depends_on_the_order() -> None:
+    first, second = (Calibration(keys, lambda: iter(())) for keys in (("a", "b"), ("b", "a")))
+    assert first.sha256 != second.sha256
