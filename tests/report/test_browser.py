@@ -18,13 +18,13 @@ from projects import Project
 pytestmark = pytest.mark.slow
 
 GROUND = {"light": (246, 247, 249), "dark": (15, 19, 24)}
-"""The colour of the page beside its sections, as page.css has it."""
+"""RGB of the page beside its sections, as in page.css."""
 HEIGHT = 9000
 
 
 @pytest.fixture(scope="module")
 def pages(trained_once: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The page of a run, evaluated, and that of its deployment."""
+    """The page of an evaluated run, and that of its export."""
     copy = tmp_path_factory.mktemp("pages") / "project"
     shutil.copytree(trained_once, copy)
     project = Project(copy)
@@ -39,7 +39,7 @@ def chromium(folder: Path, url: str, *flags: str) -> str:
     program = next(filter(None, map(shutil.which, names)), None)
     if program is None:
         pytest.fail(
-            "no browser is here, so that nobody has looked at the pages: apt-get install chromium"
+            "no browser is installed, so that no page can be drawn: apt-get install chromium"
         )
     fixed = [
         "--headless",
@@ -84,7 +84,7 @@ def test_the_browser_reads_it_as_it_was_written(
 ) -> None:
     source = pages[name].read_text()
     read = chromium(tmp_path, pages[name].as_uri(), "--dump-dom")
-    for element in ("section", "table", "tr", "td", "svg", "circle", "rect", "img", "figure"):
+    for element in ("section", "table", "tr", "td", "svg", "path", "text", "img", "figure"):
         assert read.count(f"<{element}") == source.count(f"<{element}"), element
     assert "Content-Security-Policy" in read
 
@@ -124,7 +124,7 @@ class Proxy(http.server.ThreadingHTTPServer):
 
 
 def asked_for(page: str, folder: Path) -> set[str]:
-    """Return what the browser asks the network for when it shows ``page``; its own affairs with its maker aside."""
+    """Return the browser's requests for ``page``, without those to its maker."""
     with Proxy(page.encode()) as proxy:
         flags = (
             f"--proxy-server=http://127.0.0.1:{proxy.server_port}",
@@ -135,7 +135,8 @@ def asked_for(page: str, folder: Path) -> set[str]:
 
 
 OTHERS = (
-    '<img src="http://elsewhere.test/a.png" /><link rel="stylesheet" href="http://elsewhere.test/b.css" />'
+    '<img src="http://elsewhere.test/a.png" />'
+    '<link rel="stylesheet" href="http://elsewhere.test/b.css" />'
     '<script src="http://elsewhere.test/c.js"></script><iframe src="http://elsewhere.test/d"></iframe>'
     '<script>new Image().src = "http://elsewhere.test/e"</script>'
 )

@@ -2,59 +2,94 @@
 
 from __future__ import annotations
 
-import itertools
-import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from kerakit import answers, charts, machine
-from kerakit.report.page import document, escaped, gallery, join, section, shown, table, tag
+from kerakit.report import page as report_page
+from kerakit.report.confusion import confusion_sections
+from kerakit.report.page import (
+    MAX_OPEN_ROWS,
+    Badge,
+    Bar,
+    Block,
+    Code,
+    Command,
+    Gallery,
+    Heading,
+    Labeled,
+    Note,
+    Paragraph,
+    Picture,
+    Sample,
+    Section,
+    SideBySide,
+    Table,
+    Tile,
+    Tiles,
+    environment_section,
+    format_label,
+    format_value,
+    make_block,
+    render,
+)
 from pages import Page
 
 HOSTILE = [
     "<script>alert(1)</script>",
     "\" onload='x' & &amp;",
     "]]></style><img src='http://example.com/x.png'/>",
+    "{{ page }}{% raw %}",
     "\u202eright to left \u05e9\u05dc\u05d5\u05dd",
-    "\N{T-SHIRT} \N{ZERO WIDTH JOINER}",
-    "C:\\photos\\a b",
+    "\N{T-SHIRT}\N{ZERO WIDTH JOINER}",
+    "C:\\photos\\a_b",
+    "$x_1$",
 ]
 
 
-def page(*parts: object) -> Page:
-    read = Page(document("title", *parts))
-    read.expect_it_loads_nothing()
+def page(*blocks: Block, heading: str = "heading", more: Sequence[Section] = ()) -> Page:
+    content = [Section(heading, blocks), *more]
+    read = Page(render(report_page.Page("title", [], content)))
+    read.expect_no_requests()
     return read
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_names_come_out_as_text(name: str) -> None:
-    matrix = np.array([[3, 1], [0, 2]])
-    pixels = np.zeros((8, 8, 3), np.uint8)
-    parts = [
-        section(
-            name,
-            table([name], [[name]]),
-            shown({name: [{name: name}]}),
-            gallery([(pixels, name, [name], name)]),
-        ),
-        answers.drawn(("title", matrix, False), names=[name, "pear"]),
-        answers.pairs(matrix, [name, "pear"]),
-        charts.scatter([charts.Dot(name, 1, 0.5, 1, True, name)], "x", "y", (0.4, name), 0.1),
+    sample = Sample(np.zeros((8, 8, 3), np.uint8), name, [name], name)
+    blocks: list[Block] = [
+        Paragraph(name, name),
+        Paragraph(name, Badge(name, "good")),
+        Note(name),
+        Heading(name),
+        Command(name),
+        Tiles([Tile(name, name, name)]),
+        Table([name], [[name], [Code(name, name)], [Labeled(name, name)]]),
+        make_block({name: [{name: name}]}),
+        SideBySide([(name, Note(name))]),
+        Picture(Image.new("RGB", (8, 8)), name),
+        Gallery([sample]),
     ]
-    read = page(*parts)
+    read = page(*blocks, heading=name)
     assert read.headings == [name]
-    assert read.text.count(name) >= 7
-    assert read.text.count(name[:10]) >= 9  # in the matrix long names are cut
+    # format_label turns "_" into " ".
+    assert read.text.count(name) >= 22
+    matrices = {name: np.array([[3, 1], [0, 2]]), "other": np.eye(2, dtype=np.int64)}
+    read = page(more=confusion_sections(matrices, [name, "pear"]))
+    assert read.text.count(name) >= 6
+    # Long names are shortened in charts.
+    charts = " ".join("".join(chart.itertext()) for chart in read.charts())
+    assert charts.count(name[:10]) == 4
 
 
 @given(st.text(st.characters(codec=None, exclude_characters="\r")))
-def test_any_text_is_kept_but_for_what_html_cannot_hold(text: str) -> None:
-    read = Page(document("title", tag("p", text, title=text)))
+def test_any_text_is_kept_but_for_what_xml_cannot_hold(text: str) -> None:
+    read = page(Note(text))
     found = read.root.find(".//p")
     assert found is not None
     kept = "".join(found.itertext())
@@ -65,141 +100,97 @@ def test_any_text_is_kept_but_for_what_html_cannot_hold(text: str) -> None:
     ]
 
 
-def test_html_is_escaped_once() -> None:
-    assert escaped(tag("b", "a & b")) == "<b>a &amp; b</b>"
-    assert join("a<", None, tag("br"), 1.5) == "a&lt;<br />1.5"
-
-
 Json = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inside: (
-        st.lists(inside, max_size=3) | st.dictionaries(st.text(max_size=5), inside, max_size=3)
+        st.lists(inside, max_size=3)
+        | st.dictionaries(st.text(max_size=5) | st.just("metrics"), inside, max_size=3)
     ),
     max_leaves=8,
 )
 
 
+@settings(max_examples=50)
 @given(Json)
-def test_whatever_a_report_holds_is_shown(value: Any) -> None:
-    Page(document("title", shown(value)))
+def test_any_json_value_is_shown(value: Any) -> None:
+    page(make_block(value))
 
 
-def test_values_are_told_by_their_names() -> None:
-    rungs = [
-        {"tried": "as it is", "accuracy": 0.5, "bytes": 2048, "maps": True},
-        {"tried": "other", "accuracy": None, "latency_ms": 1.234},
+def test_keys_decide_about_formats() -> None:
+    records = [
+        {"attempt": "first", "metrics": {"accuracy": 0.5, "ece": 0.01}, "passed": True},
+        {"attempt": "second", "drop": -0.021, "latency_ms": 1.234, "size_bytes": None},
     ]
-    (found,) = page(shown(rungs)).tables()
+    (found,) = page(make_block(records)).tables()
     assert found == [
-        ["tried", "accuracy", "bytes", "maps", "latency ms"],
-        ["as it is", "50.00%", "2 KiB", "yes", ""],
-        ["other", "\N{EN DASH}", "", "", "1.23 ms"],
+        ["attempt", "accuracy", "ECE", "passed", "drop (pp)", "latency (ms)", "size (KiB)"],
+        ["first", "50.00 %", "0.010", "yes", "", "", ""],
+        ["second", "", "", "", "-2.10", "1.23", "\N{EN DASH}"],
     ]
-    assert shown([]) == "none"
-    assert shown(["a", "b"]) == "a, b"
 
 
-def test_pictures_are_kept_small_and_small_ones_bit_by_bit() -> None:
+@pytest.mark.parametrize(
+    ("key", "value", "label", "text"),
+    [
+        ("worst_class_recall", 1.0, "worst-class recall", "100.00 %"),
+        ("drop", -1e-9, "drop (pp)", "0.00"),
+        ("size_bytes", 2**20, "size (KiB)", "1,024"),
+        ("on_tpu", 12345, "on Edge TPU", "12,345"),
+        ("seconds", 0.125, "seconds", "0.125"),
+        ("health", [], "health", "none"),
+        ("loss", ["a", "b"], "loss", "a, b"),
+    ],
+)
+def test_labels_and_values(key: str, value: Any, label: str, text: str) -> None:
+    assert format_label(key) == label
+    assert make_block(value, key) == text
+
+
+def test_long_tables_are_folded() -> None:
+    for rows, folded in ((MAX_OPEN_ROWS, 0), (MAX_OPEN_ROWS + 1, 1)):
+        read = page(Table(["a", "b"], [[str(i), Bar(i / rows)] for i in range(rows)], ["a"]))
+        assert len(list(read.root.iter("details"))) == folded
+        assert len(read.tables()[0]) == rows + 1
+        assert [cell.get("class") for cell in read.root.iter("th")] == ["n", None]
+
+
+def test_large_images_are_shrunk_and_small_ones_stay_lossless() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (600, 400, 3), dtype=np.uint8)
-    large, small = page(gallery([(noise, "a", [], ""), (noise[:20, :30], "b", [], "")])).images()
+    samples = [Sample(noise, "a", [], ""), Sample(noise[:20, :30], "b", [], "")]
+    large, small = page(Gallery(samples)).images()
     assert (large.format, large.size) == ("JPEG", (128, 192))
     assert small.format == "PNG"
     assert (np.asarray(small) == noise[:20, :30]).all()
 
 
-# ---------------------------------------------------------------------------------------------------------------------- charts
-
-names = st.sampled_from(["h5", "int8", "float32", "dynamic_range", "saved_model", "int16x8"])
-dots = st.tuples(st.floats(60, 880), st.floats(40, 310), st.floats(5, 16))
-
-
-@given(st.lists(st.tuples(names, dots), min_size=1, max_size=11))
-def test_no_name_covers_a_dot_or_another_name(
-    points: list[tuple[str, tuple[float, float, float]]],
-) -> None:
-    floor = (56.0, 200.0, 886.0, 204.0)
-    area = (56.0, 32.0, 886.0, 316.0)
-    words, places = zip(*points, strict=True)
-    boxes = charts.place_names(words, places, area, [floor])
-    for box in boxes:
-        assert min(box[0] - area[0], box[1] - area[1], area[2] - box[2], area[3] - box[3]) >= 0
-    circles = [(x - r, y - r, x + r, y + r) for x, y, r in places]
-    for one, other in [
-        *itertools.combinations(boxes, 2),
-        *itertools.product(boxes, [*circles, floor]),
-    ]:
-        assert one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1]
+def test_environment() -> None:
+    report = {"machine": "m", "cpu": None, "cores": 2, "versions": {"ai-edge_litert": "2.1"}}
+    said = page(more=[environment_section(report)]).section("Environment")
+    assert said == "Environment machine m CPU \N{EN DASH} cores 2 ai-edge_litert 2.1"
 
 
-@given(
-    st.lists(
-        st.tuples(st.floats(1e-3, 1e4), st.floats(0, 1), st.integers(0, 2**31)),
-        min_size=1,
-        max_size=11,
-    ),
-    st.floats(-1, 1),
-)
-def test_every_dot_lies_in_the_picture(
-    values: list[tuple[float, float, int]], floor: float
-) -> None:
-    made = [charts.Dot(str(i), x, y, size, True, "") for i, (x, y, size) in enumerate(values)]
-    read = page(charts.scatter(made, "ms", "accuracy", (floor, "gate"), 0.04))
-    circles = [element.attrib for element in read.root.iter("circle")]
-    assert len(circles) == len(values)
-    for circle in circles:
-        assert 0 <= float(circle["cx"]) <= 900
-        assert 0 <= float(circle["cy"]) <= 360
+# ------------------------------------------------------------------------------------ confusion
 
 
-def test_curves_have_gaps_where_a_value_is_no_number() -> None:
-    line = charts.Curve("training", [(1, 0.5), (2, math.nan), (3, 0.4), (4, 0.3)])
-    chart = charts.curves("loss", [line], [(3, charts.BEST)])
-    assert chart is not None
-    path = next(page(chart).root.iter("path")).attrib["d"]
-    assert [path.count(c) for c in "ML"] == [2, 1]
-    assert charts.curves("loss", [charts.Curve("training", [(1, math.nan)])], []) is None
-    assert charts.curves("loss", [charts.Curve("training", [(1, 0.5)])], []) is not None
+def test_confused_pairs_and_classes_of_one_model() -> None:
+    matrix = np.array([[1, 2, 0], [0, 1, 0], [1, 0, 0]])
+    pairs, classes = page(more=confusion_sections({"Keras": matrix}, ["a", "b", "c"])).tables()
+    assert pairs[1:] == [["a", "b", "2", "66.7 %"], ["c", "a", "1", "100.0 %"]]
+    assert classes[0] == ["class", "images", "precision", "recall", "F1"]
+    assert classes[1] == ["a", "3", "50.0 %", "33.3 %", "40.0 %"]
 
 
-# --------------------------------------------------------------------------------------------------------------------- answers
+def test_models_are_compared() -> None:
+    matrices = {"Keras": np.array([[9, 1], [0, 90]]), "int8": np.diag([10, 90])}
+    read = page(more=confusion_sections(matrices, ["a", "b"]))
+    assert read.tables()[-1][1] == ["a", "10", "90.0 %", "100.0 %"]
+    said = read.section("Confusion matrix")
+    assert "Keras: Accuracy 99.00 % on 100 images" in said
+    assert "int8: Accuracy 100.00 %" in said
+    assert "correct" in read.section("Most confused pairs")
+    assert len(read.charts()) == 2
 
 
-def test_confusion() -> None:
-    matrix = answers.confusion(np.array([0, 0, 0, 1, 2]), np.array([0, 1, 1, 1, 0]), 3)
-    assert matrix.tolist() == [[1, 2, 0], [0, 1, 0], [1, 0, 0]]
-    assert answers.most_confused(matrix, 5) == [(0, 1, 2), (2, 0, 1)]
-    assert answers.most_confused(matrix, 1) == [(0, 1, 2)]
-    (found,) = page(answers.pairs(matrix, ["a", "b", "c"])).tables()
-    assert found[1:] == [["a", "b", "2", "66.7%"], ["c", "a", "1", "100.0%"]]
-    assert "No image" in answers.pairs(np.eye(2, dtype=np.int64), ["a", "b"])
-
-
-@pytest.mark.parametrize(
-    ("classes", "numbers", "drawn"),
-    [(30, True, True), (31, False, True), (100, False, True), (1000, False, False)],
-)
-def test_how_much_of_a_matrix_is_drawn(classes: int, numbers: bool, drawn: bool) -> None:
-    matrix = np.eye(classes, dtype=np.int64) * 777
-    read = page(
-        answers.drawn(("Keras", matrix, False), names=[f"class {i}" for i in range(classes)])
-    )
-    assert ("777" in read.text) is numbers
-    assert (next(read.root.iter("svg"), None) is not None) is drawn
-    assert drawn or "1,000 classes are too many" in read.text
-
-
-def test_the_interval_of_a_share() -> None:
-    """Wilson's own formula, against values of R's prop.test(correct = FALSE)."""
-    assert answers.interval(0.5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)
-    assert answers.interval(1, 10) == pytest.approx((0.7225, 1.0), abs=1e-4)
-    assert answers.interval(0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
-
-
-def test_the_machine_is_named() -> None:
-    facts = machine.describe_machine(["numpy"])
-    assert facts["versions"] == {
-        "tensorflow": facts["versions"]["tensorflow"],
-        "numpy": np.__version__,
-    }
-    assert facts["cores"] >= 1
-    assert facts["cpu"] is None or facts["cpu"].strip() == facts["cpu"] != ""
+def test_formats_of_values_of_json() -> None:
+    assert format_value({"a": ["\u00e9"]}) == '{"a": ["\u00e9"]}'
+    assert format_value(None) == "\N{EN DASH}"

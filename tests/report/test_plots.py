@@ -1,25 +1,16 @@
-"""Pictures of batches."""
+"""Grids of images."""
 
-import subprocess
-import sys
+from __future__ import annotations
 
 import numpy as np
-from PIL import Image
 
-from kerakit.report.plots import image_grid
-from projects import Project
+from kerakit.report.plots import ROW_HEIGHT, image_grid
 
 
 def test_every_image_is_in_the_grid() -> None:
-    colours = [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
-    images = [np.full((12, 16, 3), colour, np.uint8) for colour in colours]
-    picture = np.asarray(image_grid(images, ["a", "b", "c"], columns=2))
-    for colour in colours:
-        assert (picture == colour).all(-1).sum() > 10_000
-
-
-def test_a_project_draws_its_batches(project: Project) -> None:
-    draw = "import datagen, reader; datagen.BatchGenerator(reader.DataReader(), 'train', 6, (16, 12)).visualize(0, 'batch.png')"
-    subprocess.run([sys.executable, "-c", draw], cwd=project.path, check=True, capture_output=True)
-    with Image.open(project.path / "batch.png") as picture:
-        assert picture.size == (6 * 160, 178)
+    colors = [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
+    images = [np.full((12, 16, 3), color, np.uint8) for color in colors]
+    grid = np.asarray(image_grid(images, ["a", "b", "c"], columns=2))
+    assert grid.shape == (2 * ROW_HEIGHT, 320, 3)
+    for color in colors:
+        assert (grid == color).all(-1).sum() > 10_000

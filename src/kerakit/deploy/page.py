@@ -32,6 +32,7 @@ from kerakit.report.page import (
     Table,
     Tile,
     Tiles,
+    Values,
     environment_section,
     format_label,
     format_percent,
@@ -52,8 +53,11 @@ _HELD_OUT = {
 _NOTES = {
     "calibration": "Training images on which the ranges of the activations were measured, without "
     "augmentation, class-balanced. The SHA-256 is that of the list of their names.",
-    "half_calibration": "The int8 file made with the first half of the calibration images. If it "
-    "differs much, more calibration images would change the result.",
+    "half_calibration": "The int8 file made with the first half of the calibration images, in "
+    "agreement with Keras, and with the int8 file (same prediction). If it differs much, more "
+    "calibration images would change the result.",
+    "health": "Numerical problems: invalid quantization parameters, dead channels, saturated or "
+    "clipped activations.",
     "fallbacks": "Attempts to bring the int8 file within the accuracy gate, in order.",
 }
 _TARGETS = {
@@ -167,18 +171,19 @@ def _badge(result: FormatResult) -> Badge:
     return Badge("passed", "good") if result.passed else Badge("failed", "bad")
 
 
-def _method(report: Mapping[str, Any]) -> list[Note]:
+def _method(report: Mapping[str, Any]) -> list[Block]:
     images = _HELD_OUT.get(report.get("held_out", ""), "held-out images")
-    machine = report["cpu"] or report["machine"]
     metric = format_label(report["main_metric"])
+    machine = report["cpu"] or report["machine"]
+    threads = "1 thread, except in TensorFlow (h5, keras, saved_model)"
     return [
-        Note(f"Evaluated on {report['held_out_images']:,} {images}. All formats use the same."),
-        Note(
-            f"drop: decrease of {metric} against the Keras model, in percentage points; negative "
-            "for a gain. agreement: with the predictions of the Keras model. "
-            "ECE: expected calibration error, from 0 to 1. "
-            f"latency: one image, median of {TIMED_RUNS}, on {machine}; one thread, except in "
-            "TensorFlow (h5, keras, saved_model)."
+        Note(f"Evaluated on {report['held_out_images']:,} {images}."),
+        Values(
+            [
+                ("drop", f"decrease of {metric} against the Keras model; negative for a gain"),
+                ("agreement", "with the predictions of the Keras model"),
+                ("latency", f"per image, median of {TIMED_RUNS}; {machine}, {threads}"),
+            ]
         ),
     ]
 
@@ -287,11 +292,18 @@ def _forecast(content: bytes) -> list[Block]:
     return [note, Paragraph(summary), table]
 
 
+def _own_details(result: FormatResult) -> dict[str, Any]:
+    """Return the details without those that other sections show."""
+    if result.format == EDGETPU.name:
+        return {}
+    return {key: value for key, value in result.details.items() if key != "selected"}
+
+
 def _details(results: Sequence[FormatResult]) -> list[Section]:
     """Return one section per detail of the formats; formats with the same detail share it."""
     found: list[tuple[str, Any, list[str]]] = []
     for result in results:
-        for key, value in result.details.items() if result.format != EDGETPU.name else ():
+        for key, value in _own_details(result).items():
             same = next((names for k, v, names in found if (k, v) == (key, value)), None)
             if same is None:
                 found.append((key, value, same := []))

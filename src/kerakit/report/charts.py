@@ -10,6 +10,7 @@ import io
 import itertools
 import math
 import re
+import unicodedata
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -201,9 +202,9 @@ def plot_curves(
     metrics = list(
         dict.fromkeys(name.removeprefix("val_") for row in rows for name in row if name != "epoch")
     )
-    figure = Figure(figsize=(440 / 72 * max(1, len(metrics)), 300 / 72), layout="constrained")
+    figure = Figure(figsize=(440 / 72 * len(metrics), 300 / 72), layout="constrained")
     for axes, metric in zip(
-        figure.subplots(1, max(1, len(metrics)), squeeze=False)[0], metrics, strict=False
+        figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True
     ):
         for name, label, color in (
             (metric, "training", COLORS["second"]),
@@ -263,7 +264,7 @@ def plot_confusion_matrix(
     cell = (44 if count <= 12 else 34) if has_numbers else max(0.5, min(11, 900 / count))
     font = 11 if has_numbers else 8
     labels = [_shorten(name) for name in names] if has_names else []
-    margin = 34 + 0.66 * font * max(map(len, labels), default=0)
+    margin = 34 + font * max(map(_measure_ems, labels), default=0)
     # A matrix of few classes is smaller than the title of its axis.
     side = max(count * cell, 80)
     width, height = margin + side + 8, margin + side + 8
@@ -296,6 +297,11 @@ def _color_cells(matrix: NDArray[np.int64], fractions: NDArray[np.float64]) -> N
     # A single image out of many is visible too.
     pixels[..., 3] = np.where(matrix > 0, 255 * (0.2 + 0.8 * fractions), 0)
     return pixels
+
+
+def _measure_ems(text: str) -> float:
+    """Return the approximate width of a text in multiples of the font size."""
+    return sum(1.0 if unicodedata.east_asian_width(char) in "WF" else 0.6 for char in text)
 
 
 def _shorten(name: str) -> str:
@@ -458,7 +464,7 @@ def place_labels(
 
 def _candidate_boxes(width: float, height: float, dot: Dot, area: Box) -> Iterator[Box]:
     """Yield the boxes inside ``area`` around a dot, from near to far: right, left, above, below."""
-    for gap, side, shift in itertools.product(range(2, 800, 6), range(4), (0, -0.5, 0.5)):
+    for gap, side, shift in itertools.product(range(4, 800, 6), range(4), (0, -0.5, 0.5)):
         reach = dot.radius + gap
         x, y = (
             (dot.x + reach + width / 2, dot.y + shift * 2 * reach),

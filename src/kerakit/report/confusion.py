@@ -55,7 +55,10 @@ def confusion_sections(matrices: Matrices, names: Sequence[str]) -> list[Section
         *([SideBySide(charts)] if has_room else [SideBySide([chart]) for chart in charts]),
         Note("Rows: true labels; columns: predictions. Color: fraction of the row."),
     ]
-    pairs = [(title, list_confused_pairs(matrix, names)) for title, matrix in matrices.items()]
+    pairs = [
+        (title if len(matrices) > 1 else "", _list_confused_pairs(matrix, names))
+        for title, matrix in matrices.items()
+    ]
     return [
         Section("Confusion matrix", blocks),
         Section("Most confused pairs", [SideBySide(pairs)]),
@@ -68,12 +71,11 @@ def _describe_accuracy(matrix: NDArray[np.int64]) -> str:
     low, high = metrics.wilson_interval(correct / count, count)
     return (
         f"Accuracy {format_percent(correct / count)} on {count:,} images "
-        f"(95 % confidence interval {100 * low:.1f} to {100 * high:.1f} %; "
-        f"one image is {100 / count:.3g} pp)."
+        f"(95 % CI {100 * low:.1f} to {100 * high:.1f} %; one image is {100 / count:.3g} pp)."
     )
 
 
-def list_confused_pairs(matrix: NDArray[np.int64], names: Sequence[str]) -> Block:
+def _list_confused_pairs(matrix: NDArray[np.int64], names: Sequence[str]) -> Block:
     """Return a table of the most confused pairs of classes."""
     pairs = metrics.most_confused(matrix, MAX_PAIRS)
     if not pairs:
@@ -82,7 +84,7 @@ def list_confused_pairs(matrix: NDArray[np.int64], names: Sequence[str]) -> Bloc
         [names[label], names[predicted], f"{n:,}", format_percent(n / matrix[label].sum(), 1)]
         for label, predicted, n in pairs
     ]
-    headings = ["true label", "prediction", "images", "fraction of the true label"]
+    headings = ["true label", "prediction", "images", "fraction of class"]
     return Table(headings, rows, headings[2:])
 
 

@@ -359,8 +359,10 @@ def _format_number(value: float, key: str) -> str:
         return f"{value:,}" if abs(value) > 9999 else str(value)
     if key.endswith(_FRACTIONS):
         return format_percent(value)
-    if key.endswith("_ms"):
+    if key.endswith(("_ms", "_db")):
         return f"{value:.2f}"
+    if key == "ece":
+        return f"{value:.3f}"
     return f"{value:.4g}"
 
 

@@ -20,6 +20,7 @@ from kerakit.report.page import (
     Chart,
     Command,
     Gallery,
+    Heading,
     Note,
     Page,
     Paragraph,
@@ -198,7 +199,7 @@ def _batches(plots: Path) -> Section | None:
             with Image.open(path) as image:
                 height = min(image.height, BATCH_ROWS * ROW_HEIGHT)
                 rows = image.crop((0, 0, image.width, height))
-            blocks += [Paragraph("", title), Picture(rows, title, min_width=720)]
+            blocks += [Heading(title), Picture(rows, title, min_width=720)]
     return Section("First batches", blocks) if blocks else None
 
 
