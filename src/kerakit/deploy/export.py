@@ -223,7 +223,7 @@ def _export_formats(
 def _export_format(one: Format, source: ExportSource, gate: AccuracyGate, log: Log) -> FormatResult:
     """Write, load and measure one format."""
     log(f"{one.name}: writing {one.file}")
-    written = write_format(one, source)
+    written = _write(one, source)
     predict = one.load(written.path)
     if predict is None:
         return _describe(one, written, "not tested on a device")
@@ -252,11 +252,11 @@ def _export_format(one: Format, source: ExportSource, gate: AccuracyGate, log: L
     return result
 
 
-def write_format(one: Format, source: ExportSource) -> WrittenFormat:
+def _write(one: Format, source: ExportSource) -> WrittenFormat:
     """Write a format, after the one that it requires."""
     requires = getattr(one, "requires", None)
     if requires is not None and not (source.folder / requires).exists():
-        write_format(next(other for other in FORMATS.values() if other.file == requires), source)
+        _write(next(other for other in FORMATS.values() if other.file == requires), source)
     return one.write(source)
 
 

@@ -1,0 +1,43 @@
+"""``evaluate.py``: metrics, plots and page of a run."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kerakit import Run
+from pages import Page
+from projects import Project
+
+
+def test_evaluation_of_a_run(trained: Project) -> None:
+    result = trained.run("evaluate.py", "--read_from", "progress/test")
+    assert result.code == 0, result.err
+    run = Run(trained.path / "progress/test")
+    found: dict[str, Any] = json.loads(run.evaluation.read_text())
+    matrix = np.array(found["confusion_matrix"])
+    assert matrix.sum() == found["images"]
+    accuracy = np.trace(matrix) / matrix.sum()
+    assert found["metrics"]["accuracy"] == pytest.approx(accuracy)
+    recalls = [row["recall"] for row in found["classes"]]
+    assert found["metrics"]["worst_class_recall"] == pytest.approx(min(recalls))
+    for i, row in enumerate(found["classes"]):
+        assert row["images"] == matrix[i].sum()
+        assert row["recall"] == pytest.approx(matrix[i, i] / matrix[i].sum())
+    assert f"{found['images']} {found['split']} images" in result.out
+    page = Page(run.page)
+    page.expect_no_requests()
+    assert "recall" in page.section("Metrics per class")
+    for name in ("confusion_matrix.png", "curves.png"):
+        with Image.open(run.plots / name) as plot:
+            assert min(plot.size) > 200
+            assert len(plot.convert("RGB").getcolors(2**24) or []) > 10
+    # They belong to the run: --overwrite removes them.
+    run.create(overwrite=True)
+    assert not run.evaluation.exists()
+    assert not run.page.exists()
+    assert not list(run.plots.iterdir())
