@@ -275,7 +275,7 @@ def read_graph(content: bytes) -> Graph:
     except _DamagedError as error:
         reason = str(error)
     except _OUT_OF_BOUNDS:
-        reason = "an offset leads outside of the file, as in one that was cut off"
+        reason = "an offset leads outside of the file, as in a truncated one"
     raise UserError(f"the TensorFlow Lite model is damaged: {reason}. Convert or copy it again.")
 
 

@@ -10,11 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from kerakit.data import BatchGenerator, DataReader
-from kerakit.data.order import class_balanced_order
 from kerakit.deploy import Calibration, select_calibration_images
 
 
@@ -30,22 +27,6 @@ class Endless:
     def __iter__(self) -> Iterator[Any]:
         while True:
             yield from (np.full((1, 1, 3), i, np.uint8) for i in range(3))
-
-
-@given(st.lists(st.sampled_from("abc")))
-def test_every_beginning_is_as_balanced_as_can_be(labels: list[str]) -> None:
-    order = class_balanced_order(labels).tolist()
-    assert sorted(order) == list(range(len(labels)))
-    counts = Counter(labels)
-    taken: Counter[str] = Counter()
-    for index in order:
-        taken[labels[index]] += 1
-        # No class is ahead of one that has samples left.
-        waiting = [taken[name] for name in counts if taken[name] < counts[name]]
-        assert taken[labels[index]] <= min(waiting, default=len(labels)) + 1
-    for name in counts:
-        of_one = [index for index in order if labels[index] == name]
-        assert of_one == sorted(of_one)
 
 
 def test_the_order_is_of_training_images_and_decided_by_the_seed(photos: Path) -> None:
