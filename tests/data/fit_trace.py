@@ -1,7 +1,8 @@
-"""Run by test_backends in a process of its own, with KERAS_BACKEND set: what a real ``fit`` consumed, as JSON.
+"""Print as JSON which batches a real ``fit`` consumes; run by test_backends with KERAS_BACKEND set.
 
-The model is one weight a colour, w; with the loss mean(target * w . mean colour) a step of gradient descent moves w by the mean
-of (target * mean colour) over the batch: each step tells which images it was given, with which targets.
+The model has one weight per color channel, w. With the loss mean(target * w . mean color), a step
+of gradient descent moves w by the mean of (target * mean color) over the batch: each step shows
+which images and targets it was given.
 """
 
 from __future__ import annotations
@@ -13,12 +14,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerakit import BatchGenerator, DataReader
-
-EPOCHS = 3
+from kerakit.data import BatchGenerator, DataReader
 
 
-def main(folder: str) -> None:
+def main(folder: str, epochs: int) -> None:
     """Print the change of the weights in each step."""
     reader = DataReader(folder)
     reader.target = lambda i: np.float32(i + 1)  # type: ignore[method-assign,assignment,return-value]
@@ -45,7 +44,7 @@ def main(folder: str) -> None:
 
     callbacks = [train.epoch_callback(), Trace()]
     model.fit(
-        train, validation_data=val, epochs=EPOCHS, shuffle=False, verbose=0, callbacks=callbacks
+        train, validation_data=val, epochs=epochs, shuffle=False, verbose=0, callbacks=callbacks
     )
     print(
         json.dumps(
@@ -55,4 +54,4 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], int(sys.argv[2]))

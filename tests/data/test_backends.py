@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fit_trace import EPOCHS
 
-from kerakit import BatchGenerator, DataReader
+from kerakit.data import BatchGenerator, DataReader
+
+EPOCHS = 3
 
 
 @pytest.mark.parametrize(
@@ -20,7 +21,7 @@ from kerakit import BatchGenerator, DataReader
 )
 def test_fit_consumes_each_batch_once_and_in_order(photos: Path, backend: str) -> None:
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("fit_trace.py")), str(photos)],
+        [sys.executable, str(Path(__file__).with_name("fit_trace.py")), str(photos), str(EPOCHS)],
         capture_output=True,
         text=True,
         check=False,

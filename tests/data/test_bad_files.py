@@ -1,4 +1,4 @@
-"""Damaged and odd files: each is read right or named; nothing crashes, hangs, or is silently misread."""
+"""Damaged and odd files are read correctly or named; nothing crashes, hangs or is misread."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from kerakit import DataReader, ImageError, read_image
-from kerakit.data.check import Finding, check
+from kerakit import ImageError
+from kerakit.data import DataReader, read_image
+from kerakit.data.check import Finding, check_images
 from projects import write_image
 
 PHOTO = load_sample_image("china.jpg")
@@ -30,9 +31,9 @@ def encoded(kind: str, pixels: Any = PHOTO, **options: Any) -> bytes:
     return file.getvalue()
 
 
-def cut(kind: str, share: float) -> bytes:
+def cut(kind: str, fraction: float) -> bytes:
     whole = encoded(kind)
-    return whole[: int(len(whole) * share)]
+    return whole[: int(len(whole) * fraction)]
 
 
 def png_chunk(name: bytes, data: bytes, damage: int = 0) -> bytes:
@@ -114,19 +115,19 @@ UNREADABLE: dict[str, tuple[bytes, str]] = {
     "bad_header_checksum.png": (png(64, 64, b"IHDR"), "checksum of IHDR"),
     "bad_data_checksum.png": (png(64, 64, b"IDAT"), "checksum of IDAT"),
     "bomb.png": (png(20000, 20000), "million|exceeds limit"),
-    "bomb.jpg": (jpeg_of_size(20000, 20000), "more than 250 million"),
+    "bomb.jpg": (jpeg_of_size(20000, 20000), "250 million"),
     "bomb.gif": (gif_of_size(65000, 65000), "million|exceeds limit"),
     "bomb.bmp": (bmp_of_size(30000, 30000), "million|exceeds limit"),
     "no_pixels.jpg": (jpeg_of_size(0, 0), "damaged JPEG"),
     "circle.tiff": (tiff_in_a_circle(), "."),
-    "no_range.tif": (encoded("TIFF", np.full((8, 8), np.nan, np.float32)), "no known range"),
+    "no_range.tif": (encoded("TIFF", np.full((8, 8), np.nan, np.float32)), "no defined range"),
 }
 
 # By file name: the content, and what is found of it, if anything. All of them are read.
 ODD: dict[str, tuple[bytes, str | None]] = {
-    "a_png.jpg": (encoded("PNG"), "wrong ending"),
-    "a_jpeg.png": (encoded("JPEG"), "wrong ending"),
-    "frames.gif": (frames(), "first frame"),
+    "a_png.jpg": (encoded("PNG"), "wrong file extension"),
+    "a_jpeg.png": (encoded("JPEG"), "wrong file extension"),
+    "frames.gif": (frames(), "multiple frames"),
     "pixel.png": (encoded("PNG", PHOTO[:1, :1]), "tiny"),
     "line.png": (encoded("PNG", np.zeros((1, 60000, 3), np.uint8)), "tiny"),
     "tail.jpg": (encoded("JPEG") + b"and more" * 100, None),
@@ -217,12 +218,12 @@ def test_check_names_all_of_them_and_reads_the_rest(tmp_path: Path) -> None:
         write_image(tmp_path / "good" / f"{seed}.png", seed, (64, 48))
     reader = DataReader(tmp_path)
     found: dict[str, list[Finding]] = {}
-    for finding in check(reader, threads=2):
+    for finding in check_images(reader, threads=2):
         found.setdefault(finding.key.removeprefix("bad/"), []).append(finding)
     special = set(SPECIAL) - {"folder.jpg"}
     unreadable = {key for key, findings in found.items() if findings[0].kind == "unreadable"}
     assert unreadable == {*UNREADABLE, *special}
-    assert all(finding.exclusions for key in unreadable for finding in found[key])
+    assert all(finding.exclude for key in unreadable for finding in found[key])
     for name, (_, kind) in ODD.items():
         assert kind is None or kind in [finding.kind for finding in found[name]]
     keys = {reader.key(i) for i in range(len(reader))}

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kerakit import BatchGenerator, DataReader, UserError, read_image
+from kerakit import UserError
+from kerakit.data import BatchGenerator, DataReader, read_image
 from kerakit.data import cache as cache_module
 from kerakit.data.cache import DiskCache, RamCache, open_cache
 from projects import write_image
@@ -29,16 +30,16 @@ def images(tmp_path: Path) -> list[Path]:
     return [write_image(tmp_path / "images" / f"{i}.png", seed=i) for i in range(100)]
 
 
-def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Note which files are decoded from here on."""
-    seen: list[Path] = []
+def record_decoding(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Return the list of the files that are decoded from here on."""
+    decoded: list[Path] = []
 
-    def noting(path: Path, size: tuple[int, int]) -> Any:
-        seen.append(path)
+    def record(path: Path, size: tuple[int, int]) -> Any:
+        decoded.append(path)
         return read_image(path, size)
 
-    monkeypatch.setattr(cache_module, "read_image", noting)
-    return seen
+    monkeypatch.setattr(cache_module, "read_image", record)
+    return decoded
 
 
 @pytest.mark.parametrize("kind", ["ram", "disk"])
@@ -47,13 +48,13 @@ def test_every_image_is_decoded_once_and_comes_back_the_same(
 ) -> None:
     cache = open_cache(kind, SIZE, tmp_path / "cache")
     assert cache is not None
-    seen = decoded(monkeypatch)
+    decoded = record_decoding(monkeypatch)
     for _ in range(3):
         for path in images:
             image = cache(path)
             np.testing.assert_array_equal(image, read_image(path, SIZE))
             image[:] = 0  # what a caller does to it is the caller's business
-    assert seen == images
+    assert decoded == images
 
 
 def test_a_later_run_decodes_nothing(
@@ -62,11 +63,11 @@ def test_a_later_run_decodes_nothing(
     first = DiskCache(tmp_path / "cache", SIZE)
     for path in images:
         first(path)
-    seen = decoded(monkeypatch)
+    decoded = record_decoding(monkeypatch)
     later = DiskCache(tmp_path / "cache", SIZE)
     for path in images:
         np.testing.assert_array_equal(later(path), read_image(path, SIZE))
-    assert seen == []
+    assert decoded == []
 
 
 def test_an_image_that_changed_is_decoded_anew(images: list[Path], tmp_path: Path) -> None:
@@ -94,12 +95,12 @@ def test_as_many_images_as_fit_are_kept(
     cache = RamCache(SIZE, limit) if kind == "ram" else DiskCache(tmp_path / "cache", SIZE, limit)
     for path in images:
         cache(path)
-    seen = decoded(monkeypatch)
+    decoded = record_decoding(monkeypatch)
     for path in images:
         np.testing.assert_array_equal(cache(path), read_image(path, SIZE))
-    assert len(seen) == 70
+    assert len(decoded) == 70
     if kind == "disk":
-        assert sum(p.stat().st_size for p in (tmp_path / "cache").rglob("*.pixels")) <= limit
+        assert sum(p.stat().st_size for p in (tmp_path / "cache").rglob("*.records")) <= limit
 
 
 @settings(max_examples=40, deadline=None)
@@ -115,7 +116,7 @@ def test_whatever_is_cut_off_no_wrong_pixels_come_back(
         cache(path)
     for file in sorted((folder / "cache").rglob("*.*")):
         os.truncate(file, data.draw(st.integers(0, file.stat().st_size)))
-        if data.draw(st.booleans()) and file.suffix == ".pixels":
+        if data.draw(st.booleans()) and file.suffix == ".records":
             os.truncate(file, 5 * IMAGE_BYTES)  # blocks that were never written read as zeros
     damaged = DiskCache(folder / "cache", SIZE)
     for path in paths:
@@ -175,7 +176,7 @@ def test_a_full_disk_ends_the_caching_and_not_the_run(images: list[Path], tmp_pa
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("takes no more") == 1
+    assert done.stdout.count("WARNING") == 1
     cache = DiskCache(tmp_path / "cache", SIZE)
     assert len(cache) == 20
     for path in images:

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from kerakit import UserError, decode, read_image
+from kerakit import UserError
+from kerakit.data import decode_image, read_image
 
 SIZE = (48, 32)
 
@@ -47,7 +48,7 @@ def psnr(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
     ],
 )
 def test_every_format_gives_the_same_picture(kind: str, options: dict[str, Any]) -> None:
-    pixels = decode(encoded(photo(), kind, **options), SIZE)
+    pixels = decode_image(encoded(photo(), kind, **options), SIZE)
     assert pixels.shape == (SIZE[1], SIZE[0], 3)
     assert pixels.dtype == np.uint8
     expected = np.asarray(photo().resize(SIZE, Image.Resampling.BOX))
@@ -58,7 +59,7 @@ def test_every_format_gives_the_same_picture(kind: str, options: dict[str, Any])
 def test_every_mode_gives_rgb(mode: str) -> None:
     image = photo().convert(mode)
     kind = "JPEG" if mode in ("CMYK", "YCbCr") else "PNG"
-    pixels = decode(encoded(image, kind), SIZE)
+    pixels = decode_image(encoded(image, kind), SIZE)
     expected = np.asarray(image.convert("RGB").resize(SIZE, Image.Resampling.BOX))
     assert pixels.shape == (SIZE[1], SIZE[0], 3)
     assert psnr(pixels, expected) > 20
@@ -66,13 +67,13 @@ def test_every_mode_gives_rgb(mode: str) -> None:
 
 def test_sixteen_bits_are_scaled_not_clipped() -> None:
     ramp = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
-    pixels = decode(encoded(Image.fromarray(ramp), "PNG"), (16, 16))
+    pixels = decode_image(encoded(Image.fromarray(ramp), "PNG"), (16, 16))
     np.testing.assert_array_equal(pixels[..., 0].ravel(), np.arange(256))
 
 
 def test_what_is_transparent_is_white() -> None:
     image = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
-    assert (decode(encoded(image, "PNG"), (8, 8)) == 255).all()
+    assert (decode_image(encoded(image, "PNG"), (8, 8)) == 255).all()
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -92,25 +93,25 @@ def test_every_exif_orientation_comes_out_upright(orientation: int, kind: str) -
         stored = stored.transpose(turn)
     exif = Image.Exif()
     exif[0x0112] = orientation
-    pixels = decode(encoded(stored, kind, exif=exif), SIZE)
+    pixels = decode_image(encoded(stored, kind, exif=exif), SIZE)
     expected = np.asarray(photo().resize(SIZE, Image.Resampling.BOX))
     assert psnr(pixels, expected) > 28
 
 
 def test_a_thumbnail_and_an_enlargement_have_the_size_asked_for() -> None:
     tiny = Image.new("RGB", (1, 1), (1, 2, 3))
-    assert decode(encoded(tiny, "PNG"), (5, 7)).shape == (7, 5, 3)
-    assert decode(encoded(photo(), "JPEG"), (1, 1)).shape == (1, 1, 3)
+    assert decode_image(encoded(tiny, "PNG"), (5, 7)).shape == (7, 5, 3)
+    assert decode_image(encoded(photo(), "JPEG"), (1, 1)).shape == (1, 1, 3)
 
 
 def test_a_jpeg_scaled_while_decoding_does_not_alias() -> None:
-    """It is nearer to averaging over areas of the full picture than bilinear interpolation of the full picture is."""
+    """It is closer to area averaging of the full image than bilinear interpolation is."""
     data = encoded(photo(), "JPEG", quality=95)
     full = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
     for size in ((96, 96), (50, 40)):
         averaged = cv2.resize(full, size, interpolation=cv2.INTER_AREA)
         interpolated = cv2.resize(full, size, interpolation=cv2.INTER_LINEAR)
-        assert psnr(decode(data, size), averaged) > psnr(interpolated, averaged) + 3
+        assert psnr(decode_image(data, size), averaged) > psnr(interpolated, averaged) + 3
 
 
 @settings(max_examples=60, deadline=None)
@@ -118,7 +119,7 @@ def test_a_jpeg_scaled_while_decoding_does_not_alias() -> None:
 def test_a_cut_file_is_an_error_and_never_pixels(cut: float, kind: str) -> None:
     data = encoded(photo().resize((64, 48)), kind)
     with pytest.raises(ValueError, match=r".+"):
-        decode(data[: int(len(data) * cut)], SIZE)
+        decode_image(data[: int(len(data) * cut)], SIZE)
 
 
 @settings(max_examples=200, deadline=None)
@@ -128,7 +129,7 @@ def test_a_cut_file_is_an_error_and_never_pixels(cut: float, kind: str) -> None:
 )
 def test_noise_is_an_error_and_nothing_else(data: bytes, start: bytes) -> None:
     with contextlib.suppress(ValueError):
-        assert decode(start + data, SIZE).shape == (SIZE[1], SIZE[0], 3)
+        assert decode_image(start + data, SIZE).shape == (SIZE[1], SIZE[0], 3)
 
 
 def test_the_error_names_the_file(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ import keras
 import numpy as np
 import pytest
 
-from kerakit import BatchGenerator, DataReader, Recolor, UserError, read_image
-from kerakit.data.augment import Augmenter, seed_of
+from kerakit import UserError
+from kerakit.data import BatchGenerator, DataReader, Recolor, read_image
+from kerakit.data.augment import Augmenter, derive_seed
+from kerakit.data.generator import BATCHES_AHEAD
+from kerakit.tasks import Classification
 from projects import write_image
 
 
@@ -45,7 +49,7 @@ def test_every_image_comes_once_an_epoch_with_its_target(photos: Path, mode: Any
     for epoch in range(3):
         batches = epoch_of(generator, epoch)
         generator.epoch = epoch
-        keys = [key for i in range(len(generator)) for key in generator.keys(i)]
+        keys = [key for i in range(len(generator)) for key in generator.batch_keys(i)]
         assert sorted(keys) == sorted(reader.key(i) for i in reader.indices(mode))
         images = np.concatenate([images for images, _ in batches])
         targets = np.concatenate([targets for _, targets in batches])
@@ -124,10 +128,11 @@ def test_augmentation_is_a_function_of_seed_epoch_and_key() -> None:
     assert np.array_equal(augment(0, "a", image=image)["image"], first)
     assert not np.array_equal(augment(1, "a", image=image)["image"], first)
     assert not np.array_equal(augment(0, "b", image=image)["image"], first)
-    assert len({seed_of(s, e, k) for s in range(5) for e in range(5) for k in "abcde"}) == 125
+    assert len({derive_seed(s, e, k) for s in range(5) for e in range(5) for k in "abcde"}) == 125
 
 
-def test_only_a_few_batches_are_held(photos: Path) -> None:
+@pytest.mark.parametrize("threads", [1, 3])
+def test_reading_ahead_is_bounded_on_both_sides(photos: Path, threads: int) -> None:
     reader = DataReader(photos)
     read: list[int] = []
 
@@ -136,22 +141,33 @@ def test_only_a_few_batches_are_held(photos: Path) -> None:
             read.append(1)
             return super().preprocess(image, annot)
 
-    generator = Counting(reader, "train", batch_size=1, input_size=(20, 16), threads=2)
-    generator[0]
-    for _ in range(100):
-        threading.Event().wait(0.01)
-    assert len(read) <= 1 + 2 + 2 + 4 + 1
+    generator = Counting(reader, "train", batch_size=2, input_size=(20, 16), threads=threads)
+    for consumed in range(1, 11):
+        generator[consumed - 1]
+        ahead = settled(lambda: len(read) / 2) - consumed
+        assert threads <= ahead <= threads + BATCHES_AHEAD
     generator.close()
+    assert settled(lambda: len(read) / 2) <= consumed + threads + BATCHES_AHEAD
 
 
-class Watching(keras.Model):
-    """Notes the targets of each training step."""
+def settled(count: Callable[[], float]) -> float:
+    """Return a count once it has not changed for a fifth of a second."""
+    last, since = count(), time.monotonic()
+    while time.monotonic() - since < 0.2:
+        time.sleep(0.01)
+        if count() != last:
+            last, since = count(), time.monotonic()
+    return last
+
+
+class Recording(keras.Model):
+    """Records the targets of each training step."""
 
     def train_step(self, data: Any) -> Any:
         import tensorflow as tf
 
         _, targets = data
-        tf.py_function(lambda t: self.seen.append(t.numpy().tolist()), [targets], [])
+        tf.py_function(lambda t: self.targets.append(t.numpy().tolist()), [targets], [])
         return super().train_step(data)
 
 
@@ -165,8 +181,8 @@ def test_fit_sees_each_epoch_as_the_generator_gives_it(tmp_path: Path) -> None:
     generator.data_reader.target = lambda i: np.int32(i)  # type: ignore[method-assign]
     val = BatchGenerator(reader, "val", 8, (20, 16))
     image = keras.Input((16, 20, 3))
-    model = Watching(image, keras.layers.Dense(100)(keras.layers.GlobalAveragePooling2D()(image)))
-    model.seen = []
+    model = Recording(image, keras.layers.Dense(100)(keras.layers.GlobalAveragePooling2D()(image)))
+    model.targets = []
     model.compile(
         "sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), run_eagerly=False
     )
@@ -180,7 +196,7 @@ def test_fit_sees_each_epoch_as_the_generator_gives_it(tmp_path: Path) -> None:
     )
     generator.close()
     expected = [targets.tolist() for epoch in range(3) for _, targets in epoch_of(generator, epoch)]
-    assert model.seen == expected
+    assert model.targets == expected
 
 
 def test_an_unreadable_image_stops_with_its_name(photos: Path) -> None:
@@ -192,7 +208,7 @@ def test_an_unreadable_image_stops_with_its_name(photos: Path) -> None:
     generator.close()
 
 
-def test_a_bad_image_has_always_the_same_stand_in(tmp_path: Path) -> None:
+def test_an_unreadable_image_always_has_the_same_substitute(tmp_path: Path) -> None:
     for i in range(150):
         for hue, name in enumerate(("a", "b")):
             write_image(tmp_path / name / f"{i:03d}.png", seed=i, hue=hue)
@@ -206,18 +222,18 @@ def test_a_bad_image_has_always_the_same_stand_in(tmp_path: Path) -> None:
             reader, "train", 8, (20, 16), skip_unreadable=True, threads=threads
         )
         batches = epoch_of(generator, 1)
-        assert set(generator.bad) == {"a/003.png", "b/005.png"}
+        assert set(generator.unreadable) == {"a/003.png", "b/005.png"}
         assert sum(len(targets) for _, targets in batches) == len(generator.index)
         return batches
 
     assert same(epoch(1), epoch(4))
 
 
-def test_too_many_bad_images_stop_all_the_same(photos: Path) -> None:
+def test_too_many_unreadable_images_are_an_error(photos: Path) -> None:
     for path in (photos / "pear").iterdir():
         path.write_bytes(b"no image")
     generator = BatchGenerator(DataReader(photos), "train", 8, (20, 16), skip_unreadable=True)
-    with pytest.raises(UserError, match="more than 1%"):
+    with pytest.raises(UserError, match="unreadable"):
         epoch_of(generator, 0)
     generator.close()
 
@@ -226,7 +242,7 @@ def test_a_split_without_images_is_explained(tmp_path: Path) -> None:
     write_image(tmp_path / "a" / "1.png", 0)
     write_image(tmp_path / "b" / "1.png", 0)
     reader = DataReader(tmp_path, train_ratio=0.999999)
-    with pytest.raises(UserError, match="no images for mode 'val'"):
+    with pytest.raises(UserError, match="'val'"):
         BatchGenerator(reader, "val")
 
 
@@ -256,14 +272,14 @@ def test_a_smaller_last_batch_is_dropped_on_request_in_training_only(photos: Pat
         assert same(epoch_of(kept, epoch)[:-1], epoch_of(dropped, epoch))
     val = BatchGenerator(reader, "val", 7, (20, 16), drop_last=True)
     assert sum(len(targets) for _, targets in epoch_of(val, 0)) == len(val.index)
-    with pytest.raises(UserError, match="smaller --batch_size"):
+    with pytest.raises(UserError, match="--batch_size"):
         BatchGenerator(reader, "train", 1000, (20, 16), drop_last=True)
 
 
 def test_masks_boxes_and_keypoints_follow_the_image(photos: Path) -> None:
     reader = DataReader(photos)
 
-    class Labelled(DataReader):
+    class Labeled(DataReader):
         def target(self, i: int) -> Any:
             grey = read_image(self.image_path(i), (20, 16))[..., 0]
             return {
@@ -281,11 +297,91 @@ def test_masks_boxes_and_keypoints_follow_the_image(photos: Path) -> None:
             )
             return A.Compose([A.HorizontalFlip(p=1)], bbox_params=boxes, keypoint_params=keypoints)
 
-    labelled = Labelled(photos)
-    images, targets = Mirrored(labelled, "train", 4, (20, 16), jitter=True)[0]
+    labeled = Labeled(photos)
+    images, targets = Mirrored(labeled, "train", 4, (20, 16), jitter=True)[0]
     plain, _ = BatchGenerator(reader, "train", 4, (20, 16))[0]
     np.testing.assert_array_equal(images, plain[:, :, ::-1])
     np.testing.assert_array_equal(targets["mask"], images[..., 0])
     np.testing.assert_allclose(targets["bboxes"], [[[0.5, 0.2, 0.9, 0.6]]] * 4, atol=1e-6)
     np.testing.assert_allclose(targets["keypoints"], [[[15.0, 5.0]]] * 4)
     assert list(targets["name"]) == ["x"] * 4
+
+
+class Boxes:
+    """A task with dict annotations: boxes follow the image, the target is the first box."""
+
+    def followers(self, annotation: Any) -> dict[str, Any]:
+        return {"bboxes": annotation["bboxes"]}
+
+    def encode(self, annotation: Any, input_size: tuple[int, int]) -> Any:
+        assert annotation["name"] == "x"
+        return np.float32(annotation["bboxes"][0] * [*input_size, *input_size])
+
+
+@pytest.mark.parametrize(("mode", "x_min", "x_max"), [("train", 10, 18), ("val", 2, 10)])
+def test_a_task_says_what_follows_the_image_and_makes_the_target(
+    photos: Path, mode: Any, x_min: float, x_max: float
+) -> None:
+    class Labeled(DataReader):
+        def target(self, _: int) -> Any:
+            return {"bboxes": np.array([[0.1, 0.25, 0.5, 0.75]]), "name": "x"}
+
+    class Mirrored(BatchGenerator):
+        def get_aug_pipeline(self) -> Any:
+            boxes = A.BboxParams("albumentations", label_fields=[])
+            return A.Compose([A.HorizontalFlip(p=1)], bbox_params=boxes)
+
+        def preprocess(self, image: Any, annot: Any) -> tuple[Any, Any]:
+            assert set(annot) == {"bboxes", "name"}
+            return image, annot
+
+    task: Any = Boxes()
+    generator = Mirrored(Labeled(photos), mode, 4, (20, 16), jitter=True, task=task)
+    images, targets = generator.load_batch(0)
+    assert targets.dtype == np.float32
+    np.testing.assert_allclose(targets, [[x_min, 4, x_max, 12]] * 4, atol=1e-4)
+    plain, _ = BatchGenerator(DataReader(photos), mode, 4, (20, 16)).load_batch(0)
+    expected = plain[:, :, ::-1] if mode == "train" else plain
+    np.testing.assert_array_equal(images, expected)
+
+
+def test_classification_as_a_task_changes_no_batch(photos: Path) -> None:
+    reader = DataReader(photos)
+    task = Classification(reader.class_names)
+    plain, encoded = (
+        Generator(reader, "train", 8, (20, 16), jitter=True, task=t) for t in (None, task)
+    )
+    batches = epoch_of(encoded, 1)
+    assert same(epoch_of(plain, 1), batches)
+    assert {targets.dtype for _, targets in batches} == {np.dtype(np.int32)}
+
+
+def test_keys_name_the_samples_of_each_batch(photos: Path) -> None:
+    reader = DataReader(photos)
+    generator = BatchGenerator(reader, "train", 7, (20, 16))
+    for epoch in (0, 3):
+        generator.epoch = epoch
+        order = [reader.key(int(i)) for i in generator.epoch_order(epoch)]
+        assert [generator.sample_key(epoch, i) for i in range(len(order))] == order
+        assert [k for i in range(len(generator)) for k in generator.batch_keys(i)] == order
+    assert generator.epoch_order(0).tolist() != generator.epoch_order(3).tolist()
+
+
+def test_the_class_balanced_order_alternates(photos: Path) -> None:
+    for path in sorted((photos / "pear").iterdir())[20:]:
+        path.unlink()
+    generator = BatchGenerator(DataReader(photos), "train", 1, (20, 16), seed=2)
+    order = generator.class_balanced_order()
+    assert sorted(order) == list(range(len(generator.index)))
+    classes = [generator.sample_key(0, int(i)).partition("/")[0] for i in order]
+    rare = classes.count("pear")
+    assert all(set(classes[i : i + 2]) == {"apple", "pear"} for i in range(0, 2 * rare, 2))
+    assert set(classes[2 * rare :]) == {"apple"}
+
+
+def test_load_batch_reads_the_same_batch_without_reading_ahead(photos: Path) -> None:
+    generator = Generator(DataReader(photos), "train", 8, (20, 16), jitter=True)
+    generator.epoch = 2
+    loaded = [generator.load_batch(i) for i in range(len(generator))]
+    assert generator.timer.images == 0
+    assert same(loaded, epoch_of(generator, 2))

@@ -1,4 +1,4 @@
-"""MixUp and CutMix: every pixel and every share comes from one of two images, as much as the targets say."""
+"""MixUp and CutMix: pixels and labels of each image come from two images in equal proportion."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kerakit import BatchGenerator, DataReader, Mix, UserError
+from kerakit import UserError
+from kerakit.data import BatchGenerator, DataReader, Mix
 from projects import Project
 
 seeds = st.integers(0, 2**32 - 1)
@@ -25,23 +26,23 @@ def batch(count: int = 6, size: tuple[int, int] = (9, 13)) -> tuple[Any, Any]:
 
 
 @given(seed=seeds, alpha=st.floats(0.05, 5))
-def test_mixup_blends_pixels_as_the_shares_say(seed: int, alpha: float) -> None:
+def test_mixup_blends_pixels_in_the_proportion_of_the_labels(seed: int, alpha: float) -> None:
     images, targets = batch()
-    mixed, shares = Mix(6, mixup=alpha)(images, targets, seed)
+    mixed, labels = Mix(6, mixup=alpha)(images, targets, seed)
     assert mixed.dtype == np.uint8
-    assert shares.dtype == np.float32
-    np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-6)
-    assert (np.count_nonzero(shares, axis=1) <= 2).all()
-    np.testing.assert_allclose(mixed[:, 0, 0, 0], shares @ (40.0 * np.arange(6)), atol=0.51)
+    assert labels.dtype == np.float32
+    np.testing.assert_allclose(labels.sum(axis=1), 1, atol=1e-6)
+    assert (np.count_nonzero(labels, axis=1) <= 2).all()
+    np.testing.assert_allclose(mixed[:, 0, 0, 0], labels @ (40.0 * np.arange(6)), atol=0.51)
 
 
 @given(seed=seeds, alpha=st.floats(0.05, 5))
 def test_cutmix_counts_the_pixels_that_it_pasted(seed: int, alpha: float) -> None:
     images, targets = batch()
-    mixed, shares = Mix(6, cutmix=alpha)(images, targets, seed)
+    mixed, labels = Mix(6, cutmix=alpha)(images, targets, seed)
     for n in range(6):
         counted = np.array([(mixed[n, ..., 0] == 40 * k).mean() for k in range(6)])
-        np.testing.assert_allclose(counted, shares[n], atol=1e-6)
+        np.testing.assert_allclose(counted, labels[n], atol=1e-6)
 
 
 def test_both_take_turns_by_chance() -> None:
@@ -71,14 +72,14 @@ def test_the_same_bits_for_any_number_of_threads_and_other_ones_each_epoch(photo
 
 def test_validation_is_not_mixed_but_has_the_form(photos: Path) -> None:
     reader = DataReader(photos)
-    images, shares = BatchGenerator(reader, "val", 4, (20, 16), mix=Mix(2, 1, 1))[0]
+    images, labels = BatchGenerator(reader, "val", 4, (20, 16), mix=Mix(2, 1, 1))[0]
     plain, targets = BatchGenerator(reader, "val", 4, (20, 16))[0]
     np.testing.assert_array_equal(images, plain)
-    np.testing.assert_array_equal(shares, np.eye(2)[targets])
+    np.testing.assert_array_equal(labels, np.eye(2)[targets])
 
 
 def test_other_targets_are_refused() -> None:
-    with pytest.raises(UserError, match="one class an image"):
+    with pytest.raises(UserError, match="one class"):
         Mix(3, 1)(batch(3)[0], np.zeros((3, 4), np.float32), 0)
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kerakit import DataReader, UserError
-from kerakit.data.reader import check_class_names, held_out_mode
+from kerakit import UserError
+from kerakit.data import DataReader, check_class_names, held_out_mode
 from projects import write_image
 
 
@@ -107,7 +107,7 @@ def without_images(folder: Path) -> None:
     [
         (shutil.rmtree, "no folder"),
         (empty, "has no folders"),
-        (only_files, "move them into one folder a class"),
+        (only_files, "one folder per class"),
         (lambda folder: shutil.rmtree(folder / "pear"), "one class (apple)"),
         (lambda folder: empty(folder / "pear"), "'pear'"),
         (without_images, "no images"),
@@ -129,12 +129,12 @@ def test_a_class_without_training_images_is_named(tmp_path: Path) -> None:
     write_image(tmp_path / "train" / "a" / "1.png", 0)
     write_image(tmp_path / "train" / "b" / "1.png", 0)
     write_image(tmp_path / "val" / "c" / "1.png", 0)
-    with pytest.raises(UserError, match="the class 'c'"):
+    with pytest.raises(UserError, match="class 'c'"):
         DataReader(tmp_path)
 
 
 def test_other_classes_than_the_models_are_refused(photos: Path) -> None:
-    with pytest.raises(UserError, match="trained on pear, apple"):
+    with pytest.raises(UserError, match="pear, apple"):
         check_class_names(DataReader(photos), ("pear", "apple"))
 
 

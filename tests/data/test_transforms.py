@@ -48,7 +48,7 @@ def test_keypoint_mask_and_box_go_where_the_pixels_go(seed: int, x: int, y: int)
         return  # at the edge, where boxes are cut and the reflection begins
     assert left < px < right
     assert top < py < bottom
-    # The blob was far enough from the edge that its reflections may show only near the output's edge.
+    # The blob is far from the edge, so its reflections are near the output's edge only.
     window = np.s_[round(py) - 4 : round(py) + 5, round(px) - 4 : round(px) + 5]
     ys, xs = np.nonzero(out["mask"][window])
     assert len(ys)
@@ -92,16 +92,16 @@ def test_a_float_image_is_warped_too() -> None:
     )
 
 
-@given(seed=grounds, grey=st.integers(0, 255))
-def test_grey_has_no_hue_and_no_saturation(seed: int, grey: int) -> None:
+@given(seed=grounds, gray=st.integers(0, 255))
+def test_gray_has_no_hue_and_no_saturation(seed: int, gray: int) -> None:
     pipeline = A.Compose([Recolor(saturation=0.9, hue=180)])
     pipeline.set_random_seed(seed)
-    image = np.full((4, 4, 3), grey, np.uint8)
-    assert abs(pipeline(image=image)["image"].astype(int) - grey).max() <= 1
+    image = np.full((4, 4, 3), gray, np.uint8)
+    assert abs(pipeline(image=image)["image"].astype(int) - gray).max() <= 1
 
 
 @given(seed=grounds)
-def test_the_colours_stay_in_the_ranges_asked_for(seed: int) -> None:
+def test_the_colors_stay_in_the_ranges_asked_for(seed: int) -> None:
     image = np.random.default_rng(seed).integers(60, 196, (8, 8, 3)).astype(np.uint8)
     values = image.astype(float)
 

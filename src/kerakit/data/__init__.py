@@ -8,7 +8,7 @@ from kerakit.lazy import lazy_names
 
 if TYPE_CHECKING:
     from kerakit.data.cache import open_cache
-    from kerakit.data.decode import Pixels, decode, read_image
+    from kerakit.data.decode import Pixels, decode_image, read_image
     from kerakit.data.generator import BatchGenerator
     from kerakit.data.index import ImageIndex
     from kerakit.data.mix import Mix
@@ -33,7 +33,7 @@ __all__ = [
     "Warp",
     "check_class_names",
     "data_warnings",
-    "decode",
+    "decode_image",
     "held_out_mode",
     "image_grid",
     "open_cache",
@@ -51,7 +51,7 @@ _HOMES = {
     "Warp": "kerakit.data.transforms",
     "check_class_names": "kerakit.data.reader",
     "data_warnings": "kerakit.data.reader",
-    "decode": "kerakit.data.decode",
+    "decode_image": "kerakit.data.decode",
     "held_out_mode": "kerakit.data.reader",
     "image_grid": "kerakit.report.plots",
     "open_cache": "kerakit.data.cache",

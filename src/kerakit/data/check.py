@@ -18,7 +18,7 @@ from PIL import Image
 from rich.table import Table
 
 from kerakit.console import print_table, printable
-from kerakit.data.decode import decode, detect_extension, read_bytes, read_size
+from kerakit.data.decode import decode_image, detect_extension, read_bytes, read_size
 from kerakit.data.folders import is_hidden
 from kerakit.data.reader import DataReader
 from kerakit.data.similar import THUMBNAIL, find_near_duplicates, fingerprint
@@ -171,7 +171,7 @@ def _inspect_all(reader: DataReader, threads: int) -> Iterator[list[_ImageFacts]
 def _inspect(path: Path) -> _ImageFacts:
     try:
         data = read_bytes(path)
-        thumbnail = decode(data, THUMBNAIL)
+        thumbnail = decode_image(data, THUMBNAIL)
     except ImageError as error:
         return _ImageFacts(error=error.reason)
     except ValueError as error:

@@ -76,7 +76,7 @@ def read_image(path: Path | str, input_size: tuple[int, int]) -> Pixels:
     ((192, 224, 3), [255, 0, 0])
     """
     try:
-        return decode(read_bytes(path), input_size)
+        return decode_image(read_bytes(path), input_size)
     except ValueError as error:
         raise ImageError(path, str(error)) from None
 
@@ -98,7 +98,7 @@ def read_bytes(path: Path | str) -> bytes:
         raise ImageError(path, error.strerror or str(error)) from None
 
 
-def decode(data: bytes, input_size: tuple[int, int]) -> Pixels:
+def decode_image(data: bytes, input_size: tuple[int, int]) -> Pixels:
     """Decode the bytes of an image file at ``input_size``.
 
     Args:
@@ -113,7 +113,7 @@ def decode(data: bytes, input_size: tuple[int, int]) -> Pixels:
 
     >>> file = io.BytesIO()
     >>> Image.new("L", (8, 8), 128).save(file, "PNG")
-    >>> decode(file.getvalue(), input_size=(4, 4))[0, 0].tolist()
+    >>> decode_image(file.getvalue(), input_size=(4, 4))[0, 0].tolist()
     [128, 128, 128]
     """
     if not data:

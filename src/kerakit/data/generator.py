@@ -67,6 +67,7 @@ class BatchGenerator(keras.utils.PyDataset):
 
     Attributes:
         index: int64 (n,), dataset indices of this split.
+        is_cached: whether decoded images are cached.
         epoch: counted from 0; set by ``epoch_callback()``.
         strength: of the augmentation; 0 for none.
         error: the exception that stopped reading, if any.
@@ -123,6 +124,7 @@ class BatchGenerator(keras.utils.PyDataset):
                 f"total). Add images, change TRAIN_RATIO_DEFAULT, or add a folder {mode}/."
             )
         self.read = partial(read_image, input_size=input_size) if read is None else read
+        self.is_cached = read is not None
         self.skip_unreadable = skip_unreadable
         self.unreadable: dict[str, str] = {}
         self.mix = mix
