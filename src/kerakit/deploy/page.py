@@ -15,6 +15,7 @@ from kerakit.deploy.results import FormatResult
 from kerakit.files import write_text
 from kerakit.inference import TIMED_RUNS
 from kerakit.report.charts import FormatPoint, plot_accuracy_latency
+from kerakit.report.formatting import format_label, format_percent, format_time, format_value
 from kerakit.report.page import (
     Badge,
     Block,
@@ -34,10 +35,6 @@ from kerakit.report.page import (
     Tiles,
     Values,
     environment_section,
-    format_label,
-    format_percent,
-    format_time,
-    format_value,
     make_block,
     render,
 )

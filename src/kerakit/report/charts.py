@@ -31,7 +31,7 @@ from matplotlib.ticker import (
 from numpy.typing import NDArray
 
 from kerakit.files import atomic_write
-from kerakit.report.page import clean_text
+from kerakit.report.formatting import clean_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from kerakit import metrics
 from kerakit.report.charts import plot_confusion_matrix
+from kerakit.report.formatting import format_percent
 from kerakit.report.page import (
     Block,
     Chart,
@@ -17,7 +18,6 @@ from kerakit.report.page import (
     Section,
     SideBySide,
     Table,
-    format_percent,
 )
 
 MAX_PAIRS = 8

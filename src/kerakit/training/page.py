@@ -13,6 +13,7 @@ from PIL import Image
 from kerakit.data.split import MODES
 from kerakit.files import read_json, write_text
 from kerakit.report.charts import plot_curves
+from kerakit.report.formatting import format_label, format_time, format_value
 from kerakit.report.page import (
     Badge,
     Bar,
@@ -32,9 +33,6 @@ from kerakit.report.page import (
     Tile,
     Tiles,
     environment_section,
-    format_label,
-    format_time,
-    format_value,
     make_block,
     render,
 )

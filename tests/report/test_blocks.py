@@ -13,6 +13,7 @@ from PIL import Image
 
 from kerakit.report import page as report_page
 from kerakit.report.confusion import confusion_sections
+from kerakit.report.formatting import format_label, format_value
 from kerakit.report.page import (
     MAX_OPEN_ROWS,
     Badge,
@@ -33,8 +34,6 @@ from kerakit.report.page import (
     Tile,
     Tiles,
     environment_section,
-    format_label,
-    format_value,
     make_block,
     render,
 )

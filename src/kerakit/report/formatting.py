@@ -1,0 +1,96 @@
+"""Text of report pages: labels, numbers, times, and characters that XML can contain."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+_UNITS = {"_ms": " (ms)", "_db": " (dB)", "_bytes": " (KiB)", "drop": "drop (pp)"}
+_NAMES = {
+    "ece": "ECE",
+    "sha256": "SHA-256",
+    "f1": "F1",
+    "cpu": "CPU",
+    "tpu": "Edge TPU",
+    "snr": "SNR",
+}
+_FRACTIONS = ("accuracy", "agreement", "same_prediction", "precision", "recall", "f1", "confidence")
+
+_INVALID = dict.fromkeys(
+    (*range(9), 11, 12, *range(14, 32), *range(127, 160), 0xFFFE, 0xFFFF),
+    "\N{REPLACEMENT CHARACTER}",
+)
+
+
+def clean_text(text: str) -> str:
+    """Replace characters that XML cannot contain, such as control characters, by U+FFFD.
+
+    >>> clean_text("a" + chr(0)) == "a" + chr(0xFFFD)
+    True
+    """
+    # File names that are not UTF-8 contain lone surrogates.
+    valid = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    return valid.translate(_INVALID)
+
+
+def format_label(key: str) -> str:
+    """Return a key of a report as text, with the unit of ``format_value``.
+
+    >>> format_label("latency_ms"), format_label("worst_class_recall")
+    ('latency (ms)', 'worst-class recall')
+    """
+    key, unit = str(key).replace("worst_class", "worst-class"), ""
+    for suffix, text in _UNITS.items():
+        if key.endswith(suffix):
+            key, unit = key.removesuffix(suffix), text
+    return " ".join(_NAMES.get(word, word) for word in key.split("_")) + unit
+
+
+def format_value(value: Any, key: str = "") -> str:
+    """Return a JSON value as text; the last part of its key decides about its format.
+
+    >>> format_value(0.9876, "accuracy"), format_value(0.021, "drop"), format_value(4096, "bytes")
+    ('98.76 %', '+2.10', '4')
+    """
+    if value is None:
+        return "–"  # noqa: RUF001 - an empty cell of a table
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int | float):
+        return _format_number(value, key)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _format_number(value: float, key: str) -> str:
+    if key.endswith("drop"):
+        return f"{100 * value:+.2f}" if round(100 * value, 2) else "0.00"
+    if key.endswith("bytes"):
+        return f"{value / 1024:,.0f}"
+    if isinstance(value, int):
+        return f"{value:,}" if abs(value) > 9999 else str(value)
+    if key.endswith(_FRACTIONS):
+        return format_percent(value)
+    if key.endswith(("_ms", "_db")):
+        return f"{value:.2f}"
+    if key == "ece":
+        return f"{value:.3f}"
+    return f"{value:.4g}"
+
+
+def format_percent(fraction: float, digits: int = 2) -> str:
+    """Return a fraction in percent.
+
+    >>> format_percent(0.98765)
+    '98.77 %'
+    """
+    return f"{100 * fraction:.{digits}f} %"
+
+
+def format_time(created: str) -> str:
+    """Return a time in ISO 8601 as date and time in UTC.
+
+    >>> format_time("2026-11-23T10:00:00+01:00")
+    '2026-11-23 09:00 UTC'
+    """
+    return f"{datetime.fromisoformat(created).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
