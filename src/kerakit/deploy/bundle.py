@@ -18,14 +18,16 @@ from numpy.typing import NDArray
 
 from kerakit import device
 from kerakit.deploy.formats.base import LABELS
+from kerakit.deploy.formats.edgetpu import EDGETPU
+from kerakit.deploy.formats.tflite import INT8
 from kerakit.errors import JobError
 from kerakit.tflite.runtime import start_interpreter
 
 FOLDER = "device"
-MODEL, COMPILED_MODEL, GOLDEN = "model.tflite", "model_edgetpu.tflite", "golden.npz"
+GOLDEN = "golden.npz"
 PROGRAM = "classify.py"
 _COPIED = (PROGRAM, "classification.py", "README.txt")
-FILES = (MODEL, COMPILED_MODEL, LABELS, GOLDEN, *_COPIED)
+FILES = (INT8.file, EDGETPU.file, LABELS, GOLDEN, *_COPIED)
 """Names of all files of a bundle."""
 
 TIMEOUT_S = 300
@@ -45,12 +47,12 @@ def write_bundle(folder: Path, images: NDArray[np.uint8]) -> None:
     """
     bundle = folder / FOLDER
     bundle.mkdir()
-    for name in (MODEL, COMPILED_MODEL, LABELS):
+    for name in (INT8.file, EDGETPU.file, LABELS):
         if (folder / name).exists():
             shutil.copyfile(folder / name, bundle / name)
     for name in _COPIED:
         shutil.copyfile(Path(device.__file__).parent / name, bundle / name)
-    content = (bundle / MODEL).read_bytes()
+    content = (bundle / INT8.file).read_bytes()
     np.savez_compressed(
         bundle / GOLDEN,
         images=images,
@@ -68,7 +70,7 @@ def write_bundle(folder: Path, images: NDArray[np.uint8]) -> None:
 
 def _run(content: bytes, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return the stored outputs of an int8 model, uint8 (n, ...), without dequantization."""
-    interpreter = start_interpreter(content, MODEL)
+    interpreter = start_interpreter(content, INT8.file)
     (into,), (out,) = interpreter.get_input_details(), interpreter.get_output_details()
     rows = []
     for image in images:

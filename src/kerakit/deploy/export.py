@@ -78,7 +78,7 @@ class ExportFolder(OutputFolder):
     'deploy/test/report.json'
     """
 
-    kind = "export"
+    kind = "model export"
 
     def __init__(self, path: Path | str) -> None:
         super().__init__(path)

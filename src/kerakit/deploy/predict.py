@@ -14,15 +14,13 @@ from typing import Any
 from kerakit.data.decode import Pixels, read_image
 from kerakit.data.folders import list_images
 from kerakit.deploy.formats.base import LABELS
+from kerakit.deploy.formats.tflite import INT8
 from kerakit.errors import ImageError, JobError, UserError
 from kerakit.inference import PredictFn
 from kerakit.machine import available_cores
 from kerakit.tasks.base import Task
 from kerakit.tasks.classification import Classification
 from kerakit.tflite.runtime import start_interpreter, tflite_predict_fn
-
-MODEL = "model.tflite"
-"""File of an export folder that ``load_exported`` loads: the int8 model."""
 
 _READ_AHEAD = 64
 """Number of images that are read in parallel."""
@@ -72,7 +70,7 @@ def load_exported(path: Path) -> tuple[PredictFn, tuple[int, int], Task]:
     Traceback (most recent call last):
     kerakit.errors.UserError: gone.tflite is not a TensorFlow Lite model. Expected ...
     """
-    file = path / MODEL if path.is_dir() else path
+    file = path / INT8.file if path.is_dir() else path
     if not file.is_file() or file.suffix != ".tflite":
         raise UserError(
             f"{path} is not a TensorFlow Lite model. Expected a run folder, an export folder (the "
