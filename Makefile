@@ -20,7 +20,7 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
 	$(BIN)/mypy src/kerakit tests benchmarks --exclude src/kerakit/project
-	cd src/kerakit/project && MYPYPATH=. $(abspath $(BIN))/mypy --cache-dir $(abspath .mypy_cache)/project --explicit-package-bases --config-file ../../../pyproject.toml .
+	cd src/kerakit/project && $(abspath $(BIN))/mypy --cache-dir $(abspath .mypy_cache)/project --config-file $(abspath pyproject.toml) .
 
 # torch as the Keras backend, MLflow, Weights & Biases, a TensorFlow Lite of 2021 under Node, and a browser
 # (apt-get install nodejs npm chromium).

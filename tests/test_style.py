@@ -20,7 +20,7 @@ TERMS = {
     # Accuracy and agreement.
     "(gets?|got|getting|are|is|was|put|of which .{0,40}) right": "accuracy; correct; true label",
     "right (class|label|answer|ones)": "true label, correct class",
-    "as( |_)keras(?! (does|writes|reads|computes))": "agreement with the Keras model",
+    "as (?-i:Keras)(?! (does|writes|reads|computes))|as_keras": "agreement with the Keras model",
     "confidence error": "ECE (expected calibration error)",
     'worst( |-)class(?!( |-)recall|")': "worst-class recall",
     "confuses most|what is confused": "most confused pairs",
@@ -55,7 +55,7 @@ TERMS = {
     "(in|of) floats": "in float32; the float32 model",
     "without outliers": "percentile ranges",
     "make up for": "bias correction",
-    "(classes|class) in turn": "class-balanced, round-robin",
+    "classes in turn": "class-balanced, round-robin",
     "tpu (takes?|refuses?)|takes? of a": "maps to the Edge TPU; supports",
     "not mapped for itself": "unsupported",
     "first( |_)part": "partition, delegated subgraph",
@@ -72,7 +72,7 @@ TERMS = {
     "refuse_[a-z_]+": "check_*, validate_*",
     "if wanted": "optional",
     "takes and gives": "input and output",
-    "in words": "human-readable",
+    r"(?<!word\s)in words": "human-readable",
     "pictures?": "image, plot, chart",
     "looks? at|to look at": "report:, see",
     # Rule 4: "per", not "a".
