@@ -1,18 +1,19 @@
-"""Fixtures that several tests share: folders of small images, projects, a trained run, an exported model."""
+"""Fixtures of several tests: folders of small images, projects, a run, an exported model."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import settings
 
 from digits import Exported, export_digits, train
-from projects import Project, copy_project, new_project, write_photos
+from projects import Project, copy_project, new_project, template_modules, write_photos
 
 # TensorFlow reads it when it is first imported, in whichever test that is.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -64,6 +65,13 @@ def trained(trained_once: Path, tmp_path: Path) -> Project:
     """A copy of a project with one short run in progress/test."""
     shutil.copytree(trained_once, tmp_path / "trained")
     return Project(tmp_path / "trained")
+
+
+@pytest.fixture(scope="module")
+def template() -> Iterator[Callable[[str], ModuleType]]:
+    """Imports a module of the template by its name, in this process."""
+    with template_modules() as load:
+        yield load
 
 
 @pytest.fixture(scope="session")

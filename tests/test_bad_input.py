@@ -23,31 +23,30 @@ def snapshot(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("args", "said"),
+    ("args", "named"),
     [
-        (["--model", "smal_cnn"], "did you mean 'small_cnn'?"),
+        (["--model", "smal_cnn"], "'small_cnn'"),
         (["--jiter"], "--jitter"),
-        (["--data_dir", "gone"], "/gone. Expected a folder"),
-        (["--data_dir", "empty"], "has no folders"),
-        (["--data_dir", "one"], "has one class"),
+        (["--data_dir", "gone"], "/gone"),
+        (["--data_dir", "empty"], "/empty"),
+        (["--data_dir", "one"], "class"),
         (["--data_dir", "hollow"], "'b'"),
         (["--from_ckpt", "gone"], "gone"),
-        (
-            ["--loss", "sparse_categorical_crossentropi"],
-            "did you mean 'sparse_categorical_crossentropy'?",
-        ),
-        (["--loss_weights", "1,2"], "--loss_weights has 2 value(s); the model has 1 output(s)"),
-        (["--model", "mobilenet_v2"], "at least 32,32"),
-        (["--weights", "imagenet"], "no ImageNet weights"),
-        (["--loss", "categorical_crossentropy"], "use sparse_categorical_crossentropy"),
-        (["--loss", "__name__"], "unknown loss '__name__'"),
+        (["--loss", "sparse_categorical_crossentropi"], "'sparse_categorical_crossentropy'"),
+        (["--loss_weights", "1,2"], "--loss_weights"),
+        (["--model", "mobilenet_v2"], "32,32"),
+        (["--weights", "imagenet"], "--weights"),
+        (["--strategy", "head"], "--strategy"),
+        (["--mixed_precision"], "--mixed_precision"),
+        (["--loss", "categorical_crossentropy"], "sparse_categorical_crossentropy"),
+        (["--loss", "__name__"], "'__name__'"),
         (["--learning_rate", "inf"], "learning_rate"),
-        (["--save_to", ""], "a folder of its own"),
+        (["--save_to", ""], "save_to"),
         (["--save_to", "train.py/x"], "train.py/x"),
     ],
 )
-def test_what_train_cannot_use_is_explained_and_leaves_nothing(
-    project: Project, args: list[str], said: str
+def test_bad_input_to_train_is_named_and_leaves_nothing(
+    project: Project, args: list[str], named: str
 ) -> None:
     (project.path / "empty").mkdir()
     write_image(project.path / "one" / "a" / "1.png", 0)
@@ -55,9 +54,27 @@ def test_what_train_cannot_use_is_explained_and_leaves_nothing(
     (project.path / "hollow" / "b").mkdir()
     result = project.train(*args)
     assert result.code == 2, result.out + result.err
-    assert said in result.err
+    assert named in result.err
     assert "Traceback" not in result.err
     assert not (project.path / "progress" / "test").exists()
+
+
+@pytest.mark.parametrize(
+    ("script", "args", "code", "named"),
+    [
+        ("train.py", ["--save_to", "progress/test", "--modle", "small_cnn"], 2, "--model"),
+        ("deploy.py", ["--read_from", "gone", "--save_to", "deploy/test"], 2, "gone"),
+        ("evaluate.py", ["--read_from", "models"], 2, "config.json"),
+        ("predict.py", ["--read_from", "gone", "photo.jpg"], 2, "gone"),
+    ],
+)
+def test_a_process_ends_with_an_exit_code_and_a_message(
+    project: Project, script: str, args: list[str], code: int, named: str
+) -> None:
+    result = project.run(script, *args)
+    assert result.code == code
+    assert named in result.err
+    assert "Traceback" not in result.err
 
 
 def test_an_unreadable_image_is_named(project: Project, photos: Path) -> None:
@@ -65,16 +82,16 @@ def test_an_unreadable_image_is_named(project: Project, photos: Path) -> None:
         path.write_bytes(path.read_bytes()[:60])
     result = project.train()
     assert result.code == 2
-    assert "cannot read the image" in result.err
-    assert not (project.path / "progress" / "test").exists()
     assert "pear/" in result.err
+    assert "kerakit check" in result.err
+    assert not (project.path / "progress" / "test").exists()
     assert "Traceback" not in result.err
 
 
-def test_a_bad_image_can_be_left_out(project: Project, photos: Path) -> None:
+def test_an_unreadable_image_can_be_replaced(project: Project, photos: Path) -> None:
     for i in range(150):
         write_image(photos / "apple" / f"more-{i}.png", seed=i)
-    (photos / "apple" / "more-7.png").write_bytes(b"no image")
+    (photos / "apple" / "more-7.png").write_bytes(b"not an image")
     result = project.train("--skip_unreadable")
     assert result.code == 0, result.err
     assert result.err.count("more-7.png") == 1
@@ -106,32 +123,26 @@ def flip(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "file", "said"),
+    ("spoil", "file", "named"),
     [
-        (Path.unlink, "config.json", "no config.json"),
-        (cut, "config.json", "config.json is damaged"),
-        (Path.unlink, "ckpt/index.json", "no checkpoint"),
-        (cut, "ckpt/index.json", "index.json is damaged"),
-        (Path.unlink, "ckpt/best", "is missing"),
-        (cut, "ckpt/best", "is damaged"),
-        (flip, "ckpt/best", "is damaged"),
+        (Path.unlink, "config.json", "config.json"),
+        (cut, "config.json", "damaged"),
+        (Path.unlink, "ckpt/index.json", "checkpoint"),
+        (cut, "ckpt/index.json", "damaged"),
+        (Path.unlink, "ckpt/best", "missing"),
+        (cut, "ckpt/best", "damaged"),
+        (flip, "ckpt/best", "damaged"),
     ],
 )
-def test_a_damaged_run_is_not_deployed(trained: Project, spoil: Any, file: str, said: str) -> None:
+def test_a_damaged_run_is_not_deployed(trained: Project, spoil: Any, file: str, named: str) -> None:
     run = trained.path / "progress" / "test"
     best = json.loads((run / "ckpt" / "index.json").read_text())[0]["file"]
     spoil(run / file.replace("best", best))
     result = trained.deploy()
     assert result.code == 2
-    assert said in result.err
+    assert named in result.err
     assert "Traceback" not in result.err
     assert not (trained.path / "deploy" / "test").exists()
-
-
-def test_a_folder_that_is_no_run_is_not_deployed(trained: Project) -> None:
-    result = trained.run("deploy.py", "--read_from", "models", "--save_to", "deploy/test")
-    assert result.code == 2
-    assert "it is no run" in result.err
 
 
 def test_a_checkpoint_of_another_model_is_refused(trained: Project) -> None:
@@ -145,14 +156,14 @@ def test_a_checkpoint_of_another_model_is_refused(trained: Project) -> None:
         save_to="p",
     )
     assert result.code == 2
-    assert "does not fit this model (mobilenet_v1)" in result.err
+    assert "mobilenet_v1" in result.err
     assert "Traceback" not in result.err
 
 
 def test_a_compiler_that_is_not_there_is_refused_at_once(trained: Project) -> None:
     result = trained.deploy("--edgetpu_compiler", "./gone")
     assert result.code == 2
-    assert "no program that can be run" in result.err
+    assert "gone" in result.err
     assert not (trained.path / "deploy").exists()
 
 
@@ -181,7 +192,7 @@ def test_other_data_than_the_models_are_refused(trained: Project) -> None:
         write_image(trained.path / "other" / "dog" / f"{i}.png", i)
     result = trained.deploy("--data_dir", "other")
     assert result.code == 2
-    assert "trained on apple, pear" in result.err
+    assert "apple, pear" in result.err
 
 
 def test_what_was_deployed_is_not_replaced_unasked(trained: Project) -> None:
@@ -216,27 +227,17 @@ def test_a_place_that_cannot_be_written_is_named(trained: Project, script: str) 
 
 
 def test_a_full_disk_is_named_and_leaves_nothing_half_written(trained: Project) -> None:
-    """A limit on the size of files (64 KiB) stands for a full disk. HDF5 files are checked for beforehand: test_files.py."""
+    """A limit on the size of files stands for a full disk; for HDF5 see test_files.py."""
     limited = (
         "import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
-        + (
-            "resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536)); sys.argv = sys.argv[1:]; sys.path.insert(0, '.'); "
-            "runpy.run_path(sys.argv[0], run_name='__main__')"
-        )
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536)); sys.argv = sys.argv[1:]; "
+        "sys.path.insert(0, '.'); runpy.run_path(sys.argv[0], run_name='__main__')"
     )
-    command = [
-        sys.executable,
-        "-c",
-        limited,
-        "deploy.py",
-        "--read_from",
-        "progress/test",
-        "--save_to",
-        "deploy/full",
-    ]
+    flags = ["--read_from", "progress/test", "--save_to", "deploy/full"]
+    command = [sys.executable, "-c", limited, "deploy.py", *flags]
     command += ["--formats", "float32,int8"]
     done = subprocess.run(command, cwd=trained.path, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "could not be written" in done.stderr
+    assert "disk is full" in done.stderr
     assert "Traceback" not in done.stderr
     assert not any((trained.path / "deploy" / "full").iterdir())

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kerakit import __version__
 from projects import PROJECT
 
 
 def new(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "kerakit.cli", "new", *map(str, args)]
+    command = [sys.executable, "-m", "kerakit", "new", *map(str, args)]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
 
 
@@ -25,9 +26,14 @@ def test_it_copies_the_project_and_brings_real_digits(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "python train.py" in done.stdout
     made = {
-        p.relative_to(tmp_path / "flowers").as_posix() for p in (tmp_path / "flowers").rglob("*.py")
+        path.relative_to(tmp_path / "flowers").as_posix()
+        for path in (tmp_path / "flowers").rglob("*")
+        if path.is_file() and path.parts[len(tmp_path.parts) + 1] not in ("data", ".kerakit")
     }
-    assert made == {p.relative_to(PROJECT).as_posix() for p in PROJECT.rglob("*.py")}
+    template = {p.relative_to(PROJECT).as_posix() for p in PROJECT.rglob("*") if p.is_file()}
+    template = {name for name in template if "__pycache__" not in name}
+    assert made == template - {"gitignore"} | {".gitignore"}
+    assert (tmp_path / "flowers" / ".kerakit" / "version").read_text() == f"{__version__}\n"
     assert len(list((tmp_path / "flowers" / "data").glob("*/*.png"))) == 1797
     pixels = np.asarray(Image.open(tmp_path / "flowers" / "data" / "0" / "0000.png"))
     np.testing.assert_array_equal(np.round(pixels / 255 * 16), load_digits().images[0])
@@ -61,10 +67,18 @@ def test_it_refuses_data_that_cannot_be_read_and_makes_nothing(tmp_path: Path, d
 
 def test_an_unknown_command_is_named() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "kerakit.cli", "nwe", "x"],
+        [sys.executable, "-m", "kerakit", "nwe", "x"],
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 2
     assert "new" in done.stderr
+
+
+def test_version_and_doctor() -> None:
+    for words, noun in ((["--version"], __version__), (["doctor"], "keras")):
+        command = [sys.executable, "-m", "kerakit", *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert noun in done.stdout

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import json
+import re
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,16 +20,15 @@ from projects import PROJECT
 
 
 @pytest.fixture(scope="module")
-def config() -> Iterator[ModuleType]:
-    """The config.py of the project, where it stands."""
-    sys.path.insert(0, str(PROJECT))
-    yield importlib.import_module("config")
-    sys.path.remove(str(PROJECT))
-    for name in [n for n in sys.modules if n == "config" or n.partition(".")[0] == "models"]:
-        del sys.modules[name]
+def config(template: Callable[[str], ModuleType]) -> ModuleType:
+    """The config.py of the template."""
+    return template("config")
 
 
-SEED_COMMAND = "--save_to progress/test --num_epochs 10 --batch_size 8 --model mobilenet_v2 --input_size 224,224 --jitter --overwrite"
+SEED_COMMAND = (
+    "--save_to progress/test --num_epochs 10 --batch_size 8 --model mobilenet_v2 "
+    "--input_size 224,224 --jitter --overwrite"
+)
 
 
 def test_the_command_that_users_know(config: ModuleType) -> None:
@@ -56,10 +56,12 @@ def test_every_spelling_turns_a_flag_off(config: ModuleType, off: str) -> None:
         (["--weights", "coco"], "imagenet"),
         (["--track", "wanb"], "did you mean 'wandb'?"),
         (["--trials", "-1"], "trials"),
+        (["--head_epochs", "0"], "head_epochs"),
+        (["--strategy", "fine"], "finetune"),
         (["--jitter_strength", "0.5"], "--jitter"),
         (["--jitter", "--jitter_strength", "4"], "jitter_strength"),
         (["--model", "mobilenet_v22"], "did you mean 'mobilenet_v2'?"),
-        (["--from_ckpt", "a", "--weights", "imagenet"], "exclude each other"),
+        (["--from_ckpt", "a", "--weights", "imagenet"], "mutually exclusive"),
         (["--class_names", "a"], "--class_names"),
         (["stray"], "stray"),
     ],
@@ -144,7 +146,7 @@ def test_flags_are_told_and_parsed_again(config: ModuleType, flags: dict[str, An
         (b"\xff\xfe\x00", "damaged"),
         (b"[1, 2]", "expected an object"),
         (b"{}", "save_to is missing"),
-        (b'{"save_to": "x", "colour": "red"}', "unknown key 'colour'"),
+        (b'{"save_to": "x", "color": "red"}', "color"),
         (b'{"save_to": "x", "num_epochs": -3}', "num_epochs"),
         (b'{"save_to": "x", "model": "gone"}', "unknown model 'gone'"),
     ],
@@ -157,6 +159,63 @@ def test_a_damaged_config_is_an_error(
     with pytest.raises(kerakit.UserError, match=r"config\.json") as error:
         config.TrainConfig.read(path)
     assert said in str(error.value)
+
+
+def test_models_are_the_files_of_models_and_further_entries(config: ModuleType) -> None:
+    files = {path.stem for path in (PROJECT / "models").glob("*.py")}
+    names = {name for name in files if not name.startswith("_")}
+    assert set(config.MODELS) == names
+    models = config.ModelFiles(PROJECT / "models")
+    models["mine"] = test_a_config_is_frozen
+    assert models["mine"] is test_a_config_is_frozen
+    assert set(models) == {*names, "mine"}
+
+
+SCRIPTS = {
+    "train.py": "TrainConfig",
+    "deploy.py": "DeployConfig",
+    "evaluate.py": "EvaluateConfig",
+    "predict.py": "PredictConfig",
+}
+
+
+@pytest.mark.parametrize("name", SCRIPTS.values())
+def test_help_lists_exactly_the_fields_each_with_a_description(
+    config: ModuleType, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fields = dict(getattr(config, name).model_fields)
+    for hidden in ("kerakit", "class_names", "phases"):
+        fields.pop(hidden, None)
+    with pytest.raises(SystemExit) as stop:
+        getattr(config, name).parse(["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    # Without a terminal the table has no lines.
+    text = text.replace("│", " ")
+    flags = set(re.findall(r"(?m)^ +--(\w+)", text))
+    positional = {field for field in fields if f"--{field}" not in text}
+    assert positional <= {"images"}
+    assert flags | positional == set(fields)
+    one_line = " ".join(text.split())
+    for field in fields.values():
+        assert field.description
+        assert field.description.split()[0] in one_line
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_of_a_script_imports_nothing_heavy(script: str) -> None:
+    source = (
+        "import runpy, sys, atexit;"
+        "atexit.register(lambda: print('LOADED', *{m.partition('.')[0] for m in sys.modules}));"
+        f"sys.argv = ['{script}', '--help'];"
+        f"sys.path.insert(0, '.'); runpy.run_path('{script}', run_name='__main__')"
+    )
+    command = [sys.executable, "-c", source]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.rpartition("LOADED")[2].split())
+    heavy = {"numpy", "keras", "tensorflow", "jax", "cv2", "grain", "albumentations", "sklearn"}
+    assert loaded & heavy == set()
+    assert "--read_from" in done.stdout or "--save_to" in done.stdout
 
 
 def test_a_config_is_frozen(config: ModuleType) -> None:

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from kerakit import Run, UserError
 from kerakit.files import write_json
-from kerakit.run import resolve_weights
 
 
 class OneByteModel:
@@ -157,7 +156,6 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no checkpoint"):
         run.best()
     run.add_checkpoint(OneByteModel(), 1, 0.5)
-    assert resolve_weights(run.path) == run.best()
     run.best().unlink()
     with pytest.raises(UserError, match="is missing"):
         run.best()

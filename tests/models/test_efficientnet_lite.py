@@ -20,9 +20,9 @@ from kerakit.models.efficientnet_lite import EfficientNetLite
 
 SCALE, OFFSET = 1 / 128, -127 / 128
 
-# The three most probable of ImageNet's classes, and their probabilities. On 15 photos of clothes the original
-# (efficientnet-lite-pytorch 0.1.0, torch 2.15) and this port gave the same probabilities within 2e-6, for all three variants
-# (2026-11-23); these are this port's of that day.
+# The three most probable ImageNet classes, and their probabilities. On 15 photos of clothes the
+# original (efficientnet-lite-pytorch 0.1.0, torch 2.15) and this port agreed within 2e-6, for all
+# three variants (2026-11-23); these are this port's of that day.
 ORIGINAL = {
     (0, "china.jpg"): [(442, 0.35848), (832, 0.11201), (663, 0.10271)],
     (0, "flower.jpg"): [(985, 0.10587), (309, 0.08078), (599, 0.05798)],

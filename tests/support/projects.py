@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import io
 import os
+import runpy
+import shutil
 import subprocess
 import sys
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from PIL import Image
@@ -59,12 +67,57 @@ class Project:
         )
         return Result(done.returncode, done.stdout, done.stderr)
 
+    def call(self, script: str, *args: object) -> Result:
+        """Run a script in this process, where TensorFlow is imported once for all tests."""
+        import keras
+
+        from kerakit.script import exit_on_error
+
+        out, err = io.StringIO(), io.StringIO()
+        code: object = 0
+        keras.backend.clear_session()
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_restored())
+            stack.enter_context(contextlib.redirect_stdout(out))
+            stack.enter_context(contextlib.redirect_stderr(err))
+            os.chdir(self.path)
+            sys.argv, sys.path[:0] = [script, *map(str, args)], [str(self.path)]
+            try:
+                try:
+                    runpy.run_path(script, run_name="__main__")
+                except Exception as error:
+                    exit_on_error(type(error), error, error.__traceback__)
+                    code = 1
+            except SystemExit as stop:
+                code = stop.code or 0
+        assert isinstance(code, int), code
+        return Result(code, out.getvalue(), err.getvalue())
+
     def train(self, *args: object, save_to: object = "progress/test") -> Result:
         small = ("--model", "small_cnn", "--input_size", "16,12", "--num_epochs", 1)
-        return self.run("train.py", "--save_to", save_to, *small, *args)
+        return self.call("train.py", "--save_to", save_to, *small, *args)
 
     def deploy(self, *args: object, save_to: object = "deploy/test") -> Result:
-        return self.run("deploy.py", "--read_from", "progress/test", "--save_to", save_to, *args)
+        flags = ("--read_from", "progress/test", "--save_to", save_to)
+        return self.call("deploy.py", *flags, *args)
+
+
+@contextlib.contextmanager
+def _restored() -> Iterator[None]:
+    """Restore what a script changes in its process."""
+    folder, argv, path, hook = Path.cwd(), sys.argv, list(sys.path), sys.excepthook
+    environment = dict(os.environ)
+    try:
+        with warnings.catch_warnings():
+            # As in a process of its own.
+            warnings.resetwarnings()
+            yield
+    finally:
+        os.chdir(folder)
+        sys.argv, sys.path[:], sys.excepthook = argv, path, hook
+        os.environ.clear()
+        os.environ.update(environment)
+        _forget_template()
 
 
 def new_project(path: Path, data: Path) -> Project:
@@ -77,10 +130,26 @@ def new_project(path: Path, data: Path) -> Project:
 
 def copy_project(source: Path, path: Path, photos: Path) -> Project:
     """Copy a project, and let its DATA_DIR be ``photos``."""
-    import shutil
-
     shutil.copytree(source, path)
     config = path / "config.py"
     old = next(line for line in config.read_text().splitlines() if line.startswith("DATA_DIR = "))
     config.write_text(config.read_text().replace(old, f"DATA_DIR = Path({str(photos)!r})"))
     return Project(path)
+
+
+@contextlib.contextmanager
+def template_modules() -> Iterator[Callable[[str], ModuleType]]:
+    """Yield a function that imports modules of the template; they are forgotten at the end."""
+    sys.path.insert(0, str(PROJECT))
+    try:
+        yield importlib.import_module
+    finally:
+        sys.path.remove(str(PROJECT))
+        _forget_template()
+
+
+def _forget_template() -> None:
+    """Remove a project's modules from ``sys.modules``: each project has its own."""
+    own = {path.stem for path in PROJECT.glob("*.py")} | {"models"}
+    for name in [name for name in sys.modules if name.partition(".")[0] in own]:
+        del sys.modules[name]

@@ -1,4 +1,4 @@
-"""A model is cut only where one tensor carries everything."""
+"""A model is split only where one tensor carries everything."""
 
 from __future__ import annotations
 
@@ -11,48 +11,46 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kerakit import UserError
-from kerakit.training.split_model import below, boundaries, split
+from kerakit.training.split_model import find_split, find_split_layers, split_at
 
 
 def chain(shortcuts: set[tuple[int, int]], length: int = 8) -> keras.Model:
-    """Dense layers in a row; each shortcut (a, b) adds the output of layer a to the input of layer b."""
+    """Dense layers in a row; a shortcut (a, b) adds the output of a to the input of b."""
     outputs = [keras.Input((3,), name="pixels")]
     for i in range(1, length):
         x = outputs[-1]
         for a, b in sorted(shortcuts):
             if b == i and a < i - 1:
                 x = keras.layers.Add(name=f"add_{a}_{b}")([x, outputs[a]])
-        outputs.append(
-            keras.layers.Dense(3, name="features" if i == length - 2 else f"dense_{i}")(x)
-        )
+        name = "features" if i == length - 2 else f"dense_{i}"
+        outputs.append(keras.layers.Dense(3, name=name)(x))
     return keras.Model(outputs[0], outputs[-1])
 
 
-def reachable(model: keras.Model, without: str) -> bool:
-    """Whether the output depends on the input where the layer ``without`` gives zeros: by numbers, not by the graph."""
-    probe = [np.zeros((1, 3), np.float32), np.ones((1, 3), np.float32) * 7]
-    answers = []
-    for pixels in probe:
+def is_reachable(model: keras.Model, without: str) -> bool:
+    """Whether the output depends on the input while the layer ``without`` outputs zeros."""
+    results = []
+    for pixels in (np.zeros((1, 3), np.float32), np.ones((1, 3), np.float32) * 7):
         values: dict[int, Any] = {}
         for layer in model.layers:
             if isinstance(layer, keras.layers.InputLayer):
                 value = pixels
             else:
                 tensors = layer.input if isinstance(layer.input, list) else [layer.input]
-                given_ = [values[id(tensor)] for tensor in tensors]
-                value = np.asarray(layer(given_ if len(given_) > 1 else given_[0]))
+                inputs = [values[id(tensor)] for tensor in tensors]
+                value = np.asarray(layer(inputs if len(inputs) > 1 else inputs[0]))
             values[id(layer.output)] = np.zeros_like(value) if layer.name == without else value
-        answers.append(values[id(model.outputs[0])])
-    return not np.array_equal(answers[0], answers[1])
+        results.append(values[id(model.outputs[0])])
+    return not np.array_equal(results[0], results[1])
 
 
 @given(st.sets(st.tuples(st.integers(0, 5), st.integers(2, 7)), max_size=4))
 @settings(max_examples=25, deadline=None)
-def test_a_boundary_is_where_nothing_goes_past(shortcuts: set[tuple[int, int]]) -> None:
+def test_a_model_splits_where_no_other_path_exists(shortcuts: set[tuple[int, int]]) -> None:
     keras.utils.set_random_seed(0)
     model = chain(shortcuts)
     inner = [layer.name for layer in model.layers[1:-1]]
-    assert boundaries(model) == [name for name in inner if not reachable(model, name)]
+    assert find_split_layers(model) == [name for name in inner if not is_reachable(model, name)]
 
 
 @pytest.fixture(scope="module")
@@ -62,30 +60,20 @@ def residual() -> keras.Model:
 
 def test_both_parts_together_are_the_model(residual: keras.Model) -> None:
     pixels = np.random.default_rng(0).random((5, 3), np.float32)
-    for name in boundaries(residual):
-        lower, upper = split(residual, name)
+    for name in find_split_layers(residual):
+        lower, upper = split_at(residual, name)
         np.testing.assert_allclose(upper(lower(pixels)), residual(pixels), rtol=1e-6)
 
 
-def test_where_to_cut(residual: keras.Model) -> None:
-    names = [layer.name for layer in residual.layers]
-    assert names == [
-        "pixels",
-        "dense_1",
-        "dense_2",
-        "dense_3",
-        "add_1_4",
-        "dense_4",
-        "dense_5",
-        "features",
-        "dense_7",
-    ]
-    assert below(residual, 0) is None
-    assert below(residual, 0.4) == "dense_1"  # not within the shortcut
-    assert below(residual, 0.7) == "dense_4"
-    assert below(residual, 1) == "features"
+def test_the_fraction_of_frozen_layers(residual: keras.Model) -> None:
+    assert find_split(residual, 0) is None
+    assert find_split(residual, 0.4) == "dense_1"  # not within the shortcut
+    assert find_split(residual, 0.7) == "dense_4"
+    assert find_split(residual, 1) == "features"
 
 
-def test_a_layer_that_a_shortcut_goes_past_is_refused(residual: keras.Model) -> None:
-    with pytest.raises(UserError, match=r"dense_2.*other layers too"):
-        split(residual, "dense_2")
+def test_a_layer_with_a_shortcut_past_it_is_an_error(residual: keras.Model) -> None:
+    with pytest.raises(UserError, match="dense_2"):
+        split_at(residual, "dense_2")
+    with pytest.raises(UserError, match="no layer named 'missing'"):
+        split_at(residual, "missing")

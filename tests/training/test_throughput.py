@@ -1,4 +1,4 @@
-"""The verdict on speed names what really holds a training back."""
+"""The throughput report names the real bottleneck."""
 
 from __future__ import annotations
 
@@ -9,28 +9,26 @@ from typing import Any
 import keras
 import pytest
 
-from kerakit import BatchGenerator, DataReader
-from kerakit.data.decode import read_image
-from kerakit.training.throughput import SpeedVerdict
+from kerakit.data import BatchGenerator, DataReader, read_image
+from kerakit.training import ThroughputMonitor
 
 
 class Slow(keras.callbacks.Callback):
-    """A step that takes long; not a layer, since TensorFlow may run layers while it waits."""
+    """A long step; not a layer, since TensorFlow may run layers while it waits."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__()
         self._seconds = seconds
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002 - Keras's signature
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002
         time.sleep(self._seconds)
 
 
 @pytest.mark.parametrize(
-    ("reading", "step", "verdict"),
-    [(0.02, 0, "Reading holds it back"), (0, 0.05, "The step holds it back")],
+    ("reading", "step", "bottleneck"), [(0.02, 0, "input-bound"), (0, 0.05, "compute-bound")]
 )
-def test_it_names_the_slower_one(
-    photos: Path, capfd: pytest.CaptureFixture[str], reading: float, step: float, verdict: str
+def test_the_bottleneck(
+    photos: Path, capfd: pytest.CaptureFixture[str], reading: float, step: float, bottleneck: str
 ) -> None:
     def read(path: Path) -> Any:
         time.sleep(reading)
@@ -44,10 +42,9 @@ def test_it_names_the_slower_one(
     ]
     model = keras.Sequential(layers)
     model.compile("sgd", "sparse_categorical_crossentropy")
-    more = [Slow(step), SpeedVerdict(generator, cached=False), generator.epoch_callback()]
-    model.fit(generator, epochs=2, verbose=0, shuffle=False, callbacks=more)
+    cb = [Slow(step), ThroughputMonitor(generator), generator.epoch_callback()]
+    model.fit(generator, epochs=2, verbose=0, shuffle=False, callbacks=cb)
     generator.close()
-    said = capfd.readouterr().out
-    assert verdict in said
-    assert said.count("speed:") == 1
-    assert ("--cache ram" in said) == (reading > 0)
+    output = capfd.readouterr().out
+    assert bottleneck in output
+    assert output.count("throughput:") == 1

@@ -97,12 +97,12 @@ def _draw_mistakes(run: Run, mistakes: list[Mistake]) -> None:
 
 def _print(metrics: dict[str, float], details: dict[str, Any], images: str) -> None:
     """Print the metrics, and the table of the classes where there is one."""
-    title = f"Evaluated on {images}. " + ", ".join(f"{k}: {v:.4f}" for k, v in metrics.items())
+    values = ", ".join(f"{name}: {value:.4f}" for name, value in metrics.items())
+    print(f"Evaluated on {images}. {values}")
     rows = details.get("classes", [])
     if not rows:
-        print(title)
         return
-    table = Table(title=title, title_justify="left")
+    table = Table()
     for name in rows[0]:
         table.add_column(name, justify="left" if name == "class" else "right")
     for row in rows:
