@@ -1,4 +1,4 @@
-"""TensorFlow Lite files for the Edge TPU tests: real pairs, files of the real converter, edited files."""
+"""TensorFlow Lite files for tests: real pairs, files of the real converter, edited files."""
 
 from __future__ import annotations
 

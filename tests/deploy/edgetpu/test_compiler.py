@@ -1,9 +1,10 @@
-"""The adapter of the Edge TPU's compiler.
+"""The adapter of Google's Edge TPU compiler.
 
-The compiler itself cannot be had here. What stands in for it is REPLAY: a program that prints what the real compiler printed,
-verbatim, in public logs of versions 16.0.384591198 and 14.1, and writes the files that it wrote. That proves how its words,
-files and exit codes are read, and nothing about compiling.
+The compiler is not available here. REPLAY stands in for it: a program that prints the output of the
+real compiler, verbatim from public logs of versions 16.0.384591198 and 14.1, and writes its files.
+It proves how output, files and exit codes are read, and nothing about compiling.
 """
+# ruff: noqa: E501 - verbatim logs
 
 from __future__ import annotations
 
@@ -15,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from kerakit import JobError
-from kerakit.deploy.edgetpu.compiler import EDGETPU, compile_for_edgetpu
-from kerakit.deploy.formats.base import Compiling, Skipped, Source
+from kerakit.deploy.edgetpu.compiler import compile_model
+from kerakit.deploy.formats.base import EdgeTpuOptions, ExportSource, FormatUnavailable
+from kerakit.deploy.formats.edgetpu import EDGETPU
 from kerakit.deploy.quantization.calibration import Calibration
 
 HEAD = "Edge TPU Compiler version 16.0.384591198\nStarted a compilation timeout timer of 180 seconds.\n"
@@ -128,11 +130,11 @@ def model(tmp_path: Path) -> Path:
 
 
 def test_what_the_compiler_says_is_read(compiler: Compiler, model: Path) -> None:
-    details = compile_for_edgetpu(compiler(), model, model.parent)
-    assert details["compiler"] == "16.0.384591198"
+    details = compile_model(compiler(), model, model.parent)
+    assert details["compiler_version"] == "16.0.384591198"
     assert (details["on_tpu"], details["on_cpu"], details["subgraphs"]) == (289, 5, 2)
     assert details["on_chip_bytes"] == round(6.08 * 2**20)
-    assert details["on_chip_left_bytes"] == 0
+    assert details["on_chip_remaining_bytes"] == 0
     assert details["streamed_bytes"] == round(1.70 * 2**20)
     assert len(details["operators"]) == 17
     assert details["operators"][1] == {
@@ -147,7 +149,7 @@ def test_it_is_called_with_a_list_and_absolute_paths(
     compiler: Compiler, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(model.parent)
-    compile_for_edgetpu(compiler(), Path("model.tflite"), Path("."), timeout_s=77)
+    compile_model(compiler(), Path("model.tflite"), Path("."), timeout_s=77)
     seen = json.loads((tmp_path / "replay.seen").read_text())
     assert seen == [
         "--show_operations",
@@ -179,7 +181,7 @@ FAILURES = {
         "Compilation failed! \n",
         "large activation tensors",
     ),
-    "not quantised": (
+    "not quantized": (
         "Edge TPU Compiler version 14.1.317412892\nInvalid model: model.tflite\nModel not quantized\n",
         "Model not quantized",
     ),
@@ -194,7 +196,7 @@ def test_real_failures_are_failures_whatever_the_exit_code(
 ) -> None:
     said, reason = FAILURES[case]
     with pytest.raises(JobError, match="Edge TPU compiler") as error:
-        compile_for_edgetpu(compiler(said, log=None, compiled=None, code=code), model, model.parent)
+        compile_model(compiler(said, log=None, compiled=None, code=code), model, model.parent)
     assert reason in str(error.value)
 
 
@@ -206,17 +208,17 @@ def test_real_failures_are_failures_whatever_the_exit_code(
         ({"compiled": None}, "wrote no model_edgetpu.tflite"),
         ({"compiled": b""}, "wrote no model_edgetpu.tflite"),
         ({"log": None}, "wrote no model_edgetpu.log"),
-        ({"said": YOLO}, "did not say that it succeeded"),
+        ({"said": YOLO}, "did not report success"),
         ({"said": "\x00\xff nonsense", "log": None}, "nonsense"),
-        ({"said": ""}, "it said nothing"),
+        ({"said": ""}, "no output"),
         ({"compiled": b"TFL3 a copy of the input"}, "mapped no operator"),
-        ({"log": LOG_HEAD}, "names no operator"),
+        ({"log": LOG_HEAD}, "lists no mapped operator"),
         (
             {
                 "log": LOG_HEAD
                 + "\nADD                            2          Operation not supported\n"
             },
-            "names no operator",
+            "lists no mapped operator",
         ),
     ],
 )
@@ -224,7 +226,7 @@ def test_success_is_what_all_of_its_signs_say(
     compiler: Compiler, model: Path, change: dict[str, object], reason: str
 ) -> None:
     with pytest.raises(JobError) as error:
-        compile_for_edgetpu(compiler(**change), model, model.parent)
+        compile_model(compiler(**change), model, model.parent)
     assert reason in str(error.value)
     assert sorted(p.name for p in model.parent.iterdir()) == ["model.tflite"]
 
@@ -235,13 +237,13 @@ def test_a_file_of_an_earlier_run_does_not_pass_for_this_one(
     model.with_name("model_edgetpu.tflite").write_bytes(COMPILED)
     model.with_name("model_edgetpu.log").write_text(LOG_HEAD + YOLO_TABLE)
     with pytest.raises(JobError, match="wrote no"):
-        compile_for_edgetpu(compiler(compiled=None, log=None), model, model.parent)
+        compile_model(compiler(compiled=None, log=None), model, model.parent)
 
 
 def test_a_compiler_that_hangs_is_ended_with_its_children(
     executable: Callable[[str], Path], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kerakit.deploy.edgetpu.GRACE_S", 1)
+    monkeypatch.setattr("kerakit.deploy.edgetpu.compiler.GRACE_S", 1)
     child = tmp_path / "child"
     source = f"""
 import pathlib, subprocess
@@ -249,8 +251,8 @@ sleep = subprocess.Popen(["sleep", "60"])
 pathlib.Path({str(child)!r}).write_text(str(sleep.pid))
 sleep.wait()
 """
-    with pytest.raises(JobError, match="did not end within 2 s"):
-        compile_for_edgetpu(executable(source), model, model.parent, timeout_s=1)
+    with pytest.raises(JobError, match="killed after 2 s"):
+        compile_model(executable(source), model, model.parent, timeout_s=1)
     state = Path(f"/proc/{child.read_text()}/stat")
     ended = time.monotonic() + 10  # a killed process needs a moment, on a busy machine a long one
     while time.monotonic() < ended and state.exists() and ") Z " not in state.read_text():
@@ -263,30 +265,34 @@ def test_a_program_that_cannot_be_run_is_named(model: Path, tmp_path: Path) -> N
     program.write_bytes(b"\x7fELF for another machine")
     program.chmod(0o755)
     with pytest.raises(JobError, match="cannot be run"):
-        compile_for_edgetpu(program, model, model.parent)
+        compile_model(program, model, model.parent)
 
 
 def test_without_a_compiler_it_says_what_to_run_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    source = Source(None, Calibration((), lambda: iter(())), tmp_path)
-    with pytest.raises(Skipped, match=r"edgetpu_compiler --show_operations model\.tflite"):
+    source = ExportSource(None, Calibration((), lambda: iter(())), tmp_path)
+    with pytest.raises(
+        FormatUnavailable, match=r"edgetpu_compiler --show_operations model\.tflite"
+    ):
         EDGETPU.write(source)
     with pytest.raises(JobError, match="cannot be run: No such file"):
         EDGETPU.write(
-            Source(None, Calibration((), lambda: iter(())), tmp_path, Compiling(tmp_path / "gone"))
+            ExportSource(
+                None, Calibration((), lambda: iter(())), tmp_path, EdgeTpuOptions(tmp_path / "gone")
+            )
         )
 
 
 def test_a_failure_by_chance_is_tried_again(compiler: Compiler, model: Path) -> None:
-    assert compile_for_edgetpu(compiler(fails=2), model, model.parent)["tries"] == 3
-    with pytest.raises(JobError, match=r"Internal compiler error. Aborting! \(3 tries\)"):
-        compile_for_edgetpu(compiler(fails=3), model, model.parent)
+    assert compile_model(compiler(fails=2), model, model.parent)["attempts"] == 3
+    with pytest.raises(JobError, match=r"Internal compiler error. Aborting! \(3 attempts\)"):
+        compile_model(compiler(fails=3), model, model.parent)
 
 
 def test_the_oldest_runtime_is_handed_on(compiler: Compiler, model: Path, tmp_path: Path) -> None:
-    compile_for_edgetpu(compiler(), model, model.parent, runtime=13)
+    compile_model(compiler(), model, model.parent, min_runtime=13)
     seen = json.loads((tmp_path / "replay.seen").read_text())
     assert seen[seen.index("--min_runtime_version") + 1] == "13"
     assert "--num_segments" not in seen

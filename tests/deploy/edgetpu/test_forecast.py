@@ -1,4 +1,4 @@
-"""The forecast for the Edge TPU, against real compiled files and on files of the real converter; the command."""
+"""The Edge TPU forecast on real compiled files and files of the real converter; the command."""
 
 from __future__ import annotations
 
@@ -13,43 +13,49 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from keras import layers
 
-from converted import PAIRS, behind_a_convolution, classes, edited, int8, pair
-from kerakit.deploy import litert
-from kerakit.deploy.edgetpu.forecast import Placement, forecast, table
+from converted import (
+    PAIR_NAMES,
+    PAIRS,
+    add_convolution,
+    classify,
+    convert_int8,
+    edit,
+    read_pair,
+)
+from kerakit import cli
+from kerakit.deploy.edgetpu.forecast import Forecast, forecast, format_bytes, format_forecast
 from kerakit.deploy.edgetpu.loader import COMPILED
 from kerakit.deploy.edgetpu.operators import LIMIT, MAPPED, SUBGRAPH, TYPE, UNSUPPORTED
+from kerakit.tflite.convert import convert_float, make_converter, run_converter
 from kerakit.tflite.graph import read_graph
 
-NAMES = sorted(
-    path.name.removesuffix("_edgetpu.tflite.gz") for path in PAIRS.glob("*_edgetpu.tflite.gz")
-)
+
+def status(result: Forecast, op: str) -> list[str]:
+    return [one.status for one in result.operators if one.op == op]
 
 
-def status(placement: Placement, op: str) -> list[str]:
-    return [one.status for one in placement.operators if one.op == op]
+# ------------------------------------------------------------------------------ real compiled files
 
 
-# ------------------------------------------------------------------------------------------------------ real compiled files
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_every_operator_of_the_real_pairs_is_forecast_right(name: str) -> None:
-    before, after = read_graph(pair(name)), read_graph(pair(f"{name}_edgetpu"))
+@pytest.mark.parametrize("name", PAIR_NAMES)
+def test_every_operator_of_the_real_pairs_is_forecast(name: str) -> None:
+    before, after = read_graph(read_pair(name)), read_graph(read_pair(f"{name}_edgetpu"))
     left = {tuple(t.name for t in one.outputs) for one in after.operators if one.custom != COMPILED}
     really = [
         "cpu" if tuple(t.name for t in one.outputs) in left else "tpu" for one in before.operators
     ]
     assert really.count("cpu") == len(left)
-    placement = forecast(pair(name))
-    assert [one.target for one in placement.operators] == really
-    assert placement.subgraphs == sum(one.custom == COMPILED for one in after.operators) == 1
-    assert placement.refused is None
-    assert all(one.source for one in placement.operators)
+    result = forecast(read_pair(name))
+    assert [one.target for one in result.operators] == really
+    assert result.subgraphs == sum(one.custom == COMPILED for one in after.operators) == 1
+    assert result.refused is None
+    assert all(one.source for one in result.operators)
 
 
-def test_there_are_twelve_pairs() -> None:
-    assert len(NAMES) == 12
-    assert sum(len(forecast(pair(name)).operators) for name in NAMES) == 188
+def test_each_pair_has_both_files() -> None:
+    files = {path.name for path in PAIRS.glob("*.tflite.gz")}
+    assert PAIR_NAMES
+    assert files == {f"{name}{end}.tflite.gz" for name in PAIR_NAMES for end in ("", "_edgetpu")}
 
 
 @pytest.mark.parametrize(
@@ -64,34 +70,34 @@ def test_there_are_twelve_pairs() -> None:
     ],
 )
 def test_the_memory_of_parameters_is_estimated_well(name: str, real: int) -> None:
-    assert forecast(pair(name)).parameter_bytes == pytest.approx(real, rel=0.08)
+    assert forecast(read_pair(name)).parameter_bytes == pytest.approx(real, rel=0.08)
 
 
 def test_a_compiled_file_is_not_compiled_again() -> None:
-    placement = forecast(pair("dense_256_edgetpu"))
-    assert placement.refused is not None
-    assert "already compiled" in placement.refused.reason
+    result = forecast(read_pair("dense_256_edgetpu"))
+    assert result.refused is not None
+    assert "already compiled" in result.refused.reason
 
 
-# ---------------------------------------------------------------------------------------------------- files of the converter
+# --------------------------------------------------------------------------- files of the converter
 
 ENDS: dict[str, Callable[[Any], Any]] = {
-    "plain": lambda x: classes(layers.MaxPooling2D()(layers.Conv2D(8, 3, activation="relu6")(x))),
-    "leaky": lambda x: classes(layers.Conv2D(8, 3)(layers.LeakyReLU()(x))),
-    "hard-swish": lambda x: classes(layers.Activation("hard_swish")(x)),
-    "squeeze": lambda x: classes(
+    "plain": lambda x: classify(layers.MaxPooling2D()(layers.Conv2D(8, 3, activation="relu6")(x))),
+    "leaky": lambda x: classify(layers.Conv2D(8, 3)(layers.LeakyReLU()(x))),
+    "hard-swish": lambda x: classify(layers.Activation("hard_swish")(x)),
+    "squeeze": lambda x: classify(
         layers.Multiply()([x, layers.Conv2D(8, 1)(layers.GlobalAveragePooling2D(keepdims=True)(x))])
     ),
     "branches": lambda x: layers.Concatenate()(
-        [classes(layers.LeakyReLU()(x)), classes(layers.Conv2D(8, 3)(x))]
+        [classify(layers.LeakyReLU()(x)), classify(layers.Conv2D(8, 3)(x))]
     ),
-    "upsampled": lambda x: classes(
+    "upsampled": lambda x: classify(
         layers.Conv2DTranspose(4, 3, 2, activation="relu", bias_initializer="ones")(x)
     ),
-    "groups": lambda x: classes(layers.Conv2D(8, 3, groups=4)(x)),
-    "gelu": lambda x: classes(layers.Activation("gelu")(x)),
-    "selu": lambda x: classes(layers.Activation("selu")(x)),
-    "elu": lambda x: classes(layers.Activation("elu")(x)),
+    "groups": lambda x: classify(layers.Conv2D(8, 3, groups=4)(x)),
+    "gelu": lambda x: classify(layers.Activation("gelu")(x)),
+    "selu": lambda x: classify(layers.Activation("selu")(x)),
+    "elu": lambda x: classify(layers.Activation("elu")(x)),
     "rows": lambda x: layers.Dense(4)(layers.Reshape((64, 32))(x)),
     "large": lambda x: layers.Dense(4096)(layers.Flatten()(x)),
 }
@@ -100,23 +106,23 @@ ENDS: dict[str, Callable[[Any], Any]] = {
 @pytest.fixture(scope="module")
 def files() -> dict[str, bytes]:
     """Files of the real converter, full int8."""
-    return {name: int8(behind_a_convolution(end)) for name, end in ENDS.items()}
+    return {name: convert_int8(add_convolution(end)) for name, end in ENDS.items()}
 
 
 def test_an_int8_classifier_maps_as_a_whole(files: dict[str, bytes]) -> None:
-    placement = forecast(files["plain"])
-    assert {(one.target, one.status) for one in placement.operators} == {("tpu", MAPPED)}
-    assert (placement.on_tpu, placement.on_cpu, placement.subgraphs) == (
-        len(placement.operators),
+    result = forecast(files["plain"])
+    assert {(one.target, one.status) for one in result.operators} == {("tpu", MAPPED)}
+    assert (result.on_tpu, result.on_cpu, result.subgraphs) == (
+        len(result.operators),
         0,
         1,
     )
-    assert placement.streamed_bytes == 0
+    assert result.streamed_bytes == 0
 
 
 def test_all_after_the_first_that_does_not_map_stays_on_the_cpu(files: dict[str, bytes]) -> None:
-    placement = forecast(files["leaky"])
-    assert [one.status for one in placement.operators] == [
+    result = forecast(files["leaky"])
+    assert [one.status for one in result.operators] == [
         *[MAPPED] * 4,
         UNSUPPORTED,
         *[SUBGRAPH] * 5,
@@ -125,20 +131,20 @@ def test_all_after_the_first_that_does_not_map_stays_on_the_cpu(files: dict[str,
 
 
 def test_a_branch_beside_it_is_mapped(files: dict[str, bytes]) -> None:
-    placement = forecast(files["branches"])
-    assert status(placement, "CONV_2D") == [MAPPED, MAPPED]
-    assert sorted(status(placement, "SOFTMAX")) == sorted([MAPPED, SUBGRAPH])
-    assert status(placement, "CONCATENATION") == [SUBGRAPH]
+    result = forecast(files["branches"])
+    assert status(result, "CONV_2D") == [MAPPED, MAPPED]
+    assert sorted(status(result, "SOFTMAX")) == sorted([MAPPED, SUBGRAPH])
+    assert status(result, "CONCATENATION") == [SUBGRAPH]
 
 
 def test_what_nothing_decides_is_unknown_and_what_follows_too(files: dict[str, bytes]) -> None:
-    placement = forecast(files["squeeze"])
-    after = [one.target for one in placement.operators]
+    result = forecast(files["squeeze"])
+    after = [one.target for one in result.operators]
     first = after.index("unknown")
-    assert placement.operators[first].op == "MUL"
+    assert result.operators[first].op == "MUL"
     assert set(after[:first]) == {"tpu"}
     assert set(after[first:]) == {"unknown"}
-    assert placement.on_tpu + placement.on_cpu + placement.unknown == len(placement.operators)
+    assert result.on_tpu + result.on_cpu + result.unknown == len(result.operators)
 
 
 @pytest.mark.parametrize(
@@ -156,16 +162,16 @@ def test_what_nothing_decides_is_unknown_and_what_follows_too(files: dict[str, b
 def test_what_the_loader_refuses_is_refused_in_its_words(
     files: dict[str, bytes], name: str, reason: str
 ) -> None:
-    placement = forecast(files[name])
-    assert placement.refused is not None
-    assert placement.refused.reason.startswith(reason)
-    assert (placement.on_tpu, placement.subgraphs) == (0, 0)
+    result = forecast(files[name])
+    assert result.refused is not None
+    assert result.refused.reason.startswith(reason)
+    assert (result.on_tpu, result.subgraphs) == (0, 0)
 
 
-def test_floats_amid_the_model_end_the_part_on_the_tpu(files: dict[str, bytes]) -> None:
-    placement = forecast(files["elu"])
-    assert status(placement, "DEQUANTIZE") == status(placement, "ELU") == [TYPE]
-    assert status(placement, "QUANTIZE")[1] == LIMIT
+def test_float_operators_amid_the_model_end_the_partition(files: dict[str, bytes]) -> None:
+    result = forecast(files["elu"])
+    assert status(result, "DEQUANTIZE") == status(result, "ELU") == [TYPE]
+    assert status(result, "QUANTIZE")[1] == LIMIT
 
 
 def test_a_dense_layer_on_rows_is_not_mapped(files: dict[str, bytes]) -> None:
@@ -173,34 +179,34 @@ def test_a_dense_layer_on_rows_is_not_mapped(files: dict[str, bytes]) -> None:
 
 
 def test_what_does_not_fit_on_the_chip_is_streamed(files: dict[str, bytes]) -> None:
-    placement = forecast(files["large"])
-    assert placement.parameter_bytes == pytest.approx(16 * 16 * 8 * 4096, rel=0.01)
-    assert placement.streamed_bytes == placement.parameter_bytes - placement.on_chip_bytes > 2**19
+    result = forecast(files["large"])
+    assert result.parameter_bytes == pytest.approx(16 * 16 * 8 * 4096, rel=0.01)
+    assert result.streamed_bytes == result.parameter_bytes - result.on_chip_bytes > 2**19
 
 
 def test_of_a_float_model_nothing_is_mapped_and_nothing_refused() -> None:
-    placement = forecast(litert.convert_float(behind_a_convolution(ENDS["plain"])))
-    assert placement.refused is None
-    assert (placement.on_tpu, placement.subgraphs) == (0, 0)
-    assert {one.status for one in placement.operators} == {TYPE}
+    result = forecast(convert_float(add_convolution(ENDS["plain"])))
+    assert result.refused is None
+    assert (result.on_tpu, result.subgraphs) == (0, 0)
+    assert {one.status for one in result.operators} == {TYPE}
 
 
 def test_of_a_model_with_int8_weights_alone_nothing_is_mapped() -> None:
     import tensorflow as tf
 
-    converter = litert._converter(behind_a_convolution(ENDS["plain"]))
+    converter = make_converter(add_convolution(ENDS["plain"]))
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    placement = forecast(litert._convert(converter.convert))
-    assert placement.on_tpu == 0
-    assert placement.refused is not None or {one.status for one in placement.operators} == {TYPE}
+    result = forecast(run_converter(converter.convert))
+    assert result.on_tpu == 0
+    assert result.refused is not None or {one.status for one in result.operators} == {TYPE}
 
 
 def test_float_ends_stay_on_the_cpu_and_the_middle_maps() -> None:
     import tensorflow as tf
 
     ends = {"inference_input_type": tf.float32, "inference_output_type": tf.float32}
-    placement = forecast(int8(behind_a_convolution(ENDS["plain"]), **ends))
-    first, *middle, last = [(one.op, one.status) for one in placement.operators]
+    result = forecast(convert_int8(add_convolution(ENDS["plain"]), **ends))
+    first, *middle, last = [(one.op, one.status) for one in result.operators]
     assert first == ("QUANTIZE", LIMIT)
     assert last == ("DEQUANTIZE", TYPE)
     assert {status for _, status in middle} == {MAPPED}
@@ -214,7 +220,7 @@ def test_sizes_that_are_computed_are_refused() -> None:
 
     signature = tf.TensorSpec([None, 8, 8, 3], tf.float32)
     functions = [tf.function(flat).get_concrete_function(signature)]
-    content = litert._convert(
+    content = run_converter(
         tf.lite.TFLiteConverter.from_concrete_functions(functions, tf.Module()).convert
     )
     refused = forecast(content).refused
@@ -222,23 +228,40 @@ def test_sizes_that_are_computed_are_refused() -> None:
     assert refused.reason.endswith("with a graph that has dynamic-sized tensors.")
 
 
-# -------------------------------------------------------------------------------------------------------------- the command
+# -------------------------------------------------------------------------------------- the command
 
 
-def run(*args: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "kerakit.cli", "placement", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Run ``kerakit placement``; return exit code, output and errors."""
+
+    def run(*args: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["kerakit", "placement", *map(str, args)])
+        code: object = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code or 0
+        assert isinstance(code, int)
+        return code, *capsys.readouterr()
+
+    return run
 
 
-def test_the_command_prints_the_compilers_table(tmp_path: Path) -> None:
+Run = Callable[..., tuple[int, str, str]]
+
+
+def test_the_command_prints_the_compilers_table(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "deeplab.tflite"
-    path.write_bytes(pair("deeplabv3_mnv2_dm05_pascal_quant"))
-    done = run(path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(
-        "Kerakit's forecast for edgetpu_compiler 16.0.384591198, which was not run\n"
-    )
+    path.write_bytes(read_pair("deeplabv3_mnv2_dm05_pascal_quant"))
+    code, out, err = run(path)
+    assert code == 0, err
+    assert "edgetpu_compiler 16.0.384591198" in out.splitlines()[0]
     for line in (
+        f"Input model: {path.name}",
+        f"Input size: {format_bytes(path.stat().st_size)}",
         "Number of Edge TPU subgraphs: 1",
         "Total number of operations: 72",
         "Number of operations that will run on Edge TPU: 64",
@@ -248,7 +271,17 @@ def test_the_command_prints_the_compilers_table(tmp_path: Path) -> None:
         f"CONV_2D                        2          {SUBGRAPH}",
         f"RESIZE_BILINEAR                1          {LIMIT}",
     ):
-        assert line in done.stdout.splitlines()
+        assert line in out.splitlines()
+    _, reasons = out.split("Unsupported operators")
+    assert "RESIZE_BILINEAR version" in reasons
+    assert SUBGRAPH not in reasons
+
+
+def test_unknown_operators_are_listed_apart(files: dict[str, bytes]) -> None:
+    text = format_forecast(forecast(files["squeeze"]), "model.tflite", 1)
+    assert "Unsupported operators" not in text
+    _, reasons = text.split("unknown, the first of each kind")
+    assert "MUL version" in reasons
 
 
 def names_transpose_conv_4(model: Any) -> None:
@@ -259,30 +292,35 @@ def names_transpose_conv_4(model: Any) -> None:
     )
 
 
-def test_the_command_gives_json_and_1_for_what_is_refused(tmp_path: Path) -> None:
+def test_the_command_gives_json_and_1_for_what_is_refused(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "refused.tflite"
-    path.write_bytes(edited(pair("split_concat"), names_transpose_conv_4))
-    done = run(path, "--json")
-    assert done.returncode == 1
-    said = json.loads(done.stdout)
-    assert said["refused"].startswith(
-        "Didn't find op for builtin opcode 'TRANSPOSE_CONV' version '4'."
-    )
-    assert (said["on_tpu"], said["on_cpu"], said["subgraphs"]) == (0, 3, 0)
-    assert set(said["operators"][0]) == {"index", "op", "version", "target", "status", "source"}
-    assert "ERROR: Didn't find op" in table(forecast(path.read_bytes()), path.name, 1)
+    path.write_bytes(edit(read_pair("split_concat"), names_transpose_conv_4))
+    code, out, _ = run(path, "--json")
+    assert code == 1
+    result = json.loads(out)
+    assert "'TRANSPOSE_CONV' version '4'" in result["refused"]
+    assert (result["on_tpu"], result["on_cpu"], result["subgraphs"]) == (0, 3, 0)
+    assert set(result["operators"][0]) == {"index", "op", "version", "target", "status", "source"}
+    code, out, _ = run(path)
+    assert code == 1
+    assert "ERROR: Didn't find op" in out
 
 
 @pytest.mark.parametrize("args", [(), ("gone.tflite",), (PAIRS,), (__file__,)])
-def test_the_command_ends_with_2_where_there_is_no_model(args: tuple[object, ...]) -> None:
-    done = run(*args)
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
-    assert done.stderr
-    assert not done.stdout
+def test_the_command_ends_with_2_where_there_is_no_model(
+    run: Run, args: tuple[object, ...]
+) -> None:
+    code, out, err = run(*args)
+    assert code == 2
+    assert "Traceback" not in err
+    assert err
+    assert not out
 
 
 def test_it_imports_nothing_heavy() -> None:
-    code = "import sys, kerakit.cli, kerakit.deploy.edgetpu.forecast; print(*{m.partition('.')[0] for m in sys.modules})"
+    code = (
+        "import sys, kerakit.cli, kerakit.deploy.edgetpu.forecast; "
+        "print(*{m.partition('.')[0] for m in sys.modules})"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert {"tensorflow", "keras", "jax", "ai_edge_litert"} & set(done.stdout.split()) == set()

@@ -1,4 +1,4 @@
-"""Which operators are compiled: against TensorFlow Lite's own way of dividing a graph, on random graphs."""
+"""The compiled partition against TensorFlow Lite's own partitioning, on random graphs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kerakit.deploy.edgetpu.partition import MAYBE, NO, YES, first_part
+from kerakit.deploy.edgetpu.partition import MAYBE, NO, YES, select_partition
 from kerakit.tflite.graph import Operator, Tensor
 
 
@@ -22,7 +22,7 @@ def operator(index: int, inputs: list[Tensor]) -> Operator:
 
 @st.composite
 def graphs(draw: st.DrawFn) -> list[Operator]:
-    """Operators of two outputs each, which read the graph's inputs and what operators before them made."""
+    """Draw operators of two outputs each, which read the graph's input and earlier outputs."""
     made = [tensor()]
     operators = []
     for index in range(draw(st.integers(1, 10))):
@@ -31,8 +31,8 @@ def graphs(draw: st.DrawFn) -> list[Operator]:
     return operators
 
 
-def divided(operators: list[Operator], taken: list[bool]) -> set[int]:
-    """As PartitionGraphIntoIndependentNodeSubsets of TensorFlow Lite's graph_info.cc does it, set after set."""
+def reference_partition(operators: list[Operator], supported: list[bool]) -> set[int]:
+    """Follow PartitionGraphIntoIndependentNodeSubsets of TensorFlow Lite's graph_info.cc."""
     unmade = {one for operator in operators for one in operator.outputs}
     waiting = list(range(len(operators)))
     while waiting:
@@ -43,8 +43,8 @@ def divided(operators: list[Operator], taken: list[bool]) -> set[int]:
             for i in list(waiting):
                 if any(one in unmade for one in operators[i].inputs):
                     continue
-                kind = taken[i] if kind is None else kind
-                if taken[i] == kind:
+                kind = supported[i] if kind is None else kind
+                if supported[i] == kind:
                     found.append(i)
                     waiting.remove(i)
                     unmade -= set(operators[i].outputs)
@@ -57,29 +57,33 @@ def divided(operators: list[Operator], taken: list[bool]) -> set[int]:
 
 @settings(max_examples=300, deadline=None)
 @given(graphs(), st.data())
-def test_it_is_the_first_set_of_tensorflow_lite(
+def test_it_is_the_first_partition_of_tensorflow_lite(
     operators: list[Operator], data: st.DataObject
 ) -> None:
-    taken = [data.draw(st.booleans()) for _ in operators]
-    found = first_part(operators, [YES if one else NO for one in taken])
-    assert {i for i, inside in enumerate(found) if inside == YES} == divided(operators, taken)
+    supported = [data.draw(st.booleans()) for _ in operators]
+    found = select_partition(operators, [YES if one else NO for one in supported])
+    assert {i for i, inside in enumerate(found) if inside == YES} == reference_partition(
+        operators, supported
+    )
     assert MAYBE not in found
 
 
 @settings(max_examples=300, deadline=None)
 @given(graphs(), st.data())
-def test_what_is_said_of_unknown_ones_holds_whichever_way_they_go(
+def test_certain_verdicts_hold_whichever_way_unknown_operators_go(
     operators: list[Operator], data: st.DataObject
 ) -> None:
-    taken = [data.draw(st.sampled_from([NO, MAYBE, YES, YES])) for _ in operators]
-    found = first_part(operators, taken)
-    unknown = [i for i, one in enumerate(taken) if one == MAYBE]
+    supported = [data.draw(st.sampled_from([NO, MAYBE, YES, YES])) for _ in operators]
+    found = select_partition(operators, supported)
+    unknown = [i for i, one in enumerate(supported) if one == MAYBE]
     for ways in itertools.product([NO, YES], repeat=len(unknown)):
         decided = dict(zip(unknown, ways, strict=True))
-        real = divided(operators, [decided.get(i, one) == YES for i, one in enumerate(taken)])
+        real = reference_partition(
+            operators, [decided.get(i, one) == YES for i, one in enumerate(supported)]
+        )
         for i, inside in enumerate(found):
             assert inside == MAYBE or (inside == YES) == (i in real)
 
 
-def test_no_operators_make_no_part() -> None:
-    assert first_part([], []) == []
+def test_no_operators_make_no_partition() -> None:
+    assert select_partition([], []) == []

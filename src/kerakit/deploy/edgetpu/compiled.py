@@ -1,81 +1,102 @@
-"""A file that the Edge TPU's compiler made elsewhere: whether it is one, of which model, and what of it is on the Edge TPU."""
+"""Files that the Edge TPU compiler wrote on another machine: recognition and verification."""
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from kerakit.deploy.edgetpu.forecast import forecast
 from kerakit.deploy.edgetpu.loader import COMPILED
+from kerakit.deploy.edgetpu.operators import MAPPED
 from kerakit.errors import JobError, UserError
-from kerakit.tflite.graph import Graph, Tensor, read_graph
+from kerakit.tflite.graph import Graph, Operator, Tensor, read_graph
+
+_EXPECTED = "--edgetpu_compiled expects the output of edgetpu_compiler: model_edgetpu.tflite."
 
 
-def refuse_other_files(path: Path) -> None:
-    """Raise UserError unless ``path`` is a TensorFlow Lite file with an operator for the Edge TPU."""
+def check_compiled_file(path: Path) -> None:
+    """Raise UserError unless ``path`` is a TensorFlow Lite file compiled for the Edge TPU.
+
+    >>> check_compiled_file(Path("no_such_file.tflite"))
+    Traceback (most recent call last):
+    kerakit.errors.UserError: no such file: no_such_file.tflite...
+    """
     if not path.is_file():
-        raise UserError(
-            f"there is no file {path}. --edgetpu_compiled expects what edgetpu_compiler wrote: model_edgetpu.tflite."
-        )
+        raise UserError(f"no such file: {path}. {_EXPECTED}")
     try:
         graph = read_graph(path.read_bytes())
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    if not _on_tpu(graph):
+    if not _count_compiled(graph):
         raise UserError(
-            f"{path} holds no operator for the Edge TPU: it was not compiled, or nothing of it was mapped. --edgetpu_compiled "
-            "expects what edgetpu_compiler wrote: model_edgetpu.tflite."
+            f"{path} has no Edge TPU operator: it was not compiled, or no operator was mapped. "
+            f"{_EXPECTED}"
         )
 
 
-def verify(compiled: bytes, int8: bytes) -> dict[str, Any]:
-    """Return what a compiled file says of itself, for the report.
+def verify_compiled(compiled: bytes, int8: bytes) -> dict[str, Any]:
+    """Verify that a compiled file belongs to an int8 file; return the details for the report.
 
     Args:
-        compiled: the file, as the compiler wrote it.
-        int8: the file that it must have been made from.
+        compiled: content of the compiled file.
+        int8: content of the file that it should be compiled from.
 
     Raises:
-        JobError: it was made from another one: its inputs, outputs, or the operators left on the CPU are not those of ``int8``.
+        JobError: its inputs, its outputs, or its operators on the CPU are not those of ``int8``.
     """
     after, before = read_graph(compiled), read_graph(int8)
-    for what, here, there in (
+    for noun, found, expected in (
         ("inputs", after.inputs, before.inputs),
         ("outputs", after.outputs, before.outputs),
     ):
-        if [_face(tensor) for tensor in here] != [_face(tensor) for tensor in there]:
+        if [_signature(tensor) for tensor in found] != [_signature(tensor) for tensor in expected]:
             raise JobError(
-                f"the compiled file was made from another model: its {what} are not those of model.tflite."
+                "the compiled file was made from another model: its "
+                f"{noun} are not those of model.tflite."
             )
-    made = {tensor.name: one.op for one in before.operators for tensor in one.outputs}
-    left = [one for one in after.operators if one.custom != COMPILED]
-    for one in left:
-        if any(made.get(tensor.name) != one.op for tensor in one.outputs):
+    on_cpu = [operator for operator in after.operators if operator.custom != COMPILED]
+    made_by = {tensor.name: one.op for one in before.operators for tensor in one.outputs}
+    for operator in on_cpu:
+        if any(made_by.get(tensor.name) != operator.op for tensor in operator.outputs):
             raise JobError(
-                f"the compiled file was made from another model: model.tflite has no {one.op} {one.outputs[0].name}."
+                "the compiled file was made from another model: model.tflite has no "
+                f"{operator.op} {operator.outputs[0].name}."
             )
-    expected = forecast(int8)
+    predicted = forecast(int8)
     return {
-        "compiler": "elsewhere",
-        "note": "its inputs, outputs and operators are those of model.tflite; that of another training would look the same",
-        "on_tpu": len(before.operators) - len(left),
-        "on_cpu": len(left),
-        "subgraphs": _on_tpu(after),
-        "left_on_cpu": [one.op for one in left],
+        "compiler": "edgetpu_compiler on another machine",
+        "note": "inputs, outputs and operators match model.tflite; the weights cannot be compared",
+        "operators": _rows(before.operators, on_cpu),
+        "on_tpu": len(before.operators) - len(on_cpu),
+        "on_cpu": len(on_cpu),
+        "subgraphs": _count_compiled(after),
         "forecast": {
-            "on_tpu": expected.on_tpu,
-            "on_cpu": expected.on_cpu,
-            "subgraphs": expected.subgraphs,
+            "on_tpu": predicted.on_tpu,
+            "on_cpu": predicted.on_cpu,
+            "unknown": predicted.unknown,
+            "subgraphs": predicted.subgraphs,
         },
     }
 
 
-def _on_tpu(graph: Graph) -> int:
-    return sum(one.custom == COMPILED for one in graph.operators)
+def _rows(before: Any, on_cpu: list[Operator]) -> list[dict[str, Any]]:
+    """Return the number of operators per kind and target, as ``compiler`` does."""
+    cpu = Counter(operator.op for operator in on_cpu)
+    tpu = Counter(operator.op for operator in before) - cpu
+    return [
+        {"op": op, "count": count, "status": status}
+        for counts, status in ((tpu, MAPPED), (cpu, "Not mapped"))
+        for op, count in counts.items()
+    ]
 
 
-def _face(tensor: Tensor) -> tuple[Any, ...]:
-    """Return what the compiler keeps of an input or output."""
+def _count_compiled(graph: Graph) -> int:
+    return sum(operator.custom == COMPILED for operator in graph.operators)
+
+
+def _signature(tensor: Tensor) -> tuple[Any, ...]:
+    """Return the properties of an input or output that the compiler preserves."""
     return (
         tensor.name,
         tensor.type,

@@ -1,42 +1,51 @@
-"""What TensorFlow Lite of 2021 refuses to load: the interpreter inside ``edgetpu_compiler`` 16, which it asks first."""
+"""What TensorFlow Lite of 2021, the interpreter inside ``edgetpu_compiler`` 16, refuses to load."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+from kerakit.deploy.edgetpu.operators import ALTERNATIVES
 from kerakit.tflite.graph import Graph, Kind, Operator
 
-TABLE = "table: newest versions that TensorFlow Lite of mid-2021 loads, measured with @tensorflow/tfjs-tflite 0.0.1-alpha.4"
+TABLE = (
+    "table: newest versions that TensorFlow Lite of mid-2021 loads, measured with "
+    "@tensorflow/tfjs-tflite 0.0.1-alpha.4"
+)
 _ISSUES = "google-coral/edgetpu"
 
-# Newest version of each operator. Measured 2026-11-22: every (operator, version 1 to 14) was loaded as an unused operator code.
+# Measured 2026-11-22: each (operator, version 1 to 14) was loaded as an unused operator code.
 _NEWEST: dict[int, str] = {
-    1: "FLOOR HASHTABLE_LOOKUP L2_POOL_2D LOCAL_RESPONSE_NORMALIZATION LSH_PROJECTION RELU_N1_TO_1 RESHAPE SKIP_GRAM "
-    "EMBEDDING_LOOKUP_SPARSE EXP CAST PRELU NEG SIN EXPAND_DIMS LOG SQRT SHAPE POW REDUCE_PROD LOGICAL_OR ONE_HOT "
-    "LOGICAL_AND LOGICAL_NOT REDUCE_ANY SQUARE ZEROS_LIKE FLOOR_MOD RANGE UNIQUE CEIL ADD_N COS WHERE RANK ELU "
-    "REVERSE_SEQUENCE MATRIX_DIAG MATRIX_SET_DIAG ROUND HARD_SWISH IF WHILE NON_MAX_SUPPRESSION_V4 NON_MAX_SUPPRESSION_V5 "
-    "SCATTER_ND SELECT_V2 DENSIFY SEGMENT_SUM CUMSUM CALL_ONCE RFFT2D CONV_3D IMAG REAL COMPLEX_ABS HASHTABLE "
+    1: "FLOOR HASHTABLE_LOOKUP L2_POOL_2D LOCAL_RESPONSE_NORMALIZATION LSH_PROJECTION "
+    "RELU_N1_TO_1 RESHAPE SKIP_GRAM EMBEDDING_LOOKUP_SPARSE EXP CAST PRELU NEG SIN "
+    "EXPAND_DIMS LOG SQRT SHAPE POW REDUCE_PROD LOGICAL_OR ONE_HOT LOGICAL_AND "
+    "LOGICAL_NOT REDUCE_ANY SQUARE ZEROS_LIKE FLOOR_MOD RANGE UNIQUE CEIL ADD_N COS WHERE "
+    "RANK ELU REVERSE_SEQUENCE MATRIX_DIAG MATRIX_SET_DIAG ROUND HARD_SWISH IF WHILE "
+    "NON_MAX_SUPPRESSION_V4 NON_MAX_SUPPRESSION_V5 SCATTER_ND SELECT_V2 DENSIFY "
+    "SEGMENT_SUM CUMSUM CALL_ONCE RFFT2D CONV_3D IMAG REAL COMPLEX_ABS HASHTABLE "
     "HASHTABLE_FIND HASHTABLE_IMPORT HASHTABLE_SIZE REDUCE_ALL",
-    2: "DEPTH_TO_SPACE L2_NORMALIZATION SPACE_TO_DEPTH DIV SQUEEZE TOPK_V2 LOG_SOFTMAX ARG_MAX LESS GREATER GREATER_EQUAL "
-    "LESS_EQUAL SELECT TILE SUM RSQRT ARG_MIN FAKE_QUANT FLOOR_DIV LEAKY_RELU SQUARED_DIFFERENCE MIRROR_PAD SPLIT_V "
-    "QUANTIZE",
-    3: "AVERAGE_POOL_2D CONCATENATION EMBEDDING_LOOKUP LOGISTIC MAX_POOL_2D RELU RELU6 RNN SOFTMAX TANH "
-    "UNIDIRECTIONAL_SEQUENCE_RNN BATCH_TO_SPACE_ND SPACE_TO_BATCH_ND MEAN UNIDIRECTIONAL_SEQUENCE_LSTM "
-    "BIDIRECTIONAL_SEQUENCE_RNN BIDIRECTIONAL_SEQUENCE_LSTM TRANSPOSE_CONV SPARSE_TO_DENSE EQUAL NOT_EQUAL REDUCE_MAX PACK "
-    "REDUCE_MIN FILL REVERSE_V2 GATHER_ND BROADCAST_TO",
-    4: "ADD DEQUANTIZE LSTM MUL RESIZE_BILINEAR SVDF PAD SPLIT MAXIMUM MINIMUM PADV2 UNPACK RESIZE_NEAREST_NEIGHBOR ABS "
-    "BATCH_MATMUL",
+    2: "DEPTH_TO_SPACE L2_NORMALIZATION SPACE_TO_DEPTH DIV SQUEEZE TOPK_V2 LOG_SOFTMAX "
+    "ARG_MAX LESS GREATER GREATER_EQUAL LESS_EQUAL SELECT TILE SUM RSQRT ARG_MIN "
+    "FAKE_QUANT FLOOR_DIV LEAKY_RELU SQUARED_DIFFERENCE MIRROR_PAD SPLIT_V QUANTIZE",
+    3: "AVERAGE_POOL_2D CONCATENATION EMBEDDING_LOOKUP LOGISTIC MAX_POOL_2D RELU RELU6 RNN "
+    "SOFTMAX TANH UNIDIRECTIONAL_SEQUENCE_RNN BATCH_TO_SPACE_ND SPACE_TO_BATCH_ND MEAN "
+    "UNIDIRECTIONAL_SEQUENCE_LSTM BIDIRECTIONAL_SEQUENCE_RNN BIDIRECTIONAL_SEQUENCE_LSTM "
+    "TRANSPOSE_CONV SPARSE_TO_DENSE EQUAL NOT_EQUAL REDUCE_MAX PACK REDUCE_MIN FILL "
+    "REVERSE_V2 GATHER_ND BROADCAST_TO",
+    4: "ADD DEQUANTIZE LSTM MUL RESIZE_BILINEAR SVDF PAD SPLIT MAXIMUM MINIMUM PADV2 UNPACK "
+    "RESIZE_NEAREST_NEIGHBOR ABS BATCH_MATMUL",
     5: "CONV_2D GATHER TRANSPOSE SUB SLICE",
     6: "DEPTHWISE_CONV_2D STRIDED_SLICE",
     9: "FULLY_CONNECTED",
 }
 NEWEST = {op: version for version, ops in _NEWEST.items() for op in ops.split()}
+"""Newest version that it loads, by operator."""
 OLDEST = {"BROADCAST_TO": 2}
-"""Oldest version of the one operator that doesn't begin with 1."""
+"""Oldest version that it loads, where that is not 1."""
 LAST_CODE = 140
-"""The newest operator, REDUCE_ALL."""
+"""Code of the newest operator, REDUCE_ALL."""
 
 _NEWER_TYPES = ("UINT16", "INT4", "BFLOAT16", "INT2", "UINT4")
 _CUSTOM = (
@@ -46,101 +55,120 @@ _CUSTOM = (
     "AudioSpectrogram",
     "NumericVerify",
 )
-"""Custom operators that it knows: those of TensorFlow's BuiltinOpResolver, and the one of the pair posenet."""
+"""Custom operators that it loads: those of BuiltinOpResolver, and the one of the pair posenet."""
 
 COMPILED = "edgetpu-custom-op"
+"""The custom operator of a compiled file; its code runs on the Edge TPU."""
 
-# Inputs that set the shape of the output: computed ones leave it open until the model runs.
-_SHAPES = {
-    "ARG_MAX": (1,), "ARG_MIN": (1,), "BATCH_TO_SPACE_ND": (1, 2), "BROADCAST_TO": (1,), "EXPAND_DIMS": (1,), "FILL": (0,),
-    "MEAN": (1,), "MIRROR_PAD": (1,), "ONE_HOT": (1,), "PAD": (1,), "PADV2": (1,), "RANGE": (0, 1, 2), "REDUCE_ALL": (1,),
-    "REDUCE_ANY": (1,), "REDUCE_MAX": (1,), "REDUCE_MIN": (1,), "REDUCE_PROD": (1,), "RESHAPE": (1,), "RESIZE_BILINEAR": (1,),
-    "RESIZE_NEAREST_NEIGHBOR": (1,), "SLICE": (1, 2), "SPACE_TO_BATCH_ND": (1, 2), "SPARSE_TO_DENSE": (1,), "SPLIT": (0,),
-    "SPLIT_V": (1, 2), "STRIDED_SLICE": (1, 2, 3), "SUM": (1,), "TILE": (1,), "TOPK_V2": (1,), "TRANSPOSE": (1,),
+# Inputs that set the shape of the output: if computed, the shape is dynamic.
+_SHAPE_INPUTS = {
+    "ARG_MAX": (1,), "ARG_MIN": (1,), "BATCH_TO_SPACE_ND": (1, 2), "BROADCAST_TO": (1,),
+    "EXPAND_DIMS": (1,), "FILL": (0,), "MEAN": (1,), "MIRROR_PAD": (1,), "ONE_HOT": (1,),
+    "PAD": (1,), "PADV2": (1,), "RANGE": (0, 1, 2), "REDUCE_ALL": (1,), "REDUCE_ANY": (1,),
+    "REDUCE_MAX": (1,), "REDUCE_MIN": (1,), "REDUCE_PROD": (1,), "RESHAPE": (1,),
+    "RESIZE_BILINEAR": (1,), "RESIZE_NEAREST_NEIGHBOR": (1,), "SLICE": (1, 2),
+    "SPACE_TO_BATCH_ND": (1, 2), "SPARSE_TO_DENSE": (1,), "SPLIT": (0,), "SPLIT_V": (1, 2),
+    "STRIDED_SLICE": (1, 2, 3), "SUM": (1,), "TILE": (1,), "TOPK_V2": (1,), "TRANSPOSE": (1,),
     "TRANSPOSE_CONV": (0,),
 }  # fmt: skip
-_ALWAYS_DYNAMIC = ("UNIQUE", "WHERE")
+_DYNAMIC_OPERATORS = ("UNIQUE", "WHERE")
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a file is refused.
+    """Reason why the compiler writes no file.
 
     Attributes:
         reason: in the words of the interpreter and the compiler.
         source: where those were seen.
-        advice: what to do about it; may be empty.
+        advice: what to use instead, as a sentence; may be empty.
+        op: the refused operator; "" if the reason is not its kind or version.
+        version: of the operator.
     """
 
     reason: str
     source: str
     advice: str = ""
+    op: str = ""
+    version: int = 0
 
 
-def refusal(graph: Graph) -> Refusal | None:
-    """Return why the compiler would give no file, as far as that is known; None where it would."""
+DYNAMIC_SIZES = Refusal(
+    "Attempting to use a delegate that only supports static-sized tensors with a graph that has "
+    "dynamic-sized tensors.",
+    f"log: {_ISSUES}#829, #831",
+    "Convert with a batch size of 1 and a fixed input size.",
+)
+
+
+def find_refusals(graph: Graph) -> list[Refusal]:
+    """Return all known reasons why the compiler writes no file, first the one it reports.
+
+    Each reason is returned once, whichever number of operators it concerns.
+    """
+    return list(dict.fromkeys(_refusals(graph)))
+
+
+def _refusals(graph: Graph) -> Iterator[Refusal]:
     for kind in graph.kinds:
-        if found := _refused_kind(kind):
-            return found
+        if refusal := _refuse_kind(kind):
+            yield refusal
     if graph.schema_version != 3:
-        reason = f"Model provided is schema version {graph.schema_version} not equal to supported version 3."
-        return Refusal(reason, "TensorFlow Lite's interpreter_builder.cc")
+        yield Refusal(
+            f"Model provided is schema version {graph.schema_version} not equal to supported "
+            "version 3.",
+            "TensorFlow Lite's interpreter_builder.cc",
+        )
     for operator in graph.operators:
-        if found := _refused_operator(operator):
-            return found
-    return None
+        if refusal := _refuse_operator(operator):
+            yield refusal
 
 
-def _refused_kind(kind: Kind) -> Refusal | None:
-    """Every kind that a file names is looked up when it is loaded, whether an operator uses it or not."""
+def _refuse_kind(kind: Kind) -> Refusal | None:
+    """Each operator code of a file is resolved on loading, whether an operator uses it or not."""
     if kind.custom == COMPILED:
-        reason = f"The model is already compiled for the Edge TPU: it holds {COMPILED}."
         return Refusal(
-            reason,
+            f"The model is already compiled for the Edge TPU: it holds {COMPILED}.",
             "the file; no log shows the compiler's words",
-            "Give the file that it was made from.",
+            "Use the file that it was compiled from.",
         )
+    advice = ALTERNATIVES.get(kind.op, "Use other layers, or an older converter.")
     if not 0 <= kind.code <= LAST_CODE:
-        reason = f"Op builtin_code out of range: {kind.code}. Are you using old TFLite binary with newer model?"
-        return Refusal(reason, f"log: {_ISSUES}#862; {TABLE}", _instead(kind.op))
+        return Refusal(
+            f"Op builtin_code out of range: {kind.code}. Are you using old TFLite binary with "
+            "newer model?",
+            f"log: {_ISSUES}#862; {TABLE}",
+            advice,
+            kind.op,
+            kind.version,
+        )
     if kind.op == "CUSTOM":
-        return (
-            None
-            if kind.custom
-            else Refusal("Operator with CUSTOM builtin_code has no custom_code.", "op_resolver.cc")
-        )
-    if not OLDEST.get(kind.op, 1) <= kind.version <= NEWEST.get(kind.op, 0):
-        reason = (
-            f"Didn't find op for builtin opcode '{kind.op}' version '{kind.version}'. An older version of this builtin might "
-            "be supported. Are you using an old TFLite binary with a newer model?"
-        )
-        return Refusal(reason, f"log: {_ISSUES}#845, #631; {TABLE}", _instead(kind.op))
-    return None
+        if kind.custom:
+            return None
+        return Refusal("Operator with CUSTOM builtin_code has no custom_code.", "op_resolver.cc")
+    if OLDEST.get(kind.op, 1) <= kind.version <= NEWEST.get(kind.op, 0):
+        return None
+    return Refusal(
+        f"Didn't find op for builtin opcode '{kind.op}' version '{kind.version}'. An older version "
+        "of this builtin might be supported. Are you using an old TFLite binary with a newer "
+        "model?",
+        f"log: {_ISSUES}#845, #631; {TABLE}",
+        advice,
+        kind.op,
+        kind.version,
+    )
 
 
-def _instead(op: str) -> str:
-    ways = {
-        "CONV_2D": "Use DepthwiseConv2D or SeparableConv2D in place of a convolution with groups.",
-        "EXP": "Use ReLU6 in place of selu, softplus or mish.",
-        "FULLY_CONNECTED": "Quantise the activations as well, with calibration images.",
-        "GELU": "Use ReLU6 in place of GELU.",
-        "TILE": 'Use UpSampling2D with interpolation="bilinear".',
-        "TRANSPOSE_CONV": "Use UpSampling2D and a convolution in place of Conv2DTranspose with a ReLU.",
-    }
-    return ways.get(op, "Use other layers, or an older converter.")
-
-
-def _refused_operator(operator: Operator) -> Refusal | None:
-    place = f"Node number {operator.index}"
+def _refuse_operator(operator: Operator) -> Refusal | None:
+    node = f"Node number {operator.index}"
     if operator.op == "CUSTOM" and operator.custom not in _CUSTOM:
         words = f"Encountered unresolved custom op: {operator.custom}."
         if operator.custom.startswith("Flex"):
             words = "Regular TensorFlow ops are not supported by this interpreter."
-        reason = f"{words} {place} ({operator.custom}) failed to prepare."
         return Refusal(
-            reason,
+            f"{words} {node} ({operator.custom}) failed to prepare.",
             f"log: edgetpu_compiler 16, Atan; {_ISSUES}",
-            "Use layers that TensorFlow Lite has itself.",
+            "Use layers that convert to builtin operators of TensorFlow Lite.",
         )
     for tensor in operator.outputs + tuple(one for one in operator.inputs if one is not None):
         if tensor.type in _NEWER_TYPES or tensor.type.isdecimal():
@@ -149,40 +177,33 @@ def _refused_operator(operator: Operator) -> Refusal | None:
                 "TensorFlow Lite's flatbuffer_conversions.cc",
             )
         if not all(size >= 0 for size in tensor.shape):
-            return _dynamic()
+            return DYNAMIC_SIZES
         if not np.all(np.isfinite(tensor.scales)):
             return Refusal(
                 "Internal compiler error. Aborting!",
                 f"log: {_ISSUES}#350",
-                "A scale of its quantisation is infinite.",
+                "A quantization scale is infinite: fix the weights, or calibrate again.",
             )
-    if operator.op in _ALWAYS_DYNAMIC or any(
-        _computed(operator, place) for place in _SHAPES.get(operator.op, ())
-    ):
-        return _dynamic()
-    if operator.op == "CONV_2D" and _grouped(operator):
+    shape_inputs = _SHAPE_INPUTS.get(operator.op, ())
+    if operator.op in _DYNAMIC_OPERATORS or any(_is_computed(operator, i) for i in shape_inputs):
+        return DYNAMIC_SIZES
+    if operator.op == "CONV_2D" and _is_grouped(operator):
         return Refusal(
-            f"{place} (CONV_2D) failed to prepare.",
+            f"{node} (CONV_2D) failed to prepare.",
             "TensorFlow Lite's conv.cc",
-            _instead("CONV_2D"),
+            ALTERNATIVES["CONV_2D"],
+            operator.op,
+            operator.version,
         )
     return None
 
 
-def _computed(operator: Operator, place: int) -> bool:
-    tensor = operator.input(place)
+def _is_computed(operator: Operator, index: int) -> bool:
+    tensor = operator.input(index)
     return tensor is not None and tensor.data is None and tensor.size > 0
 
 
-def _dynamic() -> Refusal:
-    return Refusal(
-        "Attempting to use a delegate that only supports static-sized tensors with a graph that has dynamic-sized tensors.",
-        f"log: {_ISSUES}#829, #831",
-        "Convert with a batch of 1 and a fixed input size.",
-    )
-
-
-def _grouped(operator: Operator) -> bool:
+def _is_grouped(operator: Operator) -> bool:
     image, weights = operator.input(0), operator.input(1)
     if image is None or weights is None or len(image.shape) != 4 or len(weights.shape) != 4:
         return False

@@ -1,14 +1,15 @@
-"""Whether the Edge TPU takes an operator for itself, whatever stands around it: the words, the limits, and where each was seen.
+"""Edge TPU facts: one rule per operator, each with its source.
 
-Limits are those of the table of supported operations for runtime 14 (compiler 16), coral.ai/docs/edgetpu/models-intro. It says
-of some that they depend on sizes and doesn't say which: between the largest seen mapped and the smallest seen not mapped the
-answer is ``unknown``.
+The limits are those of the table of supported operations for runtime 14 (compiler 16) in
+coral.ai/docs/edgetpu/models-intro. For some operators that table says "depends on sizes" and names
+none: between the largest size seen mapped and the smallest size seen unmapped the verdict is
+"unknown". Which operator versions the compiler loads at all is in ``loader``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +19,7 @@ from kerakit.tflite.graph import Operator, Tensor
 
 Target = Literal["tpu", "cpu", "unknown"]
 
+# The compiler's own statuses.
 MAPPED = "Mapped to Edge TPU"
 SUBGRAPH = "More than one subgraph is not supported"
 UNSUPPORTED = "Operation not supported"
@@ -33,184 +35,281 @@ _ISSUE = "log: google-coral/edgetpu#"
 
 @dataclass(frozen=True)
 class Verdict:
-    """What becomes of an operator.
+    """Target of one operator.
 
     Attributes:
-        target: where it runs; "unknown" where nothing that was seen decides it.
-        status: in the compiler's words; of an unknown one, those that it would say if it did not map it.
-        source: the document, real pair or real log that says so.
+        target: "tpu", "cpu", or "unknown" if no source decides it.
+        status: in the compiler's words; for an unknown target, the status if it is not mapped.
+        source: the document, compiled file ("pair") or compiler log that shows it.
+        limit: the violated limit, as a phrase after the operator's name; may be empty.
+        advice: what to use instead, as a sentence; may be empty.
     """
 
     target: Target
     status: str
     source: str
+    limit: str = ""
+    advice: str = ""
 
 
-_Check = Callable[[Operator], Verdict | None]
-"""Returns what keeps an operator from being mapped, None if nothing is known to."""
+Check = Callable[[Operator], Verdict | None]
+"""Returns the verdict if the operator violates a limit, else None."""
 
 
-def judge(operator: Operator) -> Verdict:
-    """Return whether the Edge TPU takes ``operator``, were it alone; the checks are in the order that real logs show."""
+@dataclass(frozen=True)
+class Rule:
+    """Facts on one supported operator.
+
+    Attributes:
+        source: where the operator was seen mapped, or the document that lists it.
+        checks: its limits, in the order in which compiler logs report them.
+    """
+
+    source: str
+    checks: tuple[Check, ...] = ()
+
+
+def apply_rules(operator: Operator) -> Verdict:
+    """Return the verdict on an operator by itself, without the operators around it."""
     tensors = [*operator.activations, *operator.outputs]
-    if operator.op in _RULES and (not operator.outputs or operator.input(0) is None):
+    rule = RULES.get(operator.op)
+    if rule and (not operator.outputs or operator.input(0) is None):
         return _cpu(UNSUPPORTED, "no log: the operator has no input or no output")
     if any(size != 1 for tensor in tensors for size in tensor.shape[:-3]):
-        return _cpu(RANK, f"{DOCUMENT}; {_ISSUE}30, #708")
-    if not all(_is_quantised(tensor) for tensor in operator.outputs):
-        return _cpu(
-            TYPE,
-            f"{DOCUMENT}; logs of EfficientDet-Lite (CUSTOM, DEQUANTIZE) and float models, {_ISSUE}438",
-        )
-    if operator.op not in _RULES:
-        return _cpu(UNSUPPORTED, f"{DOCUMENT}; logs of LEAKY_RELU, GATHER")
-    if operator.op == "QUANTIZE" and not all(
-        _is_quantised(tensor) for tensor in operator.activations
-    ):
-        return _cpu(LIMIT, "log: mnist4, float input (edgetpu_compiler 15)")
-    if not all(_is_quantised(tensor) or tensor.variable for tensor in operator.activations):
-        return _cpu(TYPE, DOCUMENT)
-    source, *checks = _RULES[operator.op]
-    for check in checks:
-        if found := check(operator):
-            return found
-    return Verdict("tpu", MAPPED, source)
+        return _cpu(RANK, f"{DOCUMENT}; {_ISSUE}30, #708", "on tensors of more than 3 dimensions")
+    if other := _first_unquantized(operator.outputs):
+        source = f"{DOCUMENT}; logs of EfficientDet-Lite (CUSTOM, DEQUANTIZE), {_ISSUE}438"
+        return _unsupported_type(operator, other, source)
+    if rule is None:
+        source = f"{DOCUMENT}; logs of LEAKY_RELU, GATHER"
+        return _cpu(UNSUPPORTED, source, advice=ALTERNATIVES.get(operator.op, ""))
+    if other := _first_unquantized(operator.activations, variables=False):
+        if operator.op == "QUANTIZE" and other.type not in ("INT8", "UINT8"):
+            source = "log: mnist4, float input (edgetpu_compiler 15)"
+            return _cpu(LIMIT, source, f"of {other.type.lower()}", _CONVERT_FULLY)
+        return _unsupported_type(operator, other, DOCUMENT)
+    for check in rule.checks:
+        if verdict := check(operator):
+            return verdict
+    return Verdict("tpu", MAPPED, rule.source)
 
 
-def _cpu(status: str, source: str = DOCUMENT) -> Verdict:
-    return Verdict("cpu", status, source)
+def _cpu(status: str, source: str = DOCUMENT, limit: str = "", advice: str = "") -> Verdict:
+    return Verdict("cpu", status, source, limit, advice)
 
 
-def _unknown(source: str) -> Verdict:
-    return Verdict("unknown", LIMIT, source)
+def _unknown(source: str, limit: str, advice: str = "") -> Verdict:
+    return Verdict("unknown", LIMIT, source, limit, advice)
 
 
-def _is_quantised(tensor: Tensor) -> bool:
+def _unsupported_type(operator: Operator, tensor: Tensor, source: str) -> Verdict:
+    limit, advice = f"in {tensor.type.lower()}", ALTERNATIVES.get(operator.op, "")
+    return _cpu(TYPE, source, limit, advice)
+
+
+def _is_quantized(tensor: Tensor) -> bool:
     return tensor.type in ("INT8", "UINT8") and tensor.scales.size > 0
 
 
-# ----------------------------------------------------------------------------------------------------------------- the checks
+def _first_unquantized(tensors: Iterable[Tensor], variables: bool = True) -> Tensor | None:
+    unquantized = (t for t in tensors if not _is_quantized(t) and (variables or not t.variable))
+    return next(unquantized, None)
 
 
-def _no_activation(operator: Operator) -> Verdict | None:
-    return _cpu(LIMIT) if operator.option("fusedActivationFunction") else None
+# ------------------------------------------------------------------------------------- advice
+
+_RELU6 = "Use ReLU6; as the last activation sigmoid or softmax."
+_AFTER_INFERENCE = "Compute it from the outputs after inference."
+_CONVERT_FULLY = (
+    "Convert the whole model to int8, with calibration images and uint8 input and output."
+)
+_SMALLER = "Use smaller tensors."
+_WITHOUT_SE = (
+    "Use a model without squeeze-and-excite (mobilenet_v3_minimalistic, efficientnet_lite0)."
+)
+
+ALTERNATIVES = {
+    "ARG_MAX": _AFTER_INFERENCE,
+    "CONV_2D": "Use DepthwiseConv2D or SeparableConv2D in place of a convolution with groups.",
+    "ELU": _RELU6,
+    "EXP": "Use ReLU6 in place of selu, softplus or mish.",
+    "FULLY_CONNECTED": "Quantize the activations as well, with calibration images.",
+    "GELU": _RELU6,
+    "HARD_SWISH": (
+        "Use ReLU6, or a model without hard-swish (mobilenet_v3_minimalistic, efficientnet_lite0)."
+    ),
+    "LEAKY_RELU": _RELU6,
+    "NON_MAX_SUPPRESSION_V4": _AFTER_INFERENCE,
+    "NON_MAX_SUPPRESSION_V5": _AFTER_INFERENCE,
+    "TILE": 'Use UpSampling2D(interpolation="bilinear").',
+    "TOPK_V2": _AFTER_INFERENCE,
+    "TRANSPOSE_CONV": (
+        'Use UpSampling2D(interpolation="bilinear") and a convolution in place of Conv2DTranspose '
+        "with a ReLU."
+    ),
+}
+"""Replacements of operators that are unsupported, or refused because their version is too new."""
 
 
-def _constant_weights(operator: Operator) -> Verdict | None:
-    """Filter and bias are a part of the file, the filter in 8 bits."""
-    for tensor in operator.inputs[1:3]:
-        if tensor is not None and tensor.data is None:
-            return _cpu(NOT_CONSTANT, f"{DOCUMENT}; {_ISSUE}25 (edgetpu_compiler 2.0)")
+# ------------------------------------------------------------------------------------- limits
+
+
+def _reject_activation(operator: Operator) -> Verdict | None:
+    if operator.fused_activation == "NONE":
+        return None
+    advice = "Put the activation before this layer."
+    return _cpu(LIMIT, limit="with a fused activation", advice=advice)
+
+
+def _reject_groups(operator: Operator) -> Verdict | None:
+    image, weights = operator.input(0), operator.input(1)
+    if image is None or weights is None or not len(image.shape) == len(weights.shape) == 4:
+        return None
+    if image.shape[3] == weights.shape[3]:
+        return None
+    return _cpu(LIMIT, "TensorFlow Lite's conv.cc", "with groups", ALTERNATIVES["CONV_2D"])
+
+
+def _reject_computed_weights(operator: Operator) -> Verdict | None:
+    """Reject a filter or bias that is computed, and a filter that is not in 8 bits."""
+    if any(tensor is not None and tensor.data is None for tensor in operator.inputs[1:3]):
+        source = f"{DOCUMENT}; {_ISSUE}25 (edgetpu_compiler 2.0)"
+        return _cpu(NOT_CONSTANT, source, "with computed weights")
     weights = operator.input(1)
-    return None if weights is not None and _is_quantised(weights) else _cpu(TYPE)
+    if weights is not None and _is_quantized(weights):
+        return None
+    return _cpu(TYPE, limit="with unquantized weights", advice=_CONVERT_FULLY)
 
 
-def _equal_dilation(operator: Operator) -> Verdict | None:
-    one, other = operator.option("dilationWFactor", 1), operator.option("dilationHFactor", 1)
-    return None if one == other else _cpu(LIMIT)
+def _reject_unequal_dilation(operator: Operator) -> Verdict | None:
+    if operator.option("dilationWFactor", 1) == operator.option("dilationHFactor", 1):
+        return None
+    limit = "with different dilation rates in height and width"
+    return _cpu(LIMIT, limit=limit, advice="Use the same dilation rate for both.")
 
 
-def _one_row(operator: Operator) -> Verdict | None:
-    return (
-        None
-        if math.prod(operator.outputs[0].shape[:-1]) == 1
-        else _cpu(LIMIT, f"{DOCUMENT}; {_ISSUE}27")
-    )
+def _reject_rows(operator: Operator) -> Verdict | None:
+    if math.prod(operator.outputs[0].shape[:-1]) == 1:
+        return None
+    advice = {
+        "FULLY_CONNECTED": "Use a 1x1 convolution, or Flatten before the Dense layer.",
+        "SOFTMAX": _AFTER_INFERENCE,
+    }
+    source = f"{DOCUMENT}; {_ISSUE}27"
+    return _cpu(LIMIT, source, "on more than one row", advice.get(operator.op, ""))
 
 
-def _default_weights(operator: Operator) -> Verdict | None:
-    return _cpu(LIMIT) if operator.option("weightsFormat") else None
+def _reject_weights_format(operator: Operator) -> Verdict | None:
+    if not operator.option("weightsFormat"):
+        return None
+    return _cpu(LIMIT, limit="with shuffled weights")
 
 
-def _short(operator: Operator) -> Verdict | None:
-    return None if operator.outputs[0].size <= 16_000 else _cpu(LIMIT)
+def _reject_many_classes(operator: Operator) -> Verdict | None:
+    if operator.outputs[0].size <= 16_000:
+        return None
+    return _cpu(LIMIT, limit="of more than 16,000 elements", advice=_AFTER_INFERENCE)
 
 
-def _zero_padding(operator: Operator) -> Verdict | None:
-    """Refuse a constant, unless it is one of two inputs, and all zeros."""
+def _reject_constant(operator: Operator) -> Verdict | None:
+    """Reject constants, except zero padding: one of two inputs, all zeros."""
     constants = [
         tensor for tensor in operator.inputs if tensor is not None and tensor.data is not None
     ]
     if not constants:
         return None
     first = constants[0]
-    zero = int(first.zero_points[0]) % 256 if first.zero_points.size else 0
-    zeros = (
+    zero_point = int(first.zero_points[0]) % 256 if first.zero_points.size else 0
+    if (
         len(operator.inputs) == 2
         and len(constants) == 1
         and first.data is not None
-        and bool(np.all(first.data == zero))
-    )
-    return None if zeros else _cpu(LIMIT)
+        and np.all(first.data == zero_point)
+    ):
+        return None
+    return _cpu(LIMIT, limit="with a constant other than zero padding")
 
 
-def _not_the_batch(operator: Operator) -> Verdict | None:
-    """Axes, of the second input, leave out the first: the batch. The last may go only if it is a multiple of 4."""
+def _reject_batch_reduction(operator: Operator) -> Verdict | None:
+    """Reject computed axes, the batch axis, and a mean of channels that are no multiple of 4."""
     image, axes = operator.input(0), operator.input(1)
     if image is None or axes is None or not axes.integers:
-        return _cpu(NOT_CONSTANT)
+        return _cpu(NOT_CONSTANT, limit="with computed axes")
     rank = len(image.shape)
     reduced = {axis % rank for axis in axes.integers} if rank else {0}
-    # A batch of 1 that is reduced with all else is still the batch.
+    # A batch of 1 that is reduced with all other axes is still the batch.
     if 0 in reduced:
-        return _cpu(LIMIT)
+        return _cpu(LIMIT, limit="over the batch axis")
     if operator.op == "MEAN" and rank - 1 in reduced and image.shape[-1] % 4:
-        return _cpu(LIMIT)
+        return _cpu(LIMIT, limit="over channels whose number is not a multiple of 4")
     return None
 
 
-def _mean_is_small(operator: Operator) -> Verdict | None:
-    """Doubt a mean of more than 64 by 128 numbers, which was seen mapped; one of 256 by 128 was seen not mapped."""
-    averaged = (
-        operator.activations[0].size // max(operator.outputs[0].size, 1)
-        if operator.activations
-        else 0
-    )
+def _doubt_large_mean(operator: Operator) -> Verdict | None:
+    """Doubt means of more than 64x128 elements, seen mapped; reject 256x128, seen unmapped."""
+    if not operator.activations:
+        return None
+    averaged = operator.activations[0].size // max(operator.outputs[0].size, 1)
+    source, limit = f"{_ISSUE}461", f"of {averaged:,} elements"
     if averaged <= 8_192:
         return None
-    return _cpu(LIMIT, f"{_ISSUE}461") if averaged >= 32_768 else _unknown(f"{_ISSUE}461")
+    if averaged < 32_768:
+        return _unknown(source, limit, _SMALLER)
+    return _cpu(LIMIT, source, limit, _SMALLER)
 
 
-def _pack_inside(operator: Operator) -> Verdict | None:
+def _reject_batch_packing(operator: Operator) -> Verdict | None:
     axis = int(operator.option("axis"))
-    return _cpu(LIMIT) if axis in (0, -len(operator.outputs[0].shape)) else None
+    if axis not in (0, -len(operator.outputs[0].shape)):
+        return None
+    return _cpu(LIMIT, limit="along the batch axis")
 
 
-def _split_inside(operator: Operator) -> Verdict | None:
+def _reject_batch_split(operator: Operator) -> Verdict | None:
     axis = operator.input(0)
     if axis is None or not axis.integers:
-        return _cpu(NOT_CONSTANT)
-    return _cpu(LIMIT) if axis.integers[0] in (0, -len(operator.outputs[0].shape)) else None
+        return _cpu(NOT_CONSTANT, limit="with a computed axis")
+    if axis.integers[0] not in (0, -len(operator.outputs[0].shape)):
+        return None
+    return _cpu(LIMIT, limit="along the batch axis")
 
 
-def _pads_inside(operator: Operator) -> Verdict | None:
-    margins = operator.input(1)
-    if margins is None or not margins.integers:
-        return _cpu(NOT_CONSTANT)
-    return _cpu(LIMIT) if any(margins.integers[:2]) else None
+def _reject_batch_padding(operator: Operator) -> Verdict | None:
+    paddings = operator.input(1)
+    if paddings is None or not paddings.integers:
+        return _cpu(NOT_CONSTANT, limit="with computed paddings")
+    return _cpu(LIMIT, limit="of the batch axis") if any(paddings.integers[:2]) else None
 
 
-def _alpha_for_channels(operator: Operator) -> Verdict | None:
+def _reject_alpha_per_pixel(operator: Operator) -> Verdict | None:
     alpha = operator.input(1)
     if alpha is None or alpha.data is None:
-        return _cpu(NOT_CONSTANT)
-    return None if math.prod(alpha.shape[:-1]) == 1 else _cpu(LIMIT)
+        return _cpu(NOT_CONSTANT, limit="with a computed alpha")
+    if math.prod(alpha.shape[:-1]) == 1:
+        return None
+    return _cpu(LIMIT, limit="with an alpha per pixel", advice="Use shared_axes=[1, 2].")
 
 
-def _unit_strides(operator: Operator) -> Verdict | None:
+def _reject_strides(operator: Operator) -> Verdict | None:
     strides = operator.input(3)
     if strides is None or any(stride != 1 for stride in strides.integers):
-        return _cpu(STRIDES, f"{DOCUMENT}; log of yolov5s (edgetpu_compiler 15)")
-    return (
-        _cpu(LIMIT) if operator.option("ellipsisMask") or operator.option("newAxisMask") else None
-    )
+        source = f"{DOCUMENT}; log of yolov5s (edgetpu_compiler 15)"
+        return _cpu(STRIDES, source, "with strides other than 1")
+    if operator.option("ellipsisMask") or operator.option("newAxisMask"):
+        return _cpu(LIMIT, limit="with an ellipsis or a new axis")
+    return None
 
 
-def _same_shapes(operator: Operator) -> Verdict | None:
-    """Doubt that one computed tensor is broadcast over another, as in squeeze-and-excite."""
-    source = "no log; the document names no limit, but squeeze-and-excite is reported not to map"
+def _doubt_broadcasting(operator: Operator) -> Verdict | None:
+    """Doubt broadcasting of one computed tensor over another, as in squeeze-and-excite."""
     shapes = {_without_leading_ones(tensor.shape) for tensor in operator.activations}
-    return _unknown(source) if len(shapes) > 1 else None
+    if len(shapes) < 2:
+        return None
+    source = (
+        "no log; the document names no limit, but squeeze-and-excite is reported to be unmapped"
+    )
+    limit = "of tensors of different shapes (as in squeeze-and-excite)"
+    return _unknown(source, limit, _WITHOUT_SE)
 
 
 def _without_leading_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -219,99 +318,119 @@ def _without_leading_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape
 
 
-def _sharp_enough(operator: Operator) -> Verdict | None:
-    """Bilinear interpolation that would lose precision is left to the CPU."""
+def _reject_imprecise_resize(operator: Operator) -> Verdict | None:
+    """Reject bilinear interpolation that would lose precision."""
     image = operator.input(0)
     before, after = image.shape if image else (), operator.outputs[0].shape
     if len(before) != 4 or len(after) != 4:
-        return _cpu(LIMIT)
+        return _cpu(LIMIT, limit="of tensors that are not images")
     if any(old == 1 < new for old, new in zip(before[1:3], after[1:3], strict=True)):
-        return _cpu(LIMIT, f"{DOCUMENT}; pair: deeplabv3_mnv2_dm05_pascal_quant")
+        source = f"{DOCUMENT}; pair: deeplabv3_mnv2_dm05_pascal_quant"
+        return _cpu(LIMIT, source, "from a size of 1")
     if any(new > 8 * old for old, new in zip(before[1:3], after[1:3], strict=True)):
-        return _unknown(f"{DOCUMENT} (depends on sizes)")
+        return _unknown(f"{DOCUMENT} (depends on sizes)", "by a factor above 8")
     return None
 
 
-def _resize_is_small(operator: Operator) -> Verdict | None:
-    return _up_to(operator.outputs, 524_288, 8_388_608, f"{_ISSUE}31")
+def _doubt_large_resize(operator: Operator) -> Verdict | None:
+    return _limit_size(operator, 524_288, 8_388_608, f"{_ISSUE}31")
 
 
-def _transpose_is_small(operator: Operator) -> Verdict | None:
-    return _up_to(operator.outputs, 65_536, None, f"{_ISSUE}439, logs of yolov5s")
+def _doubt_large_transpose(operator: Operator) -> Verdict | None:
+    return _limit_size(operator, 65_536, None, f"{_ISSUE}439, logs of yolov5s")
 
 
-def _upsampling_is_small(operator: Operator) -> Verdict | None:
-    return _up_to(operator.outputs, 1_048_576, None, f"{_ISSUE}684, #686")
+def _doubt_large_deconvolution(operator: Operator) -> Verdict | None:
+    return _limit_size(operator, 1_048_576, None, f"{_ISSUE}684, #686")
 
 
-def _moves_little(operator: Operator) -> Verdict | None:
-    """Doubt what moves more than a quarter of the chip's 8 MiB: what goes in and what comes out must be there at once."""
-    return _up_to(
-        operator.outputs,
-        2_097_152,
-        None,
-        f"{DOCUMENT} (large reshapes might not be mapped); no log gives a size",
-    )
+def _doubt_large_copy(operator: Operator) -> Verdict | None:
+    """Doubt outputs above a quarter of the chip's 8 MiB, which also holds the input."""
+    source = f"{DOCUMENT} (large reshapes might not be mapped); no log names a size"
+    return _limit_size(operator, 2_097_152, None, source)
 
 
-def _up_to(tensors: tuple[Tensor, ...], good: int, bad: int | None, source: str) -> Verdict | None:
-    """Judge by the number of elements: ``good`` were seen mapped, ``bad`` were seen not mapped."""
-    most = max(tensor.size for tensor in tensors)
-    if most <= good:
+def _limit_size(
+    operator: Operator, mapped: int, unmapped: int | None, source: str
+) -> Verdict | None:
+    """Return a verdict by the number of output elements.
+
+    Args:
+        operator: the operator.
+        mapped: the largest size seen mapped.
+        unmapped: the smallest size seen unmapped, None if no log shows one.
+        source: of both sizes.
+    """
+    size = max(tensor.size for tensor in operator.outputs)
+    if size <= mapped:
         return None
-    return _cpu(LIMIT, source) if bad is not None and most >= bad else _unknown(source)
+    limit = f"with {size:,} output elements"
+    if unmapped is None or size < unmapped:
+        return _unknown(source, limit, _SMALLER)
+    return _cpu(LIMIT, source, limit, _SMALLER)
 
 
-# ------------------------------------------------------------------------------------------------------------------- the table
+# -------------------------------------------------------------------------------------- table
 
 _CLASSIFIER = "pair: mobilenet_v1_0.25_128_quant"
 _TRACKER = "pair: bright_16x16"
+_LOOMING = "pair: looming_64x64_3x3"
+_DENSE = "pair: dense_256"
+_SPLIT = "pair: split_concat"
+_POSENET = "pair: posenet_mobilenet_v1_075_353_481_16_quant_decoder"
+_DEEPLAB = "pair: deeplab_mobilenet_edgetpu_slim_cityscapes_quant of google-coral/test_data"
+_LSTM = "pair: keras_lstm_mnist_ptq"
+_RESNET = "log: ResNet-18 (edgetpu_compiler 16)"
 _YOLO = "log: yolov5s (edgetpu_compiler 16)"
 _DETECTOR = "log: EfficientDet-Lite (edgetpu_compiler 16)"
 _ATTENTION = "log: yolo9 with attention (edgetpu_compiler 16)"
 
-_RULES: dict[str, tuple[str, *tuple[_Check, ...]]] = {
-    "ADD": ("pair: looming_64x64_3x3", _same_shapes),
-    "AVERAGE_POOL_2D": (_CLASSIFIER, _no_activation),
-    "CONCATENATION": ("pair: split_concat", _no_activation, _zero_padding, _moves_little),
-    "CONV_2D": (_CLASSIFIER, _constant_weights, _equal_dilation),
-    "DEPTHWISE_CONV_2D": (_CLASSIFIER, _constant_weights, _equal_dilation),
-    "EXPAND_DIMS": (DOCUMENT,),
-    "FULLY_CONNECTED": ("pair: dense_256", _constant_weights, _default_weights, _one_row),
-    "L2_NORMALIZATION": (DOCUMENT,),
-    "LOGISTIC": (_DETECTOR, _moves_little),
-    "LSTM": (DOCUMENT,),
-    "MAXIMUM": (_ATTENTION, _same_shapes),
-    "MAX_POOL_2D": (_DETECTOR, _no_activation),
-    "MEAN": ("log: ResNet-18 (edgetpu_compiler 16)", _not_the_batch, _mean_is_small),
-    "MINIMUM": (_ATTENTION, _same_shapes),
-    "MUL": ("pair: looming_64x64_3x3", _same_shapes),
-    "PACK": (DOCUMENT, _pack_inside),
-    "PAD": ("pair: posenet_mobilenet_v1_075_353_481_16_quant_decoder", _pads_inside),
-    "PRELU": (DOCUMENT, _alpha_for_channels),
-    "QUANTIZE": ("pair: dense_256",),
-    "REDUCE_MAX": (DOCUMENT, _not_the_batch),
-    "REDUCE_MIN": (DOCUMENT, _not_the_batch),
-    "RELU": (DOCUMENT,),
-    "RELU6": (DOCUMENT,),
-    "RELU_N1_TO_1": (DOCUMENT,),
-    "RESHAPE": (_TRACKER, _moves_little),
-    "RESIZE_BILINEAR": (DOCUMENT, _sharp_enough, _resize_is_small),
-    "RESIZE_NEAREST_NEIGHBOR": (_DETECTOR, _resize_is_small),
-    "RSQRT": (DOCUMENT,),
-    "SLICE": (DOCUMENT,),
-    "SOFTMAX": (_TRACKER, _one_row, _short),
-    "SPACE_TO_DEPTH": (DOCUMENT,),
-    "SPLIT": ("pair: split_concat", _split_inside),
-    "SQUARED_DIFFERENCE": (DOCUMENT, _same_shapes),
-    "SQUEEZE": (DOCUMENT,),
-    "STRIDED_SLICE": (_YOLO, _unit_strides),
-    "SUB": (_YOLO, _same_shapes),
-    "SUM": (DOCUMENT, _not_the_batch),
-    "TANH": (DOCUMENT,),
-    "TILE": ("pair: deeplab_mobilenet_edgetpu_slim_cityscapes_quant of google-coral/test_data",),
-    "TRANSPOSE": (_YOLO, _transpose_is_small),
-    "TRANSPOSE_CONV": (DOCUMENT, _upsampling_is_small),
-    "UNIDIRECTIONAL_SEQUENCE_LSTM": ("pair: keras_lstm_mnist_ptq",),
+_CONVOLUTION = (_reject_computed_weights, _reject_unequal_dilation)
+
+RULES: dict[str, Rule] = {
+    "ADD": Rule(_LOOMING, (_doubt_broadcasting,)),
+    "AVERAGE_POOL_2D": Rule(_CLASSIFIER, (_reject_activation,)),
+    "CONCATENATION": Rule(_SPLIT, (_reject_activation, _reject_constant, _doubt_large_copy)),
+    "CONV_2D": Rule(_CLASSIFIER, (_reject_groups, *_CONVOLUTION)),
+    "DEPTHWISE_CONV_2D": Rule(_CLASSIFIER, _CONVOLUTION),
+    "EXPAND_DIMS": Rule(DOCUMENT),
+    "FULLY_CONNECTED": Rule(
+        _DENSE, (_reject_computed_weights, _reject_weights_format, _reject_rows)
+    ),
+    "L2_NORMALIZATION": Rule(DOCUMENT),
+    "LOGISTIC": Rule(_DETECTOR, (_doubt_large_copy,)),
+    "LSTM": Rule(DOCUMENT),
+    "MAXIMUM": Rule(_ATTENTION, (_doubt_broadcasting,)),
+    "MAX_POOL_2D": Rule(_DETECTOR, (_reject_activation,)),
+    "MEAN": Rule(_RESNET, (_reject_batch_reduction, _doubt_large_mean)),
+    "MINIMUM": Rule(_ATTENTION, (_doubt_broadcasting,)),
+    "MUL": Rule(_LOOMING, (_doubt_broadcasting,)),
+    "PACK": Rule(DOCUMENT, (_reject_batch_packing,)),
+    "PAD": Rule(_POSENET, (_reject_batch_padding,)),
+    "PRELU": Rule(DOCUMENT, (_reject_alpha_per_pixel,)),
+    "QUANTIZE": Rule(_DENSE),
+    "REDUCE_MAX": Rule(DOCUMENT, (_reject_batch_reduction,)),
+    "REDUCE_MIN": Rule(DOCUMENT, (_reject_batch_reduction,)),
+    "RELU": Rule(DOCUMENT),
+    "RELU6": Rule(DOCUMENT),
+    "RELU_N1_TO_1": Rule(DOCUMENT),
+    "RESHAPE": Rule(_TRACKER, (_doubt_large_copy,)),
+    "RESIZE_BILINEAR": Rule(DOCUMENT, (_reject_imprecise_resize, _doubt_large_resize)),
+    "RESIZE_NEAREST_NEIGHBOR": Rule(_DETECTOR, (_doubt_large_resize,)),
+    "RSQRT": Rule(DOCUMENT),
+    "SLICE": Rule(DOCUMENT),
+    "SOFTMAX": Rule(_TRACKER, (_reject_rows, _reject_many_classes)),
+    "SPACE_TO_DEPTH": Rule(DOCUMENT),
+    "SPLIT": Rule(_SPLIT, (_reject_batch_split,)),
+    "SQUARED_DIFFERENCE": Rule(DOCUMENT, (_doubt_broadcasting,)),
+    "SQUEEZE": Rule(DOCUMENT),
+    "STRIDED_SLICE": Rule(_YOLO, (_reject_strides,)),
+    "SUB": Rule(_YOLO, (_doubt_broadcasting,)),
+    "SUM": Rule(DOCUMENT, (_reject_batch_reduction,)),
+    "TANH": Rule(DOCUMENT),
+    "TILE": Rule(_DEEPLAB),
+    "TRANSPOSE": Rule(_YOLO, (_doubt_large_transpose,)),
+    "TRANSPOSE_CONV": Rule(DOCUMENT, (_reject_activation, _doubt_large_deconvolution)),
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": Rule(_LSTM),
 }
-"""Each operator of the table, with where it was seen mapped (or the document), and what limits it."""
+"""The supported operators; all others run on the CPU."""

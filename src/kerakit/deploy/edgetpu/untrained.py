@@ -1,0 +1,176 @@
+"""Forecast for a Keras model before it is trained: of its int8 conversion, with random images."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kerakit.deploy.edgetpu.forecast import Forecast, OperatorForecast, forecast
+from kerakit.deploy.edgetpu.loader import DYNAMIC_SIZES, Refusal
+from kerakit.deploy.edgetpu.operators import TYPE
+from kerakit.errors import JobError, UserError
+from kerakit.tflite.convert import make_converter, run_converter
+
+if TYPE_CHECKING:
+    import keras
+
+_MAX_NAMES = 3
+"""Number of layers that a sentence names."""
+
+
+def forecast_model(model: keras.Model) -> Forecast:
+    """Forecast where the operators of a model will run once it is converted to int8.
+
+    The operators depend on the architecture alone, so the model need not be trained. It takes a few
+    seconds. The model and all random states stay as they are.
+
+    Args:
+        model: a built model with one input (batch, height, width, channels).
+
+    Returns:
+        The forecast, with the names of the Keras layers. A model that the converter refuses is
+        refused.
+
+    Raises:
+        UserError: Keras runs on another backend than TensorFlow, which the converter needs.
+
+    >>> import keras
+    >>> image = keras.Input((8, 8, 3))
+    >>> forecast = forecast_model(keras.Model(image, keras.layers.Conv2D(4, 3)(image)))
+    >>> forecast.on_tpu > 0, forecast.on_cpu, forecast.unknown
+    (True, 0, 0)
+    """
+    import keras
+
+    if (backend := keras.backend.backend()) != "tensorflow":
+        raise UserError(
+            f"the Edge TPU forecast needs the TensorFlow backend, not {backend}. Set "
+            "KERAS_BACKEND=tensorflow, or run kerakit placement on the exported model.tflite."
+        )
+    if None in model.input_shape[1:]:
+        return Forecast((), (DYNAMIC_SIZES,), 0)
+    try:
+        with _in_float32(model):
+            content = _convert_int8(model)
+    except JobError as error:
+        return Forecast((), (Refusal(str(error), "TensorFlow's converter"),), 0)
+    return forecast(content, model)
+
+
+def _convert_int8(model: keras.Model) -> bytes:
+    """Convert to int8 with uint8 input and output, as the export does, calibrated on noise."""
+    import tensorflow as tf
+
+    def random_images() -> Iterator[list[NDArray[np.float32]]]:
+        shape = (1, *model.input_shape[1:])
+        yield [np.random.default_rng(0).integers(0, 256, shape).astype(np.float32)]
+
+    converter = make_converter(model)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = random_images
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    converter.inference_input_type = converter.inference_output_type = tf.uint8
+    converter._experimental_disable_per_channel_quantization_for_dense_layers = True
+    return run_converter(converter.convert)
+
+
+@contextlib.contextmanager
+def _in_float32(model: keras.Model) -> Iterator[None]:
+    """Compute in float32, as the exported model does, where mixed precision was set."""
+    layers: list[Any] = list(model._flatten_layers())
+    policies = [layer.dtype_policy for layer in layers]
+    try:
+        for layer in layers:
+            layer.dtype_policy = "float32"
+        yield
+    finally:
+        for layer, policy in zip(layers, policies, strict=True):
+            layer.dtype_policy = policy
+
+
+def describe_unsupported(forecast: Forecast) -> list[str]:
+    """Describe what keeps a model from running on the Edge TPU as a whole.
+
+    Args:
+        forecast: with layer names, of ``forecast_model``.
+
+    Returns:
+        A sentence per kind of operator that is refused, unsupported or unknown, with the names of
+        its layers and what to use instead. Empty if all operators map to the Edge TPU.
+
+    >>> import keras
+    >>> image = keras.Input((8, 8, 3))
+    >>> model = keras.Model(image, keras.layers.LeakyReLU(name="leaky")(image))
+    >>> describe_unsupported(forecast_model(model))
+    ['LEAKY_RELU is unsupported by the Edge TPU (layer leaky). Use ReLU6; ...']
+    """
+    described: dict[tuple[str, int], str] = {}
+    refused: list[OperatorForecast] = []
+    for refusal in forecast.refusals:
+        kind = (refusal.op, refusal.version)
+        if kind in described:
+            continue
+        cause = f"the model cannot be compiled for the Edge TPU: {refusal.reason}"
+        if refusal.op:
+            operators = _find_refused(forecast, kind)
+            refused += operators
+            cause = f"{refusal.op} version {refusal.version} is refused by the Edge TPU compiler"
+            cause += _list_layers(operators)
+        described[kind] = _sentences(cause, refusal)
+    layers = {one.layer for one in refused if one.layer}
+    rest = [one for one in forecast.operators if one not in refused and one.layer not in layers]
+    return [*described.values(), *_describe_operators(rest)]
+
+
+def _find_refused(forecast: Forecast, kind: tuple[str, int]) -> list[OperatorForecast]:
+    """Return the operators of a refused kind and version.
+
+    All operators of a kind have the version that the newest of them needs: where some are
+    unsupported by themselves, those are the cause.
+    """
+    operators = [one for one in forecast.operators if (one.op, one.version) == kind]
+    return [one for one in operators if one.by_itself.target != "tpu"] or operators
+
+
+def _describe_operators(operators: list[OperatorForecast]) -> list[str]:
+    # The converter puts QUANTIZE and DEQUANTIZE around each operator that stays in float32.
+    conversions = ("QUANTIZE", "DEQUANTIZE")
+    if any(one.by_itself.status == TYPE and one.op not in conversions for one in operators):
+        operators = [one for one in operators if one.op not in conversions]
+    groups: dict[tuple[str, str, str], list[OperatorForecast]] = {}
+    for one in operators:
+        if one.by_itself.target != "tpu":
+            key = (one.op, one.by_itself.target, one.by_itself.limit)
+            groups.setdefault(key, []).append(one)
+    verbs = {
+        "cpu": "is unsupported by the Edge TPU",
+        "unknown": "may be unsupported by the Edge TPU",
+    }
+    return [
+        _sentences(
+            f"{' '.join(filter(None, (op, limit)))} {verbs[target]}{_list_layers(group)}",
+            group[0].by_itself,
+        )
+        for (op, target, limit), group in groups.items()
+    ]
+
+
+def _list_layers(operators: list[OperatorForecast]) -> str:
+    for label, names in (
+        ("layer", [one.layer for one in operators]),
+        ("after", [one.previous_layer for one in operators]),
+    ):
+        if unique := [name for name in dict.fromkeys(names) if name]:
+            more = len(unique) - _MAX_NAMES
+            listed = ", ".join(unique[:_MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
+            plural = "s" if label == "layer" and len(unique) > 1 else ""
+            return f" ({label}{plural} {listed})"
+    return ""
+
+
+def _sentences(cause: str, reason: Any) -> str:
+    return " ".join([cause.removesuffix(".") + ".", *filter(None, [reason.advice])])
