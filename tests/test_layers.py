@@ -10,10 +10,14 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from importlib import metadata
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -80,7 +84,7 @@ def engine() -> dict[str, Path]:
 ENGINE = engine()
 FILES = [pytest.param(path, id=str(path.relative_to(PACKAGE))) for path in ENGINE.values()]
 PROJECT_FILES = [
-    pytest.param(path, id=str(path.relative_to(PROJECT))) for path in sorted(PROJECT.rglob("*.py"))
+    pytest.param(path, id=str(path.relative_to(PACKAGE))) for path in sorted(PROJECT.rglob("*.py"))
 ]
 
 
@@ -250,6 +254,28 @@ def test_files_for_the_device_need_numpy_and_pillow_alone(path: Path) -> None:
         and not one.module.startswith("kerakit.device")
     ]
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("path", FILES + PROJECT_FILES)
+def test_each_import_is_a_declared_dependency(path: Path) -> None:
+    """The dependencies and extras of pyproject.toml."""
+    project = tomllib.loads((PACKAGE.parents[1] / "pyproject.toml").read_text())["project"]
+    declared = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
+    names = {re.split(r"[^\w-]", line)[0].lower().replace("_", "-") for line in declared}
+    names |= {"torch", "tflite-runtime", "pytest"}  # chosen by the user; the template's own test
+    siblings = {"models"} | {file.stem for file in path.parent.glob("*.py")}
+    wrong = []
+    for one in imports(path):
+        root = one.module.partition(".")[0]
+        if root in siblings | set(sys.stdlib_module_names) | {"kerakit"}:
+            continue
+        found = packages_distributions().get(root, [root])
+        if not names & {name.lower().replace("_", "-") for name in (*found, f"{root}-skinny")}:
+            wrong.append(f"{where(path, one.line)}: {root} ({', '.join(found)})")
+    assert not wrong, "\n".join(wrong)
+
+
+packages_distributions = cache(metadata.packages_distributions)
 
 
 @pytest.mark.parametrize("module", sorted(ENGINE))
