@@ -1,4 +1,4 @@
-"""Features are what the backbone says, whoever computes them, and are found again by what they depend on."""
+"""Features equal those of Keras, and are stored under everything that they depend on."""
 
 from __future__ import annotations
 
@@ -13,16 +13,24 @@ import keras
 import numpy as np
 import pytest
 
-from kerakit import BatchGenerator, DataReader, UserError
+from kerakit import UserError
+from kerakit.data import BatchGenerator, DataReader, Mix
+from kerakit.data.store import used_bytes
+from kerakit.inference import keras_predict_fn
+from kerakit.tasks import Classification
 from kerakit.training import features
-from kerakit.training.features import FeatureBatches, FeatureStore
-from kerakit.training.split_model import split
+from kerakit.training.features import FeatureDataset, FeatureStore, StoredFeatures
+from kerakit.training.split_model import split_at
 from projects import Project, write_image
 
 
 class Generator(BatchGenerator):
     def get_aug_pipeline(self) -> Any:
         return A.Compose([A.HorizontalFlip(), A.RandomBrightnessContrast(p=1)])
+
+
+def read_all(stored: StoredFeatures) -> tuple[Any, Any]:
+    return stored[np.arange(len(stored))]
 
 
 def model() -> keras.Model:
@@ -35,13 +43,15 @@ def model() -> keras.Model:
     return keras.Model(image, keras.layers.Dense(2, activation="softmax")(x))
 
 
-def test_they_are_what_keras_says(photos: Path, tmp_path: Path) -> None:
+def test_they_equal_those_of_keras(photos: Path, tmp_path: Path) -> None:
     keras.utils.set_random_seed(0)
     whole = model()
-    backbone, head = split(whole)
+    backbone, head = split_at(whole)
     generator = Generator(DataReader(photos), "train", 7, (20, 16), jitter=True)
     for epoch in (0, 3):
-        found, targets = FeatureStore(backbone, tmp_path / "kept").compute(generator, epoch)
+        found, targets = read_all(
+            FeatureStore(backbone, tmp_path / "kept").compute(generator, epoch)
+        )
         generator.epoch = epoch
         batches = [generator[i] for i in range(len(generator))]
         generator.close()
@@ -55,7 +65,7 @@ def test_they_are_what_keras_says(photos: Path, tmp_path: Path) -> None:
 
 def test_training_the_head_trains_the_model() -> None:
     whole = model()
-    backbone, head = split(whole)
+    backbone, head = split_at(whole)
     before = [weight.copy() for weight in whole.get_weights()]
     head.compile("sgd", "sparse_categorical_crossentropy")
     head.fit(np.random.default_rng(0).random((32, 8)), np.arange(32) % 2, verbose=0)
@@ -67,23 +77,31 @@ def test_training_the_head_trains_the_model() -> None:
 def test_a_second_time_they_are_found(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    backbone, _ = split(model())
+    backbone, _ = split_at(model())
     reader = DataReader(photos)
-    first = FeatureStore(backbone, tmp_path).compute(BatchGenerator(reader, "train", 8, (20, 16)))
+    first = read_all(
+        FeatureStore(backbone, tmp_path).compute(BatchGenerator(reader, "train", 8, (20, 16)))
+    )
 
     def refuse(_: Any) -> Any:
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(features, "_fastest", refuse)
-    again = FeatureStore(backbone, tmp_path).compute(BatchGenerator(reader, "train", 8, (20, 16)))
+    monkeypatch.setattr(features, "_fastest_predict_fn", refuse)
+    again = read_all(
+        FeatureStore(backbone, tmp_path).compute(BatchGenerator(reader, "train", 4, (20, 16)))
+    )
     for a, b in zip(first, again, strict=True):
         np.testing.assert_array_equal(a, b)
-    other, _ = split(model())
+    other, _ = split_at(model())
+    mix = Mix(2, mixup=0.2)
+    task = Classification(("pear", "apple"))
     for store, generator in (
         (FeatureStore(other, tmp_path), BatchGenerator(reader, "train", 8, (20, 16))),
         (FeatureStore(backbone, tmp_path), BatchGenerator(reader, "val", 8, (20, 16))),
         (FeatureStore(backbone, tmp_path), BatchGenerator(reader, "train", 8, (20, 16), seed=1)),
         (FeatureStore(backbone, tmp_path), Generator(reader, "train", 8, (20, 16), jitter=True)),
+        (FeatureStore(backbone, tmp_path), BatchGenerator(reader, "train", 8, (20, 16), mix=mix)),
+        (FeatureStore(backbone, tmp_path), BatchGenerator(reader, "train", 8, (20, 16), task=task)),
     ):
         with pytest.raises(AssertionError, match="computed again"):
             store.compute(generator)
@@ -94,13 +112,12 @@ def test_a_second_time_they_are_found(
         FeatureStore(backbone, tmp_path).compute(BatchGenerator(reader, "train", 8, (20, 16)))
 
 
-def test_a_damaged_store_is_computed_anew(photos: Path, tmp_path: Path) -> None:
-    backbone, _ = split(model())
+def test_a_damaged_store_is_repaired(photos: Path, tmp_path: Path) -> None:
+    backbone, _ = split_at(model())
     generator = BatchGenerator(DataReader(photos), "train", 8, (20, 16))
-    first, _ = FeatureStore(backbone, tmp_path / "kept").compute(generator)
-    first = np.array(first)
-    paths = sorted((tmp_path / "kept").iterdir())
-    assert [path.suffix for path in paths] == [".npy", ".npz"]
+    first, _ = read_all(FeatureStore(backbone, tmp_path / "kept").compute(generator))
+    paths = sorted(path for path in (tmp_path / "kept").rglob("*") if path.is_file())
+    assert [path.suffix for path in paths] == [".index", ".records"]
     for path in paths:
         whole = path.read_bytes()
         for damaged in (
@@ -109,51 +126,124 @@ def test_a_damaged_store_is_computed_anew(photos: Path, tmp_path: Path) -> None:
             whole[: len(whole) // 2],
             whole[:300] + b"\1\2\3\4" + whole[304:],
         ):
-            path.unlink()
+            for other in set((tmp_path / "kept").rglob("*.*")) - set(paths):
+                other.unlink()  # what the last repair has written
             path.write_bytes(damaged)
-            again, _ = FeatureStore(backbone, tmp_path / "kept").compute(generator)
+            again, _ = read_all(FeatureStore(backbone, tmp_path / "kept").compute(generator))
             np.testing.assert_array_equal(again, first)
+        path.write_bytes(whole)
+
+
+def record_images(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return the list of the numbers of images that a backbone computes from here on."""
+    computed: list[int] = []
+
+    def recording(backbone: keras.Model) -> Any:
+        def predict(images: Any) -> Any:
+            computed.append(len(images))
+            return keras_predict_fn(backbone)(images)
+
+        return predict
+
+    monkeypatch.setattr(features, "_fastest_predict_fn", recording)
+    return computed
+
+
+def test_an_interrupted_computation_resumes(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted(BatchGenerator):
+        stop_at: float = 3
+
+        def __getitem__(self, i: int) -> Any:
+            if i >= self.stop_at:
+                raise KeyboardInterrupt
+            return super().__getitem__(i)
+
+    computed = record_images(monkeypatch)
+    backbone, _ = split_at(model())
+    generator = Interrupted(DataReader(photos), "train", 8, (20, 16))
+    with pytest.raises(KeyboardInterrupt):
+        FeatureStore(backbone, tmp_path).compute(generator)
+    assert computed == [8, 8, 8]
+    generator.stop_at = np.inf
+    found, _ = read_all(FeatureStore(backbone, tmp_path).compute(generator))
+    assert sum(computed) == len(generator.index) == len(found)
+    images = np.concatenate([generator.load_batch(i)[0] for i in range(len(generator))])
+    np.testing.assert_allclose(found, backbone.predict(images, verbose=0), atol=2e-5)
+
+
+def test_an_added_image_keeps_the_features_of_the_others(photos: Path, tmp_path: Path) -> None:
+    backbone, _ = split_at(model())
+    FeatureStore(backbone, tmp_path).compute(BatchGenerator(DataReader(photos), "val", 8, (20, 16)))
+    (index,) = tmp_path.rglob("*.index")
+    size = index.stat().st_size // len(DataReader(photos).indices("val"))
+    before = set(DataReader(photos).indices("val"))
+    for i in range(20):
+        write_image(photos / "apple" / f"new-{i}.png", seed=500 + i)
+    generator = BatchGenerator(DataReader(photos), "val", 8, (20, 16))
+    added = len(generator.index) - len(before)
+    assert added > 0
+    FeatureStore(backbone, tmp_path).compute(generator)
+    (new,) = set(tmp_path.rglob("*.index")) - {index}
+    assert new.stat().st_size == added * size
+
+
+def test_mixed_features_belong_to_their_soft_labels(photos: Path, tmp_path: Path) -> None:
+    backbone, _ = split_at(model())
+    generator = BatchGenerator(DataReader(photos), "train", 8, (20, 16), mix=Mix(2, cutmix=1))
+    for epoch in range(2):
+        found, targets = read_all(FeatureStore(backbone, tmp_path).compute(generator, epoch))
+        batches = [generator.load_batch(i) for i in range(len(generator))]
+        images, labels = (np.concatenate(part) for part in zip(*batches, strict=True))
+        np.testing.assert_array_equal(targets, labels)
+        np.testing.assert_allclose(found, backbone.predict(images, verbose=0), atol=2e-5)
 
 
 def test_the_oldest_features_make_room(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    backbone, _ = split(model())
+    backbone, _ = split_at(model())
     generator = Generator(DataReader(photos), "train", 8, (20, 16), jitter=True)
-    store = FeatureStore(backbone, tmp_path)
-    size = len(generator.index) * 8 * 4 + 128
+    folder = tmp_path / "kept"
+    (folder / "of the user").mkdir(parents=True)
+    store = FeatureStore(backbone, folder)
+    record = 8 * 4 + 4 + 32  # features, target, entry of the index
+    size = len(generator.index) * record
 
     def disk_usage(_: Path) -> Any:
-        return SimpleNamespace(
-            free=5 * size - sum(path.stat().st_size for path in tmp_path.glob("*.npy"))
-        )
+        return SimpleNamespace(free=5 * size - used_bytes(folder))
 
-    monkeypatch.setattr("kerakit.training.features.shutil.disk_usage", disk_usage)
-    assert store.fits(generator, views=2)
-    assert not store.fits(generator, views=3)
-    names: list[str] = []
+    monkeypatch.setattr("kerakit.data.store.shutil.disk_usage", disk_usage)
+    assert store.has_room_for(generator, views=2)
+    assert not store.has_room_for(generator, views=3)
+    names = ["of the user"]
     for epoch in range(4):
         store.compute(generator, epoch)
-        (new,) = {path.stem for path in tmp_path.glob("*.npz")} - set(names)
-        os.utime(tmp_path / f"{new}.npz", (epoch, epoch))
+        (new,) = {path.name for path in folder.iterdir()} - set(names)
+        os.utime(folder / new, (epoch, epoch))
         names.append(new)
-    assert {path.stem for path in tmp_path.glob("*.np?")} == set(names[2:])
+    assert {path.name for path in folder.iterdir()} == {"of the user", *names[3:]}
+    assert used_bytes(folder) == 2 * size
 
 
 def test_each_epoch_has_every_feature_once_in_a_new_order(photos: Path, tmp_path: Path) -> None:
-    backbone, _ = split(model())
+    backbone, _ = split_at(model())
     store = FeatureStore(backbone, tmp_path)
     generator = Generator(DataReader(photos), "train", 7, (20, 16), jitter=True)
-    batches = FeatureBatches(store, generator, views=2)
+    batches = FeatureDataset(store, generator, views=2)
     epochs = []
     for epoch in range(4):
         batches.epoch = epoch
         parts = [batches[i] for i in range(len(batches))]
         found, targets = (np.concatenate(part) for part in zip(*parts, strict=True))
-        expected, expected_targets = store.compute(generator, epoch % 2)
-        rows = np.lexsort(found.T), np.lexsort(expected.T)
-        np.testing.assert_array_equal(found[rows[0]], expected[rows[1]])
-        np.testing.assert_array_equal(targets[rows[0]], expected_targets[rows[1]])
+        expected, expected_targets = read_all(store.compute(generator, epoch % 2))
+        order, expected_order = np.lexsort(found.T), np.lexsort(expected.T)
+        np.testing.assert_array_equal(found[order], expected[expected_order])
+        np.testing.assert_array_equal(targets[order], expected_targets[expected_order])
+        keys = [key for i in range(len(batches)) for key in batches.batch_keys(i)]
+        classes = [generator.data_reader.class_names.index(key.split("/")[0]) for key in keys]
+        assert targets.tolist() == classes
         epochs.append(found)
     assert not np.array_equal(epochs[0], epochs[2])
 
@@ -162,48 +252,31 @@ def test_a_model_without_a_head_to_train_is_explained() -> None:
     image = keras.Input((8, 8, 3))
     flat = keras.layers.Flatten()(image)
     with pytest.raises(UserError, match="no layer named 'features'"):
-        split(keras.Model(image, flat))
+        split_at(keras.Model(image, flat))
 
 
 def test_training_head_and_fine_tuning_of_a_pretrained_model(project: Project) -> None:
-    small = (
-        "--model",
-        "efficientnet_lite0",
-        "--input_size",
-        "32,32",
-        "--num_epochs",
-        1,
-        "--jitter",
-    )
-    result = project.run("train.py", "--save_to", "progress/head", *small, "--schedule", "head")
-    assert result.code == 0, result.err
-    assert "epoch 20/20 - accuracy:" in result.out
-    config = json.loads((project.path / "progress/head/config.json").read_text())
+    small = ("--model", "efficientnet_lite0", "--input_size", "32,32", "--jitter")
+    short = (*small, "--num_epochs", 1, "--head_epochs", 3)
+
+    def train(name: str, *flags: object) -> tuple[dict[str, Any], int]:
+        result = project.run("train.py", "--save_to", f"progress/{name}", *short, *flags)
+        assert result.code == 0, result.err
+        run = project.path / "progress" / name
+        epochs = len((run / "history.csv").read_text().splitlines()) - 1
+        return json.loads((run / "config.json").read_text()), epochs
+
+    config, epochs = train("tuned", "--class_weights", "--ema", 0.5)
     assert config["weights"] == "imagenet"
-    assert config["phases"] == ["head"]
-    assert len(list((project.path / "progress/head/ckpt").glob("*.h5"))) == 1
-    result = project.run(
-        "train.py", "--save_to", "progress/tuned", *small, "--class_weights", "--ema", 0.5
-    )
-    assert result.code == 0, result.err
-    assert "epoch 21/21 - accuracy:" in result.out
-    config = json.loads((project.path / "progress/tuned/config.json").read_text())
-    assert config["phases"] == ["head", "finetune"]
-    again = project.run(
-        "train.py", "--save_to", "progress/more", *small, "--from_ckpt", "progress/tuned"
-    )
-    assert again.code == 0, again.err
-    config = json.loads((project.path / "progress/more/config.json").read_text())
-    assert config["phases"] == ["finetune"]
-    assert "epoch 1/1" in again.out
-    history = (project.path / "progress/tuned/history.csv").read_text().splitlines()
-    assert len(history) == 1 + 21
+    assert (config["phases"], epochs) == (["head", "finetune"], 4)
+    config, epochs = train("more", "--from_ckpt", "progress/tuned")
+    assert (config["phases"], epochs) == (["finetune"], 1)
 
 
 def test_a_head_on_nothing_is_refused(project: Project) -> None:
-    result = project.train("--schedule", "head")
+    result = project.train("--strategy", "head")
     assert result.code == 2
-    assert "starts from nothing" in result.err
+    assert "--strategy head" in result.err
     assert not (project.path / "progress").exists()
 
 
@@ -213,7 +286,7 @@ def test_a_head_may_have_several_outputs() -> None:
     two = keras.Model(
         image, [keras.layers.Dense(3, name="one")(x), keras.layers.Dense(3, name="other")(x)]
     )
-    backbone, head = split(two)
+    backbone, head = split_at(two)
     images = np.ones((4, 8, 8, 3), np.float32)
     for answer, expected in zip(head(backbone(images)), two(images), strict=True):
         np.testing.assert_allclose(answer, expected)
@@ -226,9 +299,9 @@ def test_several_targets_are_refused_and_missing_images_are_named(
         def preprocess(self, image: Any, annot: Any) -> Any:
             return image, (annot, annot)
 
-    backbone, _ = split(model())
+    backbone, _ = split_at(model())
     reader = DataReader(photos)
-    with pytest.raises(UserError, match="one target an image"):
+    with pytest.raises(UserError, match="one target"):
         FeatureStore(backbone, tmp_path / "kept").compute(Two(reader, "train", 8, (20, 16)))
     missing = reader.image_path(int(reader.indices("train")[3]))
     missing.unlink()
@@ -236,4 +309,3 @@ def test_several_targets_are_refused_and_missing_images_are_named(
         FeatureStore(backbone, tmp_path / "kept").compute(
             BatchGenerator(reader, "train", 8, (20, 16))
         )
-    assert not list((tmp_path / "kept").iterdir())

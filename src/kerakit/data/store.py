@@ -29,6 +29,9 @@ RECORDS_PER_COUNT = 64
 _ENTRY = struct.Struct("<16sQII")
 """Digest, index of the record in its file, CRC-32 of the record, CRC-32 of these three."""
 
+ENTRY_BYTES = _ENTRY.size
+"""Size of an entry of the index, in addition to its record."""
+
 
 def digest(*parts: object) -> bytes:
     """Return 16 bytes that identify ``parts`` by their ``repr``."""
@@ -49,6 +52,14 @@ def default_limit(folder: Path) -> int:
     """Return half of the bytes that are free on the disk or used by ``folder``."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
     return (shutil.disk_usage(existing).free + used_bytes(folder)) // 2
+
+
+def remove_store(folder: Path) -> None:
+    """Remove the files of an array store, and its folder if that is empty then."""
+    with contextlib.suppress(OSError):  # another process may do the same
+        for path in [*folder.glob("*.index"), *folder.glob("*.records")]:
+            path.unlink(missing_ok=True)
+        folder.rmdir()
 
 
 class ArrayStore:

@@ -7,7 +7,6 @@ import inspect
 import math
 import os
 import secrets
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,14 @@ from kerakit.data import memory
 from kerakit.data.decode import DECODER_VERSION
 from kerakit.data.generator import BatchGenerator, EpochCallback
 from kerakit.data.order import permutation
-from kerakit.data.store import ArrayStore, default_limit, digest, used_bytes
+from kerakit.data.store import (
+    ENTRY_BYTES,
+    ArrayStore,
+    default_limit,
+    digest,
+    remove_store,
+    used_bytes,
+)
 from kerakit.errors import JobError, UserError
 from kerakit.inference import PredictFn, keras_predict_fn
 from kerakit.machine import available_cores, has_accelerator
@@ -145,7 +151,7 @@ class FeatureStore:
         generator.close()
 
     def _estimate_bytes(self, generator: BatchGenerator) -> int:
-        return len(generator.index) * math.prod(self._shape) * 4
+        return len(generator.index) * (4 * math.prod(self._shape) + ENTRY_BYTES)
 
     def _make_room(self, folder: Path, needed: int) -> None:
         """Remove the least recently used features until ``needed`` more bytes fit into the limit.
@@ -153,11 +159,11 @@ class FeatureStore:
         Features in ``folder`` go last.
         """
         limit = default_limit(self._folder)
-        paths = [path for path in self._folder.glob("*") if path.is_dir()]
+        paths = list({path.parent for path in self._folder.glob("*/*.index")})
         paths.sort(key=lambda path: (path == folder, path.stat().st_mtime))
         sizes = [used_bytes(path) for path in paths]
         while paths and sum(sizes) + needed > limit:
-            shutil.rmtree(paths.pop(0), ignore_errors=True)
+            remove_store(paths.pop(0))
             sizes.pop(0)
 
     def _folder_name(self, generator: BatchGenerator, epoch: int) -> str:
