@@ -129,13 +129,20 @@ class SearchFolder(OutputFolder):
             # Without new tables: a database of another program stays as it is.
             storage = _open_storage(self.database, skip_table_creation=True)
             study = optuna.load_study(study_name=_STUDY_NAME, storage=storage)
-            study.get_trials()
+            with storage.engine.connect() as connection:
+                reason, size = connection.exec_driver_sql(
+                    "SELECT quick_check, page_count * page_size FROM pragma_quick_check(1), "
+                    "pragma_page_count, pragma_page_size"
+                ).one()
+            if size != self.database.stat().st_size:
+                reason = "the file is cut off"
         except (KeyError, RuntimeError, SQLAlchemyError, optuna.exceptions.OptunaError) as error:
             reason = "no study of Kerakit" if isinstance(error, KeyError) else _find_cause(error)
+        if reason != "ok":
             raise UserError(
                 f"{self.database} is damaged or belongs to another program: {reason}. Restore it "
                 "from a copy, delete it, or choose another --save_to."
-            ) from None
+            )
         return study
 
 
@@ -209,29 +216,32 @@ class Search:
         if Run(self.folder.path).config.exists():
             raise UserError(f"{self.folder.path} is a run folder. Choose another --save_to.")
         import optuna
+        from sqlalchemy.exc import SQLAlchemyError
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         with self.folder.lock() as lock:
-            study = self._open()
             try:
-                while len(_ended(study)) < self._args.trials and not _is_hopeless(study):
-                    self._train(study, self._next(study), lock)
-            except KeyboardInterrupt:
-                self._report(study)
-                words = [word for word in self._args.as_flags() if word != "--overwrite"]
-                print(
-                    f"\nInterrupted. {len(_ended(study))} of {self._args.trials} trials have ended."
-                    f" To resume, run\n  {shlex.join(['python', sys.argv[0], *words])}",
-                    file=sys.stderr,
-                )
-                raise SystemExit(INTERRUPTED) from None
-            except optuna.exceptions.StorageInternalError as error:
+                self._run_trials(self._open(), lock)
+            except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
                 raise JobError(
-                    f"cannot write {self.folder.database}: {_find_cause(error)}. Check its "
-                    "permissions and the free space; then resume by the same command, without "
-                    "--overwrite."
+                    f"cannot use {self.folder.database}: {_find_cause(error)}. Check its "
+                    "permissions and the free space; then repeat the command without --overwrite."
                 ) from None
+
+    def _run_trials(self, study: Study, lock: int) -> None:
+        try:
+            while len(_ended(study)) < self._args.trials and not _is_failing(study):
+                self._train(study, self._next(study), lock)
+        except KeyboardInterrupt:
             self._report(study)
+            words = [word for word in self._args.as_flags() if word != "--overwrite"]
+            print(
+                f"\nInterrupted. {len(_ended(study))} of {self._args.trials} trials have ended. "
+                f"To resume, run\n  {shlex.join(['python', sys.argv[0], *words])}",
+                file=sys.stderr,
+            )
+            raise SystemExit(INTERRUPTED) from None
+        self._report(study)
         ended = _ended(study)
         if all(trial.value is None for trial in ended):
             raise JobError(f"no trial completed. Last error: {ended[-1].user_attrs.get('error')}")
@@ -261,12 +271,9 @@ class Search:
                 "its flags, choose another --save_to, or give --overwrite to replace it."
             )
         for trial in study.trials:
-            self._make_args(trial, trial.number)
-        print(
-            f"resuming {self.folder.path}: {len(_ended(study))} of {self._args.trials} trials have "
-            "ended",
-            flush=True,
-        )
+            if trial.params:  # optuna-dashboard may add trials without
+                self._make_args(trial, trial.number)
+        print(f"resuming {self.folder.path} after {len(_ended(study))} trials", flush=True)
         return study
 
     def _next(self, study: Study) -> FrozenTrial:
@@ -274,8 +281,8 @@ class Search:
         import optuna
 
         running = optuna.trial.TrialState.RUNNING
-        for trial in study.get_trials(states=[running]):
-            return trial
+        if interrupted := study.get_trials(states=[running]):
+            return interrupted[0]
         # Suggested in memory and stored in one transaction: a kill leaves no incomplete trial.
         number = len(study.trials)
         sampler = optuna.samplers.TPESampler(seed=(self._args.seed + number) % 2**32)
@@ -298,13 +305,13 @@ class Search:
         import optuna
 
         fixed = optuna.trial.FixedTrial(trial.params, number)
-        flags: dict[str, Any] = {}
+        flags = None
         # An unknown parameter is a ValueError, one out of its range a warning.
         with warnings.catch_warnings(), contextlib.suppress(ValueError):
             warnings.simplefilter("ignore")
             flags = self._suggest(fixed, self._args)
         run = self.folder.run(number)
-        if fixed.distributions != trial.distributions:
+        if flags is None or fixed.distributions != trial.distributions:
             raise UserError(
                 f"search.py changed: its parameters are not those of {run.path}. Undo the change, "
                 "choose another --save_to, or give --overwrite to replace the search."
@@ -360,6 +367,8 @@ class Search:
     def _report(self, study: Study) -> None:
         """Print, write and plot the trials that have ended, best first, failed ones last."""
         ended = _ended(study)
+        if not ended:
+            return
         completed = [trial for trial in ended if trial.value is not None]
         ranked = sorted(completed, key=lambda trial: trial.value, reverse=self._higher_is_better)
         failed = [trial for trial in ended if trial.value is None]
@@ -406,7 +415,7 @@ def _ended(study: Study) -> list[FrozenTrial]:
     return [trial for trial in study.trials if trial.state.is_finished()]
 
 
-def _is_hopeless(study: Study) -> bool:
+def _is_failing(study: Study) -> bool:
     ended = _ended(study)
     return len(ended) >= FAILURES_TO_STOP and all(trial.value is None for trial in ended)
 

@@ -1,13 +1,12 @@
-"""MLflow and Weights & Biases: a training becomes one tracked run, through all of its phases.
+"""MLflow and Weights & Biases: all phases of a training are logged as one tracked run.
 
-Where they store is theirs to say, by their own environment variables and files.
+Their own environment variables and files configure where they store it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
-import json
 import shutil
 import sys
 from abc import ABC, abstractmethod
@@ -19,20 +18,22 @@ from typing import Any, ClassVar, Literal, Self
 import keras
 
 from kerakit.errors import UserError
-from kerakit.run import Run
+from kerakit.files import read_json
+from kerakit.run import RESTORE, Run
 from kerakit.script import INTERRUPTED
 
-Ending = Literal["done", "failed", "interrupted"]
+Status = Literal["completed", "failed", "interrupted"]
 
 
 class Tracker(keras.callbacks.Callback, ABC):
-    """Log each epoch's metrics, between entering it as a context and leaving it: see ``tracking``.
+    """Base of the trackers: a callback and a context manager (see ``tracking``).
 
-    The run's configuration is logged when it is entered; its files, the path of the best checkpoint, and how it ended when it
-    is left. A service that fails in between costs a warning and the rest of its metrics, not the training.
+    On entry it logs the configuration of the run, after each epoch the metrics, on exit the files,
+    the path of the best checkpoint and the status. If the service fails after the start, the
+    training continues without it, with a warning.
 
     Args:
-        run: the run folder; its config.json is there when the tracker is entered.
+        run: the run folder, with a config.json on entry.
     """
 
     title: ClassVar[str]
@@ -40,88 +41,89 @@ class Tracker(keras.callbacks.Callback, ABC):
     def __init__(self, run: Run) -> None:
         super().__init__()
         self._run = run
-        self._open = False
+        self._is_active = False
 
     def __enter__(self) -> Self:
-        """Begin the tracked run. Raises UserError where the service cannot be had."""
+        """Start the tracked run. Raises UserError if the service fails."""
         try:
-            self.begin(
-                str(self._run.path), json.loads(self._run.config.read_text(encoding="utf-8"))
-            )
+            self.start(str(self._run.path), read_json(self._run.config, dict, RESTORE))
         except Exception as error:
-            with contextlib.suppress(Exception):  # it may have begun before it failed
-                self.end("failed")
+            with contextlib.suppress(Exception):  # it may have failed after its start
+                self.finish("failed")
             raise UserError(
-                f"{self.title} did not start: {_first_line(error)} Mend that, or leave it out of --track."
+                f"{self.title} did not start: {_first_line(error)} Fix it, or omit it from --track."
             ) from None
-        self._open = True
+        self._is_active = True
         return self
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Log the metrics of this epoch, counted from 1 through all phases."""
-        with self._warning():
-            if self._open:
+        """Log the metrics of an epoch, counted from 1 through all phases."""
+        if self._is_active:
+            with self._warn_on_error():
                 self.log(epoch + 1, {name: float(value) for name, value in (logs or {}).items()})
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
-        """End the tracked run as the training ended."""
-        with self._warning():
+        """Log the files and finish the tracked run with the status of the training."""
+        with self._warn_on_error():
             files = (self._run.config, self._run.history, *sorted(self._run.plots.glob("*.png")))
-            kept = self._run.list_checkpoints()
-            best = str(self._run.checkpoints / kept[0].file) if kept else "none"
-            self.keep([path for path in files if path.exists()], best)
-        with self._warning():
-            self.end(
-                "done"
-                if kind is None
-                else "interrupted"
-                if issubclass(kind, KeyboardInterrupt)
-                else "failed"
-            )
+            checkpoints = self._run.list_checkpoints()
+            best = str(self._run.checkpoints / checkpoints[0].file) if checkpoints else "none"
+            self.log_files([path for path in files if path.exists()], best)
+        with self._warn_on_error():
+            if kind is None:
+                self.finish("completed")
+            else:
+                self.finish("interrupted" if issubclass(kind, KeyboardInterrupt) else "failed")
 
     @contextlib.contextmanager
-    def _warning(self) -> Iterator[None]:
+    def _warn_on_error(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            # A server that is gone is asked again for minutes: once is enough.
-            self._open = False
+            # Each request to a server that is down may take minutes: none follows.
+            self._is_active = False
             print(
-                f"WARNING: {self.title} failed, and logs no more of this run: {_first_line(error)}",
+                f"WARNING: {self.title} failed and logs no further epochs of this run: "
+                f"{_first_line(error)}",
                 file=sys.stderr,
             )
 
     @abstractmethod
-    def begin(self, name: str, settings: dict[str, Any]) -> None:
-        """Begin a tracked run with this name and these settings."""
+    def start(self, name: str, settings: dict[str, Any]) -> None:
+        """Start a tracked run with this name and these settings."""
 
     @abstractmethod
     def log(self, epoch: int, metrics: dict[str, float]) -> None:
         """Log metrics, with ``epoch`` as their step."""
 
     @abstractmethod
-    def keep(self, files: list[Path], best: str) -> None:
-        """Keep copies of ``files``, under their paths in the run folder, and the path of the best checkpoint."""
+    def log_files(self, files: list[Path], best: str) -> None:
+        """Store copies of ``files``, under their paths in the run folder.
+
+        Args:
+            files: to copy.
+            best: path of the best checkpoint, which is stored as text.
+        """
 
     @abstractmethod
-    def end(self, how: Ending) -> None:
-        """End the tracked run."""
+    def finish(self, status: Status) -> None:
+        """Finish the tracked run."""
 
 
 class MLflow(Tracker):
     """Track with MLflow."""
 
     title = "MLflow"
-    _STATUS: ClassVar[dict[Ending, str]] = {
-        "done": "FINISHED",
+    _STATUS: ClassVar[dict[Status, str]] = {
+        "completed": "FINISHED",
         "failed": "FAILED",
         "interrupted": "KILLED",
     }
 
-    def begin(self, name: str, settings: dict[str, Any]) -> None:
-        """Start a run of the experiment that MLflow's environment names; settings become its parameters."""
+    def start(self, name: str, settings: dict[str, Any]) -> None:
+        """Start a run of the experiment in MLFLOW_EXPERIMENT_NAME; parameters: the settings."""
         import mlflow
 
         mlflow.start_run(run_name=name)
@@ -133,8 +135,8 @@ class MLflow(Tracker):
 
         mlflow.log_metrics(metrics, step=epoch)
 
-    def keep(self, files: list[Path], best: str) -> None:
-        """Log files as artifacts, and the checkpoint's path as a tag."""
+    def log_files(self, files: list[Path], best: str) -> None:
+        """Log the files as artifacts and the checkpoint's path as a tag."""
         import mlflow
 
         mlflow.set_tag("best_checkpoint", best)
@@ -142,22 +144,22 @@ class MLflow(Tracker):
             folder = path.parent.relative_to(self._run.path).as_posix()
             mlflow.log_artifact(str(path), None if folder == "." else folder)
 
-    def end(self, how: Ending) -> None:
-        """End the run as FINISHED, FAILED or KILLED."""
+    def finish(self, status: Status) -> None:
+        """Finish the run as FINISHED, FAILED or KILLED."""
         import mlflow
 
-        mlflow.end_run(self._STATUS[how])
+        mlflow.end_run(self._STATUS[status])
 
 
 class WandB(Tracker):
     """Track with Weights & Biases."""
 
     title = "Weights & Biases"
-    _CODE: ClassVar[dict[Ending, int]] = {"done": 0, "failed": 1, "interrupted": INTERRUPTED}
+    _CODE: ClassVar[dict[Status, int]] = {"completed": 0, "failed": 1, "interrupted": INTERRUPTED}
     _tracked: Any
 
-    def begin(self, name: str, settings: dict[str, Any]) -> None:
-        """Start a run of the project that wandb's environment names; settings become its config."""
+    def start(self, name: str, settings: dict[str, Any]) -> None:
+        """Start a run of the project in WANDB_PROJECT; config: the settings."""
         import wandb
 
         self._tracked = wandb.init(name=name, config=settings)
@@ -166,34 +168,41 @@ class WandB(Tracker):
         """Log metrics."""
         self._tracked.log(metrics, step=epoch)
 
-    def keep(self, files: list[Path], best: str) -> None:
-        """Save files with the run, and the checkpoint's path in its summary."""
+    def log_files(self, files: list[Path], best: str) -> None:
+        """Save the files with the run and the checkpoint's path in its summary."""
         self._tracked.summary["best_checkpoint"] = best
         for path in files:
-            # It would keep links, and the run folder may be replaced before an offline run is uploaded.
+            # W&B stores links; the run folder may be replaced before an offline run is uploaded.
             copy = Path(self._tracked.dir) / path.relative_to(self._run.path)
             copy.parent.mkdir(exist_ok=True)
             shutil.copyfile(path, copy)
             self._tracked.save(str(copy), base_path=self._tracked.dir, policy="now")
 
-    def end(self, how: Ending) -> None:
-        """End the run with exit code 0, 1, or 130 for Ctrl-C."""
-        self._tracked.finish(exit_code=self._CODE[how])
+    def finish(self, status: Status) -> None:
+        """Finish the run with exit code 0, 1, or 130 for Ctrl-C."""
+        self._tracked.finish(exit_code=self._CODE[status])
 
 
 TRACKERS: dict[str, type[Tracker]] = {"mlflow": MLflow, "wandb": WandB}
-"""By name, as in ``kerakit.training.TRACKER_NAMES``: the name of the package, and of the extra that installs it."""
+"""By the names in ``kerakit.training.TRACKER_NAMES``: those of the packages and of the extras."""
 
 
-def get(names: Iterable[str], run: Run) -> list[Tracker]:
-    """Return trackers for a run.
+def get_trackers(names: Iterable[str], run: Run) -> list[Tracker]:
+    """Return the trackers of a run, callbacks of ``fit``.
+
+    Args:
+        names: of TRACKER_NAMES.
+        run: the run folder.
 
     Raises:
-        UserError: the package of one is not installed.
+        UserError: a package is not installed.
+
+    >>> get_trackers((), Run("progress/test"))  # for example ("mlflow", "wandb")
+    []
     """
     for name in names:
         spec = importlib.util.find_spec(name)
-        # A folder named wandb, as its offline runs make one, looks like a package, but comes from no file.
+        # A folder "wandb", such as that of its offline runs, is found as a package without a file.
         if spec is None or spec.origin is None:
             raise UserError(
                 f"--track {name} needs {TRACKERS[name].title}: pip install 'kerakit[{name}]'"
@@ -203,7 +212,7 @@ def get(names: Iterable[str], run: Run) -> list[Tracker]:
 
 @contextlib.contextmanager
 def tracking(callbacks: Iterable[keras.callbacks.Callback]) -> Iterator[None]:
-    """Enter the trackers among ``callbacks``, and leave them as the block ends: done, failed, or interrupted."""
+    """Enter the trackers among ``callbacks``, and exit them with the status of the block."""
     with contextlib.ExitStack() as stack:
         for callback in callbacks:
             if isinstance(callback, Tracker):
