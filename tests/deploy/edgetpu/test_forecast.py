@@ -282,6 +282,7 @@ def test_unknown_operators_are_listed_apart(files: dict[str, bytes]) -> None:
     assert "Unsupported operators" not in text
     _, reasons = text.split("unknown, the first of each kind")
     assert "MUL version" in reasons
+    assert "squeeze-and-excite" in reasons
 
 
 def names_transpose_conv_4(model: Any) -> None:

@@ -339,14 +339,15 @@ def _format_refusal(refusal: Refusal, name: str) -> list[str]:
 
 def _format_reasons(operators: Sequence[OperatorForecast], target: str) -> list[str]:
     """Return a line per kind of operator whose verdict by itself has this target."""
-    first: dict[tuple[str, str], OperatorForecast] = {}
+    first: dict[tuple[str, str, str], OperatorForecast] = {}
     for operator in operators:
-        if operator.by_itself.target == target:
-            first.setdefault((operator.op, operator.by_itself.status), operator)
+        verdict = operator.by_itself
+        if verdict.target == target:
+            first.setdefault((operator.op, verdict.status, verdict.limit), operator)
     return [
-        f"operator {one.index}, {one.op} version {one.version}: {one.by_itself.status} "
+        f"operator {one.index}, {f'{op} version {one.version} {limit}'.strip()}: {status} "
         f"[{one.by_itself.source}]"
-        for one in first.values()
+        for (op, status, limit), one in first.items()
     ]
 
 

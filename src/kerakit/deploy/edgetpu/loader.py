@@ -1,4 +1,4 @@
-"""What TensorFlow Lite of 2021, the interpreter inside ``edgetpu_compiler`` 16, refuses to load."""
+"""Refusals of TensorFlow Lite of 2021, the interpreter inside ``edgetpu_compiler`` 16."""
 
 from __future__ import annotations
 

@@ -78,7 +78,8 @@ def apply_rules(operator: Operator) -> Verdict:
     if any(size != 1 for tensor in tensors for size in tensor.shape[:-3]):
         return _cpu(RANK, f"{DOCUMENT}; {_ISSUE}30, #708", "on tensors of more than 3 dimensions")
     if other := _first_unquantized(operator.outputs):
-        source = f"{DOCUMENT}; logs of EfficientDet-Lite (CUSTOM, DEQUANTIZE), {_ISSUE}438"
+        logs = "logs of EfficientDet-Lite (CUSTOM, DEQUANTIZE) and float models"
+        source = f"{DOCUMENT}; {logs}, {_ISSUE}438"
         return _unsupported_type(operator, other, source)
     if rule is None:
         source = f"{DOCUMENT}; logs of LEAKY_RELU, GATHER"
