@@ -236,23 +236,19 @@ def data_warnings(reader: Reader) -> list[str]:
     if not isinstance(reader, DataReader):
         return lines
     if reader.num_excluded:
-        lines.append(f"{reader.num_excluded} images are excluded by the list of kerakit check.")
+        lines.append(f"images excluded by the list of kerakit check: {reader.num_excluded}.")
     if gifs := pc.sum(pc.ends_with(reader._keys, ".gif", ignore_case=True)).as_py():
-        lines.append(f"{gifs} images are GIFs: only the first frame of each is read.")
-    for mode in _SPLITS:
+        lines.append(f"GIF images, of which only the first frame is read: {gifs}.")
+    held_out: dict[Mode, str] = {"val": "validation", "test": "test"}
+    for mode, split in held_out.items():
         counts = reader.counts(mode)
-        missing = [
-            name for name, count in zip(reader.class_names, counts, strict=True) if not count
-        ]
         if counts.any():
             lines += [
-                f"class {name!r} has no {_SPLITS[mode]} images, so its accuracy cannot be measured."
-                for name in missing
+                f"class {reader.class_names[i]!r} has no {split} images, so its accuracy cannot be "
+                "measured."
+                for i in np.flatnonzero(counts == 0)
             ]
     return lines
-
-
-_SPLITS: dict[Mode, str] = {"val": "validation", "test": "test"}
 
 
 class _Paths(Sequence[Path]):

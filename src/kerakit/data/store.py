@@ -98,9 +98,10 @@ class ArrayStore:
 
     def read(self, key: bytes, *into: NDArray[Any]) -> bool:
         """Read a record into C-contiguous arrays. Returns False if it is missing or damaged."""
-        if key not in self._entries:
+        entry = self._entries.get(key)
+        if entry is None:
             return False
-        file, i, crc = self._entries[key]
+        file, i, crc = entry
         # Not memory-mapped: one copy into the caller's arrays, without holding the GIL.
         read = os.preadv(file, [_bytes(array) for array in into], i * self._record_bytes)
         if read != self._record_bytes or (crc is not None and _crc32(into) != crc):
@@ -124,11 +125,8 @@ class ArrayStore:
         try:
             with self._lock:
                 records, index = self._own or self._create()
-            offset = i * self._record_bytes
-            if (
-                os.pwritev(records, [_bytes(array) for array in arrays], offset)
-                != self._record_bytes
-            ):
+            buffers = [_bytes(array) for array in arrays]
+            if os.pwritev(records, buffers, i * self._record_bytes) != self._record_bytes:
                 raise OSError("no space left on the disk")
             crc = _crc32(arrays)
             os.write(index, _ENTRY.pack(key, i, crc, _entry_crc32(key, i, crc)))
