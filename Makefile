@@ -41,7 +41,7 @@ test-lowest: $(VENV)/.ready
 	$(BIN)/uv pip install --quiet --python build/lowest-venv/bin/python --resolution lowest-direct --editable ".[cpu,onnx,openvino,pretrained,search]" --group test
 	build/lowest-venv/bin/python -m pytest -n auto -m "not slow" -W default
 
-# Broken links and missing docstrings are errors.
+# Broken links are errors; missing docstrings are errors of `make lint`.
 docs: $(VENV)/.ready
 	$(BIN)/mkdocs build --strict --site-dir build/site
 
