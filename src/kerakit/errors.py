@@ -12,7 +12,12 @@ class KerakitError(Exception):
 
 
 class UserError(KerakitError):
-    """Wrong flags or bad input. Scripts exit with 2."""
+    """Wrong flags or bad input. Scripts exit with 2.
+
+    >>> raise UserError("there is no folder photos. Expected a folder of images.")
+    Traceback (most recent call last):
+    kerakit.errors.UserError: there is no folder photos. Expected a folder of images.
+    """
 
     exit_code = 2
 

@@ -22,7 +22,13 @@ WARM_UP_RUNS = 3
 
 
 def keras_predict_fn(model: keras.Model) -> PredictFn:
-    """Return the function that runs a Keras model on a batch of images."""
+    """Return the function that runs a Keras model on a batch of images.
+
+    >>> import keras
+    >>> model = keras.Sequential([keras.Input((2, 2, 3)), keras.layers.Flatten()])
+    >>> keras_predict_fn(model)(np.zeros((5, 2, 2, 3), np.uint8)).shape
+    (5, 12)
+    """
     return lambda images: np.asarray(model.predict_on_batch(images), np.float32)
 
 

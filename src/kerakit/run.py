@@ -40,8 +40,7 @@ class Checkpoint:
     Attributes:
         file: its name in the checkpoint folder.
         epoch: the epoch at whose end it was saved, counted from 1.
-        value: the monitored metric then (lower is better unless the run says otherwise); None for
-            NaN.
+        value: the monitored metric at that epoch; None for NaN.
         sha256: of the file's bytes, 64 hexadecimal digits.
     """
 

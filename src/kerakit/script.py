@@ -96,7 +96,12 @@ def _describe_os_error(error: OSError) -> tuple[str, int] | None:
 
 
 def deploy_command(run: Run) -> str:
-    """Return the shell command that deploys ``run``."""
+    """Return the shell command that deploys ``run``.
+
+    >>> sys.argv = ["train.py"]
+    >>> deploy_command(Run("progress/test"))
+    'python deploy.py --read_from progress/test --save_to deploy/test'
+    """
     return _command(
         "deploy.py", "--read_from", str(run.path), "--save_to", f"deploy/{run.path.name}"
     )

@@ -60,7 +60,7 @@ def read_template(folder: Path = TEMPLATE) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Change:
-    """What an update does to one file.
+    """The change of one file by an update.
 
     Attributes:
         name: path of the file in the project.

@@ -26,7 +26,7 @@ from kerakit.report.page import (
     Labeled,
     Note,
     Paragraph,
-    Picture,
+    ImageBlock,
     Sample,
     Section,
     SideBySide,
@@ -71,7 +71,7 @@ def test_names_come_out_as_text(name: str) -> None:
         Table([name], [[name], [Code(name, name)], [Labeled(name, name)]]),
         make_block({name: [{name: name}]}),
         SideBySide([(name, Note(name))]),
-        Picture(Image.new("RGB", (8, 8)), name),
+        ImageBlock(Image.new("RGB", (8, 8)), name),
         Gallery([sample]),
     ]
     read = page(*blocks, heading=name)

@@ -10,7 +10,6 @@ import runpy
 import shutil
 import subprocess
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,10 +107,7 @@ def _restored() -> Iterator[None]:
     folder, argv, path, hook = Path.cwd(), sys.argv, list(sys.path), sys.excepthook
     environment = dict(os.environ)
     try:
-        with warnings.catch_warnings():
-            # As in a process of its own.
-            warnings.resetwarnings()
-            yield
+        yield
     finally:
         os.chdir(folder)
         sys.argv, sys.path[:], sys.excepthook = argv, path, hook

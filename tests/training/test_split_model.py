@@ -77,3 +77,11 @@ def test_a_layer_with_a_shortcut_past_it_is_an_error(residual: keras.Model) -> N
         split_at(residual, "dense_2")
     with pytest.raises(UserError, match="no layer named 'missing'"):
         split_at(residual, "missing")
+
+
+def test_a_sequential_model_is_split() -> None:
+    layers = [keras.layers.Dense(3, name="features"), keras.layers.Dense(2)]
+    model = keras.Sequential([keras.Input((4,)), *layers])
+    pixels = np.random.default_rng(0).random((5, 4), np.float32)
+    lower, upper = split_at(model)
+    np.testing.assert_allclose(upper(lower(pixels)), model(pixels), rtol=1e-6)

@@ -93,7 +93,7 @@ def _read(file: io.BytesIO) -> dict[str, NDArray[Any]]:
         content = file.read(count * dtype.itemsize) if count >= 0 else b""
         contents[key] = np.frombuffer(content, dtype)
         if len(contents[key]) != count:
-            raise ValueError("it is cut off")
+            raise ValueError("it is truncated")
     return {name: _view(tensor, contents[tensor.storage.key]) for name, tensor in tensors.items()}
 
 
@@ -162,7 +162,7 @@ def _describe(file: io.BytesIO) -> Any:
             stack.append(_named(function, arguments))
         else:
             raise ValueError(f"it holds {name}, which no file of tensors needs")
-    raise ValueError("it is cut off")
+    raise ValueError("it is truncated")
 
 
 def _to_mark(stack: list[Any]) -> Iterator[Any]:

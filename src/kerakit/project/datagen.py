@@ -52,10 +52,10 @@ class BatchGenerator(data.BatchGenerator):
         captions = [""] * len(images)
         if isinstance(targets, np.ndarray):
             captions = [self._caption(target) for target in targets]
-        picture = data.image_grid(images, captions)
+        grid = data.image_grid(images, captions)
         if path is not None:
-            picture.save(path)
-        return picture
+            grid.save(path)
+        return grid
 
     def _caption(self, target: Any) -> str:
         names = self.data_reader.class_names

@@ -10,7 +10,7 @@ from typing import Any
 import config
 import kerakit
 
-# Flags are parsed before TensorFlow is imported: --help and invalid flags are answered at once.
+# Flags are parsed before TensorFlow is imported: --help and invalid flags respond at once.
 args = kerakit.parse_args(config.TrainConfig, __doc__)
 run = kerakit.Run(args.save_to)
 if args.trials:

@@ -154,7 +154,7 @@ class Chart:
 
 
 @dataclass(frozen=True)
-class Picture:
+class ImageBlock:
     """An image; where the page is narrower than ``min_width`` pixels, the image scrolls."""
 
     image: Image.Image
@@ -202,7 +202,7 @@ Block = (
     | Table
     | Values
     | Chart
-    | Picture
+    | ImageBlock
     | SideBySide
     | Gallery
     | Inline

@@ -26,12 +26,17 @@ class Predictions(Protocol):
 
 
 class Task(Protocol):
-    """What a label is.
+    """The protocol of a task.
 
     Attributes:
         name: of the task, for config.json and reports.
         class_names: in the order of the model's outputs; also the lines of labels.txt.
         main_metric: the key of ``score`` that ranks models; higher is better.
+
+    >>> from kerakit.tasks import Classification
+    >>> task: Task = Classification(["cat", "dog"])
+    >>> task.main_metric
+    'accuracy'
     """
 
     name: str
@@ -58,7 +63,7 @@ class Task(Protocol):
         losses: Mapping[str, Callable[..., Any]] | None = None,
         metrics: Sequence[Sequence[str]] = ...,
     ) -> dict[str, Any]:
-        """Return the arguments of ``model.compile`` beside the optimizer, as the flags say."""
+        """Return the arguments of ``model.compile`` beside the optimizer, from the flags."""
 
     def check_model(self, model: keras.Model) -> None:
         """Raise UserError unless the outputs of ``model`` fit this task."""

@@ -25,7 +25,7 @@ from kerakit.report.page import (
     Note,
     Page,
     Paragraph,
-    Picture,
+    ImageBlock,
     Sample,
     Section,
     SideBySide,
@@ -197,7 +197,7 @@ def _batches(plots: Path) -> Section | None:
             with Image.open(path) as image:
                 height = min(image.height, BATCH_ROWS * ROW_HEIGHT)
                 rows = image.crop((0, 0, image.width, height))
-            blocks += [Heading(title), Picture(rows, title, min_width=720)]
+            blocks += [Heading(title), ImageBlock(rows, title, min_width=720)]
     return Section("First batches", blocks) if blocks else None
 
 

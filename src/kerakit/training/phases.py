@@ -57,9 +57,13 @@ def compute_class_weights(reader: Reader) -> dict[int, float]:
     Raises:
         UserError: the reader does not count classes.
 
-    >>> compute_class_weights(["not", "a", "DataReader"])
-    Traceback (most recent call last):
-    kerakit.errors.UserError: --class_weights needs one class per image ...
+    >>> from tempfile import TemporaryDirectory
+    >>> from kerakit.data.digits import write_digits
+    >>> with TemporaryDirectory() as folder:
+    ...     write_digits(Path(folder))
+    ...     weights = compute_class_weights(DataReader(folder))
+    >>> sorted(weights) == list(range(10))
+    True
     """
     if not isinstance(reader, DataReader):
         raise UserError(

@@ -135,7 +135,7 @@ class SearchFolder(OutputFolder):
                     "pragma_page_count, pragma_page_size"
                 ).one()
             if size != self.database.stat().st_size:
-                reason = "the file is cut off"
+                reason = "the file is truncated"
         except (KeyError, RuntimeError, SQLAlchemyError, optuna.exceptions.OptunaError) as error:
             reason = "no study of Kerakit" if isinstance(error, KeyError) else _find_cause(error)
         if reason != "ok":

@@ -33,8 +33,12 @@ def split_at(model: keras.Model, layer: str = FEATURES_LAYER) -> tuple[keras.Mod
             "the model cannot be split there. Give --strategy scratch."
         )
     border = model.get_layer(layer).output
-    lower = keras.Model(model.input, border, name="backbone")
-    return lower, keras.Model(border, model.output, name="head")
+    # A Sequential model has no ``input`` and ``output`` before it is called.
+    inputs, outputs = (
+        each[0] if len(each) == 1 else each for each in (model.inputs, model.outputs)
+    )
+    lower = keras.Model(inputs, border, name="backbone")
+    return lower, keras.Model(border, outputs, name="head")
 
 
 def find_split(model: keras.Model, fraction: float) -> str | None:

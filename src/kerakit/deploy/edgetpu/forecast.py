@@ -64,7 +64,7 @@ class OperatorForecast:
 
     @property
     def target(self) -> Target:
-        """Where it runs: "tpu", "cpu", or "unknown" if no source decides it."""
+        """The device that runs it: "tpu", "cpu", or "unknown" if no source decides it."""
         return self.verdict.target
 
     @property

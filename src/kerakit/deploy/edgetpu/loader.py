@@ -111,7 +111,7 @@ def find_refusals(graph: Graph) -> list[Refusal]:
 
 def _refusals(graph: Graph) -> Iterator[Refusal]:
     for kind in graph.kinds:
-        if refusal := _refuse_kind(kind):
+        if refusal := _check_kind(kind):
             yield refusal
     if graph.schema_version != 3:
         yield Refusal(
@@ -120,11 +120,11 @@ def _refusals(graph: Graph) -> Iterator[Refusal]:
             "TensorFlow Lite's interpreter_builder.cc",
         )
     for operator in graph.operators:
-        if refusal := _refuse_operator(operator):
+        if refusal := _check_operator(operator):
             yield refusal
 
 
-def _refuse_kind(kind: Kind) -> Refusal | None:
+def _check_kind(kind: Kind) -> Refusal | None:
     """Each operator code of a file is resolved on loading, whether an operator uses it or not."""
     if kind.custom == COMPILED:
         return Refusal(
@@ -159,7 +159,7 @@ def _refuse_kind(kind: Kind) -> Refusal | None:
     )
 
 
-def _refuse_operator(operator: Operator) -> Refusal | None:
+def _check_operator(operator: Operator) -> Refusal | None:
     node = f"Node number {operator.index}"
     if operator.op == "CUSTOM" and operator.custom not in _CUSTOM:
         words = f"Encountered unresolved custom op: {operator.custom}."

@@ -1,8 +1,8 @@
 """Edge TPU facts: one rule per operator, each with its source.
 
 The limits are those of the table of supported operations for runtime 14 (compiler 16) in
-coral.ai/docs/edgetpu/models-intro. For some operators that table says "depends on sizes" and names
-none: between the largest size seen mapped and the smallest size seen unmapped the verdict is
+coral.ai/docs/edgetpu/models-intro. For some operators that table has "depends on sizes" and no
+sizes: between the largest size seen mapped and the smallest size seen unmapped the verdict is
 "unknown". Which operator versions the compiler loads at all is in ``loader``.
 """
 
