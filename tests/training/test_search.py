@@ -378,9 +378,7 @@ def study_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(part=st.floats(0, 1, exclude_max=True))
-def test_a_database_that_is_cut_off_is_damaged(
-    part: float, study_once: Path, tmp_path: Path
-) -> None:
+def test_a_truncated_database_is_damaged(part: float, study_once: Path, tmp_path: Path) -> None:
     content = study_once.read_bytes()
     folder = SearchFolder(tmp_path)
     folder.database.write_bytes(content[: int(part * len(content))])
