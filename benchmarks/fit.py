@@ -1,8 +1,9 @@
-"""``fit`` from the generator, cached or not, from arrays in memory, and a plain Sequence: ``python benchmarks/fit.py PHOTOS``.
+"""``fit`` from Kerakit's generator against arrays in memory: ``python benchmarks/fit.py PHOTOS``.
 
-MobileNetV2 without weights, 96 by 96 pixels, 32 images a step. Each measurement is a fresh process; they take turns;
-printed is the median time of a step in milliseconds, over five rounds with minimum and maximum. Then the memory of a training
-with augmentation, after 2 and after 20 epochs. KERAS_BACKEND=jax measures JAX.
+MobileNetV2 without weights, 96 by 96 pixels, batch size 32. Each measurement is a fresh process;
+the kinds alternate over five rounds. The table has the median time per step in milliseconds with
+minimum and maximum. Then the memory of a training with augmentation, after 2 and after 20 epochs.
+KERAS_BACKEND=jax measures JAX.
 """
 
 from __future__ import annotations
@@ -21,12 +22,11 @@ KINDS = ("kerakit", "cached", "arrays", "sequence")
 
 
 def one(kind: str, folder: str) -> float:
-    """Return the median time of a step of the second epoch, in milliseconds."""
+    """Return the median time per step of the second epoch, in milliseconds."""
     import keras
     import numpy as np
 
-    from kerakit import BatchGenerator, DataReader
-    from kerakit.data import memory
+    from kerakit.data import BatchGenerator, DataReader, memory
     from kerakit.data.cache import RamCache
 
     if kind == "sequence":
@@ -52,7 +52,7 @@ def one(kind: str, folder: str) -> float:
     model.compile("adam", "sparse_categorical_crossentropy")
     times: list[float] = []
 
-    class ReadTimer(keras.callbacks.Callback):
+    class StepTimer(keras.callbacks.Callback):
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002 - Keras's signature
             times.append(time.perf_counter())
 
@@ -60,14 +60,14 @@ def one(kind: str, folder: str) -> float:
         batches = [generator[i] for i in range(len(generator))]
         generator.close()
         images, targets = (np.concatenate(part) for part in zip(*batches, strict=True))
-        model.fit(images, targets, batch_size=BATCH, epochs=2, verbose=0, callbacks=[ReadTimer()])
+        model.fit(images, targets, batch_size=BATCH, epochs=2, verbose=0, callbacks=[StepTimer()])
     else:
         model.fit(
             generator,
             epochs=2,
             verbose=0,
             shuffle=False,
-            callbacks=[generator.epoch_callback(), ReadTimer()],
+            callbacks=[generator.epoch_callback(), StepTimer()],
         )
         generator.close()
     return statistics.median(np.diff(times[STEPS:])) * 1e3
@@ -76,13 +76,13 @@ def one(kind: str, folder: str) -> float:
 def memory(folder: str) -> tuple[float, float]:
     """Return the resident memory in MiB after 2 and after 20 epochs of a small model."""
     import keras
-    from peers import same_augmentation
+    from loaders import common_augmentation
 
-    from kerakit import BatchGenerator, DataReader
+    from kerakit.data import BatchGenerator, DataReader
 
     class Generator(BatchGenerator):
         def get_aug_pipeline(self) -> Any:
-            return same_augmentation()
+            return common_augmentation()
 
     generator = Generator(
         DataReader(folder, train_ratio=0.999999), "train", BATCH, (SIZE, SIZE), jitter=True
@@ -94,7 +94,7 @@ def memory(folder: str) -> tuple[float, float]:
     model.compile("adam", "sparse_categorical_crossentropy")
     resident: list[float] = []
 
-    class Weigh(keras.callbacks.Callback):
+    class MemoryMonitor(keras.callbacks.Callback):
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002 - Keras's signature
             pages = int(Path("/proc/self/statm").read_text().split()[1])
             resident.append(pages * os.sysconf("SC_PAGE_SIZE") / 2**20)
@@ -104,14 +104,14 @@ def memory(folder: str) -> tuple[float, float]:
         epochs=20,
         verbose=0,
         shuffle=False,
-        callbacks=[generator.epoch_callback(), Weigh()],
+        callbacks=[generator.epoch_callback(), MemoryMonitor()],
     )
     generator.close()
     return resident[1], resident[19]
 
 
 def main() -> None:
-    """Take turns, and print the medians."""
+    """Alternate the kinds and print the medians."""
     if len(sys.argv) == 3 and sys.argv[1] == "memory":
         print(*memory(sys.argv[2]))
         return
@@ -126,11 +126,12 @@ def main() -> None:
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             found[kind].append(float(done.stdout.splitlines()[-1]))
     arrays = statistics.median(found["arrays"])
-    print("| ms a step, median of 5 (min to max) | | share of arrays' speed |\n|---|---|---|")
+    print("| ms per step, median of 5 (min to max) | | relative to arrays |\n|---|---|---|")
     for kind, values in found.items():
         middle = statistics.median(values)
         print(
-            f"| {kind} | {middle:.0f} ({min(values):.0f} to {max(values):.0f}) | {arrays / middle:.2f} |"
+            f"| {kind} | {middle:.0f} ({min(values):.0f} to {max(values):.0f}) "
+            f"| {arrays / middle:.2f} |"
         )
     ratios = []
     for _ in range(ROUNDS):
@@ -143,7 +144,8 @@ def main() -> None:
         after_2, after_20 = map(float, done.stdout.splitlines()[-1].split())
         ratios.append(after_20 / after_2)
     print(
-        f"memory after 20 epochs over that after 2: {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+        f"memory after 20 epochs, relative to 2: {statistics.median(ratios):.3f} "
+        f"({min(ratios):.3f} to {max(ratios):.3f})"
     )
 
 

@@ -1,8 +1,8 @@
-"""Loading, measured against peers side by side: ``python benchmarks/input_pipeline.py PHOTOS [--json FILE]``.
+"""Throughput of input pipelines: ``python benchmarks/input_pipeline.py PHOTOS [--json FILE]``.
 
-PHOTOS holds one folder of JPEG files a class. Each measurement is a fresh process; the peers of a comparison take turns; one
-round is not counted, five are. Printed are medians with minimum and maximum, and the ratio of medians. Needs torch for the
-comparison with it; without, the row says so.
+PHOTOS has one folder of JPEG files per class. Each measurement is a fresh process; both sides of a
+comparison alternate, one warm-up round and five rounds. The table has medians with minimum and
+maximum, and the ratio of medians. Comparisons with torch are skipped where it is not installed.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 ROUNDS = 5
-# So many that starting the threads and the first tracing weigh little: an epoch takes seconds.
-AT_LEAST = 3000
-PEERS = Path(__file__).with_name("peers.py")
+# Enough that starting threads and tracing weigh little: an epoch takes seconds.
+MIN_PHOTOS = 3000
+LOADERS = Path(__file__).with_name("loaders.py")
 
-# What is compared: name, Kerakit's words for peers.py, the peer's, and the ratio that was set as a goal.
+# Name, arguments of loaders.py for Kerakit and for the baseline, and the target ratio.
 COMPARISONS = [
     (
         "first epoch, no augmentation, against image_dataset_from_directory",
@@ -32,7 +32,7 @@ COMPARISONS = [
         "tfdata",
         1.3,
     ),
-    ("the same, against a bare loop of threads", "kerakit", "loop", 0.95),
+    ("the same, against a thread pool", "kerakit", "thread_pool", 0.95),
     (
         "flip, affine, brightness, contrast, against Keras layers in tf.data",
         "kerakit jitter=1",
@@ -45,7 +45,7 @@ COMPARISONS = [
         "tfdata LARGE",
         3.0,
     ),
-    ("12-megapixel photos, against a bare loop of threads", "kerakit LARGE", "loop LARGE", 0.95),
+    ("12-megapixel photos, against a thread pool", "kerakit LARGE", "thread_pool LARGE", 0.95),
     (
         "later epochs from the disk cache, against tf.data .cache(file)",
         "kerakit cache=disk warm=1",
@@ -80,13 +80,13 @@ COMPARISONS = [
 
 
 def measure(words: str, folder: Path, large: Path) -> float:
-    """Return images a second of one fresh process."""
-    peer, *options = words.split()
+    """Return images per second of one fresh process."""
+    loader, *options = words.split()
     data = large if "LARGE" in options else folder
     command = [
         sys.executable,
-        str(PEERS),
-        peer,
+        str(LOADERS),
+        loader,
         str(data),
         *(word for word in options if word != "LARGE"),
     ]
@@ -97,7 +97,7 @@ def measure(words: str, folder: Path, large: Path) -> float:
 
 
 def compare(ours: str, theirs: str, folder: Path, large: Path) -> tuple[list[float], list[float]]:
-    """Measure two in turn; the first round is not counted."""
+    """Alternate both; the first round is a warm-up."""
     rounds = [
         (measure(ours, folder, large), measure(theirs, folder, large)) for _ in range(ROUNDS + 1)
     ][1:]
@@ -105,9 +105,9 @@ def compare(ours: str, theirs: str, folder: Path, large: Path) -> tuple[list[flo
 
 
 def multiply(folder: Path, target: Path) -> Path:
-    """Copy the photos under several names until there are AT_LEAST of them."""
+    """Copy the photos under several names until there are MIN_PHOTOS of them."""
     photos = sorted(folder.glob("*/*.jpg"))
-    for turn in range(-(-AT_LEAST // len(photos))):
+    for turn in range(-(-MIN_PHOTOS // len(photos))):
         for path in photos:
             (target / path.parent.name).mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target / path.parent.name / f"{turn}-{path.name}")
@@ -130,7 +130,7 @@ def make_large(folder: Path, target: Path, count: int = 80) -> Path:
     return target
 
 
-def say(values: list[float]) -> str:
+def summarize(values: list[float]) -> str:
     """Return "median (min to max)"."""
     return f"{statistics.median(values):,.0f} ({min(values):,.0f} to {max(values):,.0f})"
 
@@ -140,16 +140,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("photos", type=Path)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--only", default="", help="only the comparisons whose name holds this")
+    parser.add_argument("--only", default="", help="only comparisons whose name contains this")
     args = parser.parse_args()
     results = []
     print(
-        "| images a second, median of 5 (min to max) | Kerakit | peer | ratio | goal |\n|---|---|---|---|---|"
+        "| images/s, median of 5 (min to max) | Kerakit | baseline | ratio | target |\n"
+        "|---|---|---|---|---|"
     )
     with tempfile.TemporaryDirectory() as temporary:
         photos = multiply(args.photos, Path(temporary) / "photos")
         large = make_large(args.photos, Path(temporary) / "large")
-        for name, ours, theirs, goal in COMPARISONS:
+        for name, ours, theirs, target in COMPARISONS:
             if args.only not in name:
                 continue
             if theirs.startswith("torch") and importlib.util.find_spec("torch") is None:
@@ -157,8 +158,12 @@ def main() -> None:
                 continue
             a, b = compare(ours, theirs, photos, large)
             ratio = statistics.median(a) / statistics.median(b)
-            results.append({"name": name, "kerakit": a, "peer": b, "ratio": ratio, "goal": goal})
-            print(f"| {name} | {say(a)} | {say(b)} | {ratio:.2f} | {goal} |", flush=True)
+            results.append(
+                {"name": name, "kerakit": a, "baseline": b, "ratio": ratio, "target": target}
+            )
+            print(
+                f"| {name} | {summarize(a)} | {summarize(b)} | {ratio:.2f} | {target} |", flush=True
+            )
     if args.json:
         machine = f"{platform.machine()}, {len(results)} comparisons"
         report = {

@@ -1,10 +1,12 @@
-"""From the command to a good model, against the usual recipe: ``python benchmarks/time_to_accuracy.py DATA``.
+"""Time to accuracy of ``train.py``: ``python benchmarks/time_to_accuracy.py DATA``.
 
-DATA holds train/ and validation/ with one folder of photos a class. The usual recipe: EfficientNet-Lite0 with ImageNet
-weights, frozen inside the model, ``image_dataset_from_directory``, Adam, ten epochs. Kerakit: ``python train.py``, with its
-feature cache empty (first run) and filled (second run). Each in a fresh process, in turn, three rounds; times begin with the
-process. Printed are the seconds until the validation accuracy that the usual recipe reaches at best in ten epochs, and the
-ratio of medians; the best validation accuracy of each, and when its first epoch had ended.
+DATA has train/ and validation/ with one folder of photos per class. The baseline is transfer
+learning as in tutorials: EfficientNet-Lite0 with ImageNet weights, frozen,
+``image_dataset_from_directory``, Adam, ten epochs. Kerakit: ``python train.py``, with an empty
+feature cache (first run) and a filled one (second run). Each is a fresh process; they alternate
+over three rounds; times start with the process. The table has the seconds until the baseline's best
+validation accuracy, the speedup (ratio of medians), the end of the first and of the last epoch, and
+the best validation accuracy.
 """
 
 from __future__ import annotations
@@ -28,11 +30,11 @@ ROUNDS, EPOCHS, SIZE = 3, 10, (224, 224)
 Epochs = list[tuple[float, float]]
 
 
-def usual(folder: str) -> None:
-    """Train as tutorials do; print a line an epoch as ``fit`` does."""
+def train_baseline(folder: str) -> None:
+    """Train the baseline; ``fit`` prints one line per epoch."""
     import keras
 
-    from kerakit.models.efficientnet_lite import OFFSET, SCALE, EfficientNetLite
+    from kerakit.models import EfficientNetLite
 
     def load(split: str) -> Any:
         options = {"image_size": SIZE, "batch_size": 32, "seed": 0, "verbose": False}
@@ -43,7 +45,7 @@ def usual(folder: str) -> None:
     backbone = EfficientNetLite(0, (*SIZE, 3), include_top=False)
     backbone.trainable = False
     x = keras.layers.GlobalAveragePooling2D()(
-        backbone(keras.layers.Rescaling(SCALE, OFFSET)(image), training=False)
+        backbone(keras.layers.Rescaling(1 / 128, -127 / 128)(image), training=False)
     )
     x = keras.layers.Dropout(0.3)(x)
     classes = len(list((Path(folder) / "train").iterdir()))
@@ -55,9 +57,9 @@ def usual(folder: str) -> None:
 
 
 def timed(command: list[str], cwd: Path, history: Path | None = None) -> Epochs:
-    """Run a training; return the seconds since its start and the validation accuracy at the end of each epoch.
+    """Run a training; return (seconds since its start, validation accuracy) of each epoch.
 
-    They are read from the lines of ``fit``, or as they appear in ``history``.
+    They are read from the output of ``fit``, or from ``history`` as it is written.
     """
     start = time.perf_counter()
     found: Epochs = []
@@ -96,49 +98,55 @@ def until(epochs: Epochs, accuracy: float) -> float:
 
 
 def main() -> None:
-    """Take turns, and print the table."""
-    if len(sys.argv) == 3 and sys.argv[1] == "usual":
-        usual(sys.argv[2])
+    """Alternate the trainings and print the table."""
+    if len(sys.argv) == 3 and sys.argv[1] == "baseline":
+        train_baseline(sys.argv[2])
         return
     data = Path(sys.argv[1]).absolute()
-    found: dict[str, list[Epochs]] = {"usual": [], "first": [], "second": []}
+    found: dict[str, list[Epochs]] = {"baseline": [], "first": [], "second": []}
     with tempfile.TemporaryDirectory() as temporary:
         project = Path(temporary) / "project"
         subprocess.run(
-            [sys.executable, "-m", "kerakit.cli", "new", str(project), "--data", str(data)],
+            [sys.executable, "-m", "kerakit", "new", str(project), "--data", str(data)],
             check=True,
             capture_output=True,
         )
         train = [sys.executable, "train.py", "--save_to", "progress/test"]
         history = project / "progress" / "test" / "history.csv"
         for _ in range(ROUNDS):
-            found["usual"].append(
-                timed([sys.executable, str(Path(__file__).absolute()), "usual", str(data)], project)
+            found["baseline"].append(
+                timed(
+                    [sys.executable, str(Path(__file__).absolute()), "baseline", str(data)], project
+                )
             )
             for name in ("first", "second"):
                 if name == "first":
                     shutil.rmtree(project / ".cache", ignore_errors=True)
                 shutil.rmtree(history.parent, ignore_errors=True)
                 found[name].append(timed(train, project, history))
-    target = statistics.median(max(accuracy for _, accuracy in epochs) for epochs in found["usual"])
-    print(
-        f"validation accuracy of the usual recipe in {EPOCHS} epochs, at best, median: {target:.4f}"
+    target = statistics.median(
+        max(accuracy for _, accuracy in epochs) for epochs in found["baseline"]
     )
+    print(f"best validation accuracy of the baseline in {EPOCHS} epochs, median: {target:.4f}")
     print(
-        "| seconds, median of 3 (min to max) | to that accuracy | times faster | first epoch | to the end | best accuracy |"
+        "| seconds, median of 3 (min to max) | to that accuracy | speedup | first epoch | end "
+        "| best |"
     )
     print("|---|---|---|---|---|---|")
     reference = statistics.median(
-        until(epochs, max(a for _, a in epochs)) for epochs in found["usual"]
+        until(epochs, max(a for _, a in epochs)) for epochs in found["baseline"]
     )
     for name, rounds in found.items():
         times = [
-            until(epochs, target) if name != "usual" else until(epochs, max(a for _, a in epochs))
+            until(epochs, target)
+            if name != "baseline"
+            else until(epochs, max(a for _, a in epochs))
             for epochs in rounds
         ]
         middle = statistics.median(times)
         print(
-            f"| {name} | {middle:.1f} ({min(times):.1f} to {max(times):.1f}) | {reference / middle:.1f} "
+            f"| {name} | {middle:.1f} ({min(times):.1f} to {max(times):.1f}) "
+            f"| {reference / middle:.1f} "
             f"| {statistics.median(epochs[0][0] for epochs in rounds):.1f} "
             f"| {statistics.median(epochs[-1][0] for epochs in rounds):.1f} "
             f"| {statistics.median(max(a for _, a in epochs) for epochs in rounds):.4f} |"

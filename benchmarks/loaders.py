@@ -1,6 +1,7 @@
-"""One measurement in a fresh process: ``python benchmarks/peers.py PEER FOLDER ...`` prints one JSON line.
+"""One measurement in a fresh process: ``python benchmarks/loaders.py LOADER FOLDER ...``.
 
-Every peer reads the same files in a shuffled order into batches of 32 images of 224 by 224 pixels, by bilinear interpolation.
+Every loader reads the same files in shuffled order into batches of 32 images of 224 by 224 pixels,
+with bilinear interpolation. The result is printed as one line of JSON.
 """
 
 from __future__ import annotations
@@ -24,15 +25,14 @@ Epoch = Callable[[], Iterator[Any]]
 
 
 def kerakit(folder: str, cache: str = "none", jitter: bool = False) -> Epoch:
-    """Kerakit's generator; with a cache on disk in a folder of its own."""
-    from kerakit import BatchGenerator, DataReader
-    from kerakit.data.cache import open_cache
+    """Return Kerakit's generator, optionally with a cache on disk in its own folder."""
+    from kerakit.data import BatchGenerator, DataReader, open_cache
 
-    same_augmentation()  # imported before the clock starts, as a project's datagen.py does
+    common_augmentation()  # imported before the timer starts, as in a project's datagen.py
 
     class Generator(BatchGenerator):
         def get_aug_pipeline(self) -> Any:
-            return same_augmentation()
+            return common_augmentation()
 
     store = Path(folder).parent / f".bench-cache-{Path(folder).name}"
     read = open_cache(cache, SIZE, store, 100)  # type: ignore[arg-type]
@@ -47,8 +47,8 @@ def kerakit(folder: str, cache: str = "none", jitter: bool = False) -> Epoch:
     return epoch
 
 
-def loop(folder: str) -> Epoch:
-    """Decode and resize as Kerakit does, in a bare loop of threads, into a batch that is there already."""
+def thread_pool(folder: str) -> Epoch:
+    """Decode and resize as Kerakit does, in a thread pool, into allocated batches."""
     from kerakit.data.decode import read_image
 
     paths = sorted(Path(folder).glob("*/*.jpg"))
@@ -70,7 +70,7 @@ def loop(folder: str) -> Epoch:
 
 
 def tfdata(folder: str, cache: str = "none", jitter: bool = False) -> Epoch:
-    """``keras.utils.image_dataset_from_directory``, read ahead; cached after resizing; Keras's layers as augmentation."""
+    """``keras.utils.image_dataset_from_directory`` with prefetching; Keras layers augment."""
     import keras
     import tensorflow as tf
 
@@ -80,7 +80,7 @@ def tfdata(folder: str, cache: str = "none", jitter: bool = False) -> Epoch:
     if cache == "disk":
         store = Path(folder).parent / f".bench-tf-cache-{Path(folder).name}"
         store.mkdir(exist_ok=True)
-        # As bytes, as Kerakit keeps them: floats would be four times as much to read.
+        # As uint8, as in Kerakit's cache: float32 would be four times the size.
         data = data.map(
             lambda x, y: (tf.cast(x, tf.uint8), y), num_parallel_calls=tf.data.AUTOTUNE
         ).cache(str(store / "c"))
@@ -102,7 +102,7 @@ def tfdata(folder: str, cache: str = "none", jitter: bool = False) -> Epoch:
 
 
 def torch(folder: str, workers: str = "2", jitter: bool = False) -> Epoch:
-    """Torch's DataLoader with Kerakit's decoding and the same augmentation, persistent workers."""
+    """Return torch's DataLoader with the same decoding and augmentation, persistent workers."""
     from torch.utils.data import DataLoader, Dataset
 
     from kerakit.data.decode import read_image
@@ -110,7 +110,7 @@ def torch(folder: str, workers: str = "2", jitter: bool = False) -> Epoch:
     class Images(Dataset):
         def __init__(self) -> None:
             self.paths = sorted(Path(folder).glob("*/*.jpg"))
-            self.augment = same_augmentation() if jitter else None
+            self.augment = common_augmentation() if jitter else None
 
         def __len__(self) -> int:
             return len(self.paths)
@@ -125,8 +125,8 @@ def torch(folder: str, workers: str = "2", jitter: bool = False) -> Epoch:
     return lambda: iter(loader)
 
 
-def same_augmentation() -> Any:
-    """Flip, rotation, brightness and contrast, as the Keras layers in ``tfdata``."""
+def common_augmentation() -> Any:
+    """Return flip, rotation, brightness and contrast, as the Keras layers in ``tfdata``."""
     import albumentations as A  # noqa: N812
 
     from kerakit.data.transforms import Recolor, Warp
@@ -135,12 +135,16 @@ def same_augmentation() -> Any:
 
 
 def main() -> None:
-    """Time ``warm`` epochs that don't count and one that does."""
-    peer, folder, options = sys.argv[1], sys.argv[2], dict(word.split("=") for word in sys.argv[3:])
+    """Time one epoch after ``warm`` warm-up epochs."""
+    loader, folder, options = (
+        sys.argv[1],
+        sys.argv[2],
+        dict(word.split("=") for word in sys.argv[3:]),
+    )
     warm = int(options.pop("warm", 0))
     if "jitter" in options:
         options["jitter"] = options["jitter"] == "1"  # type: ignore[assignment]
-    epoch = globals()[peer](folder, **options)
+    epoch = globals()[loader](folder, **options)
     for _ in range(warm):
         for _ in epoch():
             pass
