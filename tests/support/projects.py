@@ -106,6 +106,7 @@ def _restored() -> Iterator[None]:
     """Restore what a script changes in its process."""
     folder, argv, path, hook = Path.cwd(), sys.argv, list(sys.path), sys.excepthook
     environment = dict(os.environ)
+    _forget_template()
     try:
         yield
     finally:

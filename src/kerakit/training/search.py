@@ -130,11 +130,11 @@ class SearchFolder(OutputFolder):
             storage = _open_storage(self.database, skip_table_creation=True)
             study = optuna.load_study(study_name=_STUDY_NAME, storage=storage)
             with storage.engine.connect() as connection:
-                reason, size = connection.exec_driver_sql(
-                    "SELECT quick_check, page_count * page_size FROM pragma_quick_check(1), "
-                    "pragma_page_count, pragma_page_size"
-                ).one()
-            if size != self.database.stat().st_size:
+                reason, count, size = (
+                    connection.exec_driver_sql(f"PRAGMA {name}").one()[0]
+                    for name in ("quick_check(1)", "page_count", "page_size")
+                )
+            if count * size != self.database.stat().st_size:
                 reason = "the file is truncated"
         except (KeyError, RuntimeError, SQLAlchemyError, optuna.exceptions.OptunaError) as error:
             reason = "no study of Kerakit" if isinstance(error, KeyError) else _find_cause(error)
