@@ -46,7 +46,7 @@ def accuracy(predicted: NDArray[Any], targets: NDArray[Any]) -> float:
 
 
 def confusion_matrix(targets: NDArray[Any], predicted: NDArray[Any], num_classes: int) -> Classes:
-    """Return the confusion matrix, int64 (classes, classes): rows true labels, columns predictions."""
+    """Return the confusion matrix, int64 (classes, classes): true labels by predictions."""
     matrix = np.zeros((num_classes, num_classes), np.int64)
     np.add.at(matrix, (targets, predicted), 1)
     return matrix

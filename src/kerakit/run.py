@@ -100,7 +100,7 @@ class Run(OutputFolder):
             return False
 
     def create(self, overwrite: bool = False) -> Self:
-        """Create the folder without an earlier run's checkpoints, logs and history; other files in it are kept.
+        """Create the folder; files of an earlier run are removed, other files are kept.
 
         Raises:
             UserError: the folder holds a run and ``overwrite`` is false, or other files under a
@@ -199,7 +199,7 @@ class Run(OutputFolder):
         return checkpoint
 
     def prune_checkpoints(self, count: int, higher_is_better: bool = False) -> None:
-        """Rank the checkpoints and remove all but the ``count`` best; of equal ones the later ranks first."""
+        """Keep the ``count`` best checkpoints, ranked; of equal ones the later ranks first."""
         sign = -1.0 if higher_is_better else 1.0
 
         def rank(checkpoint: Checkpoint) -> tuple[float, int]:

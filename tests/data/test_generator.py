@@ -281,9 +281,9 @@ def test_masks_boxes_and_keypoints_follow_the_image(photos: Path) -> None:
 
     class Labeled(DataReader):
         def target(self, i: int) -> Any:
-            grey = read_image(self.image_path(i), (20, 16))[..., 0]
+            gray = read_image(self.image_path(i), (20, 16))[..., 0]
             return {
-                "mask": grey,
+                "mask": gray,
                 "bboxes": np.array([[0.1, 0.2, 0.5, 0.6]]),
                 "keypoints": np.array([[4.0, 5.0]]),
                 "name": "x",

@@ -21,8 +21,8 @@ TRAINED = 1500
 def digits() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Return 1,797 images, uint8 (n, 8, 8, 3), and their class indices."""
     data = load_digits()
-    grey = np.round(data.images * (255 / 16)).astype(np.uint8)
-    return np.repeat(grey[..., None], 3, axis=-1), data.target
+    gray = np.round(data.images * (255 / 16)).astype(np.uint8)
+    return np.repeat(gray[..., None], 3, axis=-1), data.target
 
 
 @dataclass(frozen=True)

@@ -92,8 +92,8 @@ runpy.run_path("train.py", run_name="__main__")
 
 @pytest.mark.slow
 def test_a_model_of_mixed_precision_is_exported_in_float32(project: Project) -> None:
-    flags = ("--model", "efficientnet_lite0", "--input_size", "32,32", "--num_epochs", 1)
-    flags = (*flags, "--head_epochs", 2, "--mixed_precision")
+    size = ("--model", "efficientnet_lite0", "--input_size", "32,32")
+    flags = (*size, "--num_epochs", 1, "--head_epochs", 2, "--mixed_precision")
     result = project.run("train.py", "--save_to", "progress/test", *flags)
     assert result.code == 2
     assert "--mixed_precision" in result.err

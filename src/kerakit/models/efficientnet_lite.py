@@ -187,7 +187,7 @@ def _assign(model: keras.Model, tensors: dict[str, NDArray[Any]], with_top: bool
 
 
 def _original(name: str) -> str | None:
-    """Return the original name of a layer with weights: ``block3_expand_bn`` is ``_blocks.3._bn0``."""
+    """Return the original name of a layer: ``block3_expand_bn`` is ``_blocks.3._bn0``."""
     top = {
         "stem_conv": "_conv_stem",
         "stem_bn": "_bn0",

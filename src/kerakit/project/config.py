@@ -159,8 +159,10 @@ class TrainConfig(kerakit.Config):
     @field_validator("track")
     @classmethod
     def _check_trackers(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        names = value and [kerakit.check_choice("tracker", name, TRACKER_NAMES) for name in value]
-        return names and tuple(dict.fromkeys(names))
+        if value is None:
+            return None
+        names = [kerakit.check_choice("tracker", name, TRACKER_NAMES) for name in value]
+        return tuple(dict.fromkeys(names))
 
     @model_validator(mode="after")
     def _check_combinations(self) -> TrainConfig:

@@ -16,7 +16,8 @@ run = kerakit.Run(args.save_to)
 if args.trials:
     import search
 
-    sys.exit(search.run(args))
+    search.run(args)
+    sys.exit()
 run.check_new(args.overwrite)
 
 with kerakit.quiet_startup():
@@ -146,5 +147,4 @@ with training.training_session(run, (train_data, val_data), cb):
     if "scratch" in phases:
         fit(model, train_data, val_data, args.num_epochs)
 
-print(f"best checkpoint: {run.best()}")
-print(f"next: {kerakit.deploy_command(run)}")
+print(f"best checkpoint: {run.best()}\nnext: {kerakit.deploy_command(run)}")

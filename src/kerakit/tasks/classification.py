@@ -42,12 +42,14 @@ class ClassPredictions:
     @property
     def classes(self) -> NDArray[np.int64]:
         """The predicted class indices, int64 (n,)."""
-        return self.scores.argmax(axis=1)
+        classes: NDArray[np.int64] = self.scores.argmax(axis=1)
+        return classes
 
     @property
     def confidence(self) -> NDArray[np.float32]:
         """The scores of the predicted classes, float32 (n,)."""
-        return self.scores.max(axis=1)
+        confidence: NDArray[np.float32] = self.scores.max(axis=1)
+        return confidence
 
     def __len__(self) -> int:
         """Return n."""
@@ -55,7 +57,8 @@ class ClassPredictions:
 
     def __getitem__(self, i: int) -> NDArray[np.float32]:
         """Return the scores of image ``i``, (classes,)."""
-        return self.scores[i]
+        scores: NDArray[np.float32] = self.scores[i]
+        return scores
 
 
 class Classification:
