@@ -168,7 +168,7 @@ def test_each_key_of_a_run_is_documented(trained: Project) -> None:
     ):
         expect_keys(set(keys(json.loads((run / file).read_text()))), heading)
     names = set(keys(json.loads((run / "ckpt" / "index.json").read_text())))
-    names |= {"config.json", "history.csv", "ckpt/", "logs/", "plots/", "report.html"}
+    names |= {"config.json", "history.csv", "ckpt/", "logs/", "report.html"}
     names |= {f"plots/{path.name}" for path in (run / "plots").iterdir()}
     text = page("reference/run-folder.md")
     assert not [name for name in names if f"`{name}`" not in text]
@@ -185,7 +185,7 @@ def test_each_key_of_an_export_is_documented(exported_digits: Any) -> None:
 
     found |= set(Attempt("", b"", Measurement(**gate), 0.0, 0, 0).to_json())  # type: ignore[arg-type]
     expect_keys(found, "report.json of an export")
-    text = page("reference/report-keys.md") + page("reference/formats.md")
+    text = page("reference/formats.md") + page("reference/run-folder.md")
     for path in exported_digits.folder.rglob("*"):
         if path.is_file():
             assert f"`{path.name}`" in text
@@ -238,7 +238,7 @@ def home(package: str, name: str) -> str:
     module = importlib.import_module(package)
     value = getattr(module, name)
     homes: dict[str, str] = getattr(module, "_HOMES", {})
-    return homes.get(name) or getattr(value, "__module__", package)
+    return homes.get(name) or str(getattr(value, "__module__", package))
 
 
 @pytest.mark.parametrize("package", PACKAGES)
