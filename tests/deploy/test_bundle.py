@@ -392,10 +392,10 @@ def test_a_bundle_that_fails_its_self_check_is_not_exported(
         shutil.copy(exported_digits.folder / name, tmp_path)
     scores = np.random.default_rng(0)
 
-    def unsteady(content: bytes, images: Any) -> Any:
+    def unsteady(images: Any) -> Any:
         return scores.integers(0, 256, (len(images), 10), dtype=np.uint8)
 
-    monkeypatch.setattr(bundle, "_run", unsteady)
+    monkeypatch.setattr(bundle, "stored_predict_fn", lambda *_: unsteady)
     with pytest.raises(JobError, match="self-check"):
         bundle.write_bundle(tmp_path, exported_digits.held_out[:4])
     assert not (tmp_path / "device").exists()

@@ -21,7 +21,7 @@ from kerakit.deploy.formats.base import LABELS
 from kerakit.deploy.formats.edgetpu import EDGETPU
 from kerakit.deploy.formats.tflite import INT8
 from kerakit.errors import JobError
-from kerakit.tflite.runtime import start_interpreter
+from kerakit.tflite.runtime import start_interpreter, stored_predict_fn
 
 FOLDER = "device"
 GOLDEN = "golden.npz"
@@ -56,7 +56,7 @@ def write_bundle(folder: Path, images: NDArray[np.uint8]) -> None:
     np.savez_compressed(
         bundle / GOLDEN,
         images=images,
-        scores=_run(content, images),
+        scores=stored_predict_fn(start_interpreter(content, INT8.file))(images),
         sha256=hashlib.sha256(content).hexdigest(),
         runtime=f"ai_edge_litert {version('ai-edge-litert')} on {platform.machine()}",
         labels=(bundle / LABELS).read_text(encoding="utf-8"),
@@ -66,18 +66,6 @@ def write_bundle(folder: Path, images: NDArray[np.uint8]) -> None:
     except JobError:
         shutil.rmtree(bundle)
         raise
-
-
-def _run(content: bytes, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the stored outputs of an int8 model, uint8 (n, ...), without dequantization."""
-    interpreter = start_interpreter(content, INT8.file)
-    (into,), (out,) = interpreter.get_input_details(), interpreter.get_output_details()
-    rows = []
-    for image in images:
-        interpreter.set_tensor(into["index"], image[None])
-        interpreter.invoke()
-        rows.append(interpreter.get_tensor(out["index"])[0])
-    return np.stack(rows)
 
 
 def _verify(command: list[str]) -> None:

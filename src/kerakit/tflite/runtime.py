@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,16 +48,23 @@ def load_tflite(path: Path) -> PredictFn:
 
 def tflite_predict_fn(interpreter: Any) -> PredictFn:
     """Return the function that runs images through an interpreter, one by one."""
-    (into,), (out,) = interpreter.get_input_details(), interpreter.get_output_details()
+    (out,) = interpreter.get_output_details()
     scale, zero_point = out["quantization"]
+    predict_stored = stored_predict_fn(interpreter)
+    return lambda images: dequantize(predict_stored(images), scale, zero_point)
 
-    def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+
+def stored_predict_fn(interpreter: Any) -> Callable[[NDArray[np.uint8]], NDArray[Any]]:
+    """Return the same function without dequantization of the outputs."""
+    (into,), (out,) = interpreter.get_input_details(), interpreter.get_output_details()
+
+    def predict(images: NDArray[np.uint8]) -> NDArray[Any]:
         rows = []
         for image in images:
             interpreter.set_tensor(into["index"], image[None].astype(into["dtype"]))
             interpreter.invoke()
             rows.append(interpreter.get_tensor(out["index"])[0])
-        return dequantize(np.stack(rows), scale, zero_point)
+        return np.stack(rows)
 
     return predict
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from kerakit.deploy.edgetpu.operators import ALTERNATIVES
+from kerakit.deploy.edgetpu.operators import ALTERNATIVES, is_grouped
 from kerakit.tflite.graph import Graph, Kind, Operator
 
 TABLE = (
@@ -106,22 +105,21 @@ def find_refusals(graph: Graph) -> list[Refusal]:
 
     Each reason is returned once, whichever number of operators it concerns.
     """
-    return list(dict.fromkeys(_refusals(graph)))
+    refusals = [
+        *map(_check_kind, graph.kinds),
+        _check_schema(graph.schema_version),
+        *map(_check_operator, graph.operators),
+    ]
+    return list(dict.fromkeys(filter(None, refusals)))
 
 
-def _refusals(graph: Graph) -> Iterator[Refusal]:
-    for kind in graph.kinds:
-        if refusal := _check_kind(kind):
-            yield refusal
-    if graph.schema_version != 3:
-        yield Refusal(
-            f"Model provided is schema version {graph.schema_version} not equal to supported "
-            "version 3.",
-            "TensorFlow Lite's interpreter_builder.cc",
-        )
-    for operator in graph.operators:
-        if refusal := _check_operator(operator):
-            yield refusal
+def _check_schema(version: int) -> Refusal | None:
+    if version == 3:
+        return None
+    return Refusal(
+        f"Model provided is schema version {version} not equal to supported version 3.",
+        "TensorFlow Lite's interpreter_builder.cc",
+    )
 
 
 def _check_kind(kind: Kind) -> Refusal | None:
@@ -187,7 +185,7 @@ def _check_operator(operator: Operator) -> Refusal | None:
     shape_inputs = _SHAPE_INPUTS.get(operator.op, ())
     if operator.op in _DYNAMIC_OPERATORS or any(_is_computed(operator, i) for i in shape_inputs):
         return DYNAMIC_SIZES
-    if operator.op == "CONV_2D" and _is_grouped(operator):
+    if operator.op == "CONV_2D" and is_grouped(operator):
         return Refusal(
             f"{node} (CONV_2D) failed to prepare.",
             "TensorFlow Lite's conv.cc",
@@ -201,10 +199,3 @@ def _check_operator(operator: Operator) -> Refusal | None:
 def _is_computed(operator: Operator, index: int) -> bool:
     tensor = operator.input(index)
     return tensor is not None and tensor.data is None and tensor.size > 0
-
-
-def _is_grouped(operator: Operator) -> bool:
-    image, weights = operator.input(0), operator.input(1)
-    if image is None or weights is None or len(image.shape) != 4 or len(weights.shape) != 4:
-        return False
-    return image.shape[3] != weights.shape[3]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import dropwhile
 from typing import Literal
 
 import numpy as np
@@ -162,11 +163,16 @@ def _reject_activation(operator: Operator) -> Verdict | None:
     return _cpu(LIMIT, limit="with a fused activation", advice=advice)
 
 
-def _reject_groups(operator: Operator) -> Verdict | None:
+def is_grouped(operator: Operator) -> bool:
+    """Whether a CONV_2D has groups."""
     image, weights = operator.input(0), operator.input(1)
     if image is None or weights is None or not len(image.shape) == len(weights.shape) == 4:
-        return None
-    if image.shape[3] == weights.shape[3]:
+        return False
+    return image.shape[3] != weights.shape[3]
+
+
+def _reject_groups(operator: Operator) -> Verdict | None:
+    if not is_grouped(operator):
         return None
     return _cpu(LIMIT, "TensorFlow Lite's conv.cc", "with groups", ALTERNATIVES["CONV_2D"])
 
@@ -251,12 +257,7 @@ def _doubt_large_mean(operator: Operator) -> Verdict | None:
     if not operator.activations:
         return None
     averaged = operator.activations[0].size // max(operator.outputs[0].size, 1)
-    source, limit = f"{_ISSUE}461", f"of {averaged:,} elements"
-    if averaged <= 8_192:
-        return None
-    if averaged < 32_768:
-        return _unknown(source, limit, _SMALLER)
-    return _cpu(LIMIT, source, limit, _SMALLER)
+    return _limit_size(averaged, f"of {averaged:,} elements", 8_192, 32_768, f"{_ISSUE}461")
 
 
 def _reject_batch_packing(operator: Operator) -> Verdict | None:
@@ -303,20 +304,16 @@ def _reject_strides(operator: Operator) -> Verdict | None:
 
 def _doubt_broadcasting(operator: Operator) -> Verdict | None:
     """Doubt broadcasting of one computed tensor over another, as in squeeze-and-excite."""
-    shapes = {_without_leading_ones(tensor.shape) for tensor in operator.activations}
-    if len(shapes) < 2:
+    without_leading_ones = {
+        tuple(dropwhile(lambda size: size == 1, tensor.shape)) for tensor in operator.activations
+    }
+    if len(without_leading_ones) < 2:
         return None
     source = (
         "no log; the document names no limit, but squeeze-and-excite is reported to be unmapped"
     )
     limit = "of tensors of different shapes (as in squeeze-and-excite)"
     return _unknown(source, limit, _WITHOUT_SE)
-
-
-def _without_leading_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
-    while shape and shape[0] == 1:
-        shape = shape[1:]
-    return shape
 
 
 def _reject_imprecise_resize(operator: Operator) -> Verdict | None:
@@ -333,42 +330,42 @@ def _reject_imprecise_resize(operator: Operator) -> Verdict | None:
     return None
 
 
-def _doubt_large_resize(operator: Operator) -> Verdict | None:
-    return _limit_size(operator, 524_288, 8_388_608, f"{_ISSUE}31")
-
-
-def _doubt_large_transpose(operator: Operator) -> Verdict | None:
-    return _limit_size(operator, 65_536, None, f"{_ISSUE}439, logs of yolov5s")
-
-
-def _doubt_large_deconvolution(operator: Operator) -> Verdict | None:
-    return _limit_size(operator, 1_048_576, None, f"{_ISSUE}684, #686")
-
-
-def _doubt_large_copy(operator: Operator) -> Verdict | None:
-    """Doubt outputs above a quarter of the chip's 8 MiB, which also holds the input."""
-    source = f"{DOCUMENT} (large reshapes might not be mapped); no log names a size"
-    return _limit_size(operator, 2_097_152, None, source)
-
-
 def _limit_size(
-    operator: Operator, mapped: int, unmapped: int | None, source: str
+    size: int, limit: str, mapped: int, unmapped: int | None, source: str
 ) -> Verdict | None:
-    """Return a verdict by the number of output elements.
+    """Return a verdict by a number of elements.
 
     Args:
-        operator: the operator.
+        size: the number.
+        limit: its description, for the verdict.
         mapped: the largest size seen mapped.
         unmapped: the smallest size seen unmapped, None if no log shows one.
         source: of both sizes.
     """
-    size = max(tensor.size for tensor in operator.outputs)
     if size <= mapped:
         return None
-    limit = f"with {size:,} output elements"
     if unmapped is None or size < unmapped:
         return _unknown(source, limit, _SMALLER)
     return _cpu(LIMIT, source, limit, _SMALLER)
+
+
+def _limit_output(mapped: int, unmapped: int | None, source: str) -> Check:
+    """Return a check of the number of output elements; arguments as in ``_limit_size``."""
+
+    def check(operator: Operator) -> Verdict | None:
+        size = max(tensor.size for tensor in operator.outputs)
+        return _limit_size(size, f"with {size:,} output elements", mapped, unmapped, source)
+
+    return check
+
+
+_doubt_large_resize = _limit_output(524_288, 8_388_608, f"{_ISSUE}31")
+_doubt_large_transpose = _limit_output(65_536, None, f"{_ISSUE}439, logs of yolov5s")
+_doubt_large_deconvolution = _limit_output(1_048_576, None, f"{_ISSUE}684, #686")
+# A quarter of the chip's 8 MiB, which also holds the input.
+_doubt_large_copy = _limit_output(
+    2_097_152, None, f"{DOCUMENT} (large reshapes might not be mapped); no log names a size"
+)
 
 
 # -------------------------------------------------------------------------------------- table

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from kerakit.deploy.edgetpu.forecast import Forecast, OperatorForecast, forecast
 from kerakit.deploy.edgetpu.loader import DYNAMIC_SIZES, Refusal
-from kerakit.deploy.edgetpu.operators import TYPE
+from kerakit.deploy.edgetpu.operators import TYPE, Verdict
 from kerakit.errors import JobError, UserError
 from kerakit.tflite.convert import make_converter, run_converter
 
@@ -172,5 +172,5 @@ def _list_layers(operators: list[OperatorForecast]) -> str:
     return ""
 
 
-def _sentences(cause: str, reason: Any) -> str:
-    return " ".join([cause.removesuffix(".") + ".", *filter(None, [reason.advice])])
+def _sentences(cause: str, reason: Refusal | Verdict) -> str:
+    return f"{cause.removesuffix('.')}. {reason.advice}".rstrip()
