@@ -57,6 +57,7 @@ def compute_class_weights(reader: Reader) -> dict[int, float]:
     Raises:
         UserError: the reader does not count classes.
 
+    >>> from pathlib import Path
     >>> from tempfile import TemporaryDirectory
     >>> from kerakit.data.digits import write_digits
     >>> with TemporaryDirectory() as folder:
