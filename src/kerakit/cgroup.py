@@ -10,11 +10,6 @@ _ROOT = Path("/sys/fs/cgroup")
 _MEMBERSHIP = Path("/proc/self/cgroup")
 # cgroup v1 writes "no limit" as the largest multiple of the page size.
 _NO_LIMIT = 2**60
-# v2, v1: limit, usage, and the key of memory.stat for file pages that the kernel frees on demand.
-_MEMORY_FILES = (
-    ("memory.max", "memory.current", "inactive_file"),
-    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-)
 
 
 @dataclass(frozen=True)
@@ -24,12 +19,10 @@ class CgroupLimits:
     Attributes:
         cores: processor time per time, such as 1.5 cores.
         memory: bytes.
-        free_memory: bytes until ``memory`` is reached; reclaimable page cache counts as free.
     """
 
     cores: float | None = None
     memory: int | None = None
-    free_memory: int | None = None
 
 
 def cgroup_limits(root: Path = _ROOT, membership: Path = _MEMBERSHIP) -> CgroupLimits:
@@ -40,12 +33,8 @@ def cgroup_limits(root: Path = _ROOT, membership: Path = _MEMBERSHIP) -> CgroupL
         membership: file in the format of ``/proc/self/cgroup``.
     """
     cores = [cores for folder in _folders(root, membership, "cpu") for cores in _cores(folder)]
-    memory = [pair for folder in _folders(root, membership, "memory") for pair in _memory(folder)]
-    return CgroupLimits(
-        min(cores, default=None),
-        min((limit for limit, _ in memory), default=None),
-        min((free for _, free in memory), default=None),
-    )
+    memory = [size for folder in _folders(root, membership, "memory") for size in _memory(folder)]
+    return CgroupLimits(min(cores, default=None), min(memory, default=None))
 
 
 def _folders(root: Path, membership: Path, controller: str) -> Iterator[Path]:
@@ -75,13 +64,11 @@ def _cores(folder: Path) -> Iterator[float]:
         yield int(quota) / int(period)
 
 
-def _memory(folder: Path) -> Iterator[tuple[int, int]]:
-    for limit_name, usage_name, cache_key in _MEMORY_FILES:
-        limit, usage = _read(folder / limit_name), _read(folder / usage_name)
-        if limit.isdigit() and usage.isdigit() and int(limit) < _NO_LIMIT:
-            stat = dict(line.split(" ", 1) for line in _read(folder / "memory.stat").splitlines())
-            used = int(usage) - int(stat.get(cache_key, 0))
-            yield int(limit), max(0, int(limit) - used)
+def _memory(folder: Path) -> Iterator[int]:
+    for name in ("memory.max", "memory.limit_in_bytes"):
+        limit = _read(folder / name)
+        if limit.isdigit() and int(limit) < _NO_LIMIT:
+            yield int(limit)
 
 
 def _read(path: Path) -> str:

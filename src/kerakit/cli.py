@@ -135,8 +135,7 @@ def placement(file: tyro.conf.Positional[Path], json: bool = False) -> None:
     """Forecast which operators of a TensorFlow Lite file map to the Edge TPU.
 
     Needs neither Google's compiler nor the device; prints the layout of edgetpu_compiler 16. Exit
-    code
-    1: the compiler would refuse the file.
+    code 1: the compiler would refuse the file.
 
     Args:
         file: A .tflite file before compilation, such as the model.tflite that deploy.py writes.

@@ -115,12 +115,8 @@ class Config(BaseModel):
 
     def as_flags(self) -> list[str]:
         """Return the command-line arguments for the fields in ``model_fields_set``."""
-        given = {
-            name: getattr(self, name)
-            for name in type(self).model_fields
-            if name in self.model_fields_set
-        }
-        return [_as_flag(name, value) for name, value in given.items() if value is not None]
+        given = self.model_dump(exclude_unset=True, exclude_none=True)
+        return [_as_flag(name, value) for name, value in given.items()]
 
     @classmethod
     def _normalize(cls, word: str) -> str:
@@ -164,11 +160,11 @@ def _as_flag(name: str, value: Any) -> str:
 
 def _describe(error: ValidationError) -> str:
     """Return pydantic's findings without its types, links and class names."""
-    return "; ".join(_describe_one(item["loc"], item) for item in error.errors())
+    return "; ".join(map(_describe_one, error.errors()))
 
 
-def _describe_one(location: tuple[int | str, ...], item: Any) -> str:
-    name = str(location[0]) if location else ""
+def _describe_one(item: Any) -> str:
+    name = str(item["loc"][0]) if item["loc"] else ""
     if item["type"] == "extra_forbidden":
         return f"unknown key {name!r}. Was it written by another version? Remove it, or train again"
     if item["type"] == "missing":

@@ -60,7 +60,7 @@ print("{_MARK}", json.dumps(found))
 
 
 def describe_environment() -> dict[str, Any]:
-    """Return versions, devices, cores, memory, runtimes and compilers, ready for JSON.
+    """Return versions, devices, cores, memory, runtimes and compilers.
 
     A package that fails to import is described by its error. Memory is in bytes.
     """
@@ -92,22 +92,16 @@ def describe_environment() -> dict[str, Any]:
     }
 
 
-def print_environment(as_json: bool = False) -> None:
-    """Print ``describe_environment()``: one line per fact, or as JSON."""
+def print_environment() -> None:
+    """Print ``describe_environment()``, one line per fact."""
     print("importing all packages ...", file=sys.stderr, flush=True)
-    found = describe_environment()
-    print(json.dumps(found, indent=2) if as_json else "\n".join(_lines(found)))
-
-
-def _lines(found: dict[str, Any]) -> list[str]:
-    lines = []
-    for name, value in found.items():
+    for name, value in describe_environment().items():
         if not isinstance(value, dict):
-            lines.append(f"{name}: {_text(name, value)}")
+            print(f"{name}: {_text(name, value)}")
             continue
-        lines.append(f"{name}:")
-        lines += [f"  {key}: {_text(name, one)}" for key, one in value.items()]
-    return lines
+        print(f"{name}:")
+        for key, one in value.items():
+            print(f"  {key}: {_text(name, one)}")
 
 
 def _text(section: str, value: Any) -> str:

@@ -56,7 +56,7 @@ def check_disk_space(folder: Path, size: int) -> None:
     """Raise JobError unless ``size`` bytes are free on the disk of ``folder``.
 
     For writers that fail badly on a full disk: h5py prints stack traces of its own, and may crash
-        the process.
+    the process.
     """
     free = shutil.disk_usage(folder).free
     if free < size:

@@ -126,18 +126,14 @@ class Run(OutputFolder):
 
     def _remove(self, keep: Path | None = None) -> None:
         """Remove our files, and our folders where they are empty then; links are not followed."""
-        ours = [
-            self.history,
-            self.index,
+        logs = [] if self.logs.is_symlink() else self.logs.rglob("events.out.tfevents.*")
+        for path in [
+            *(self.history, self.evaluation, self.report, self.page, self.index),
             *self.checkpoints.glob("*epoch-*.weights.h5"),
-            self.config,
-        ]
-        ours += [self.evaluation, self.report, self.page]
-        ours += [self.plots / f"{name}.png" for name in _PLOTS]
-        ours += [
-            path for path in self.logs.rglob("events.out.tfevents.*") if not self.logs.is_symlink()
-        ]
-        for path in ours:
+            *(self.plots / f"{name}.png" for name in _PLOTS),
+            *logs,
+            self.config,  # last: ``is_ours`` recognizes a run by it, also after a kill
+        ]:
             if path != keep:
                 path.unlink(missing_ok=True)
         for folder in (
@@ -177,10 +173,7 @@ class Run(OutputFolder):
         Raises:
             UserError: the list of checkpoints is damaged.
         """
-        try:
-            records = read_json(self.index, list, RESTORE)
-        except FileNotFoundError:
-            return []
+        records = read_json(self.index, list, RESTORE) if self.index.exists() else []
         try:
             return [Checkpoint(**record) for record in records]
         except TypeError as error:

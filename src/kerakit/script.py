@@ -27,8 +27,7 @@ def parse_args(config_class: type[ConfigT], description: str | None = None) -> C
     """Parse the flags of a script; from here on, errors end in a message and an exit code.
 
     Exit codes: 0 completed; 1 the job failed; 2 wrong flags or bad input; 130 interrupted. A user's
-        mistake ends in a message
-    without a stack trace; a bug keeps its stack trace.
+    mistake ends in a message without a stack trace; a bug keeps its stack trace.
 
     Args:
         config_class: its fields are the flags.
@@ -68,11 +67,9 @@ def call(function: Callable[[], None]) -> None:
     """Call a function with the error handling of scripts."""
     try:
         function()
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         exit_on_error(type(error), error, error.__traceback__)
         raise SystemExit(1) from None
-    except KeyboardInterrupt as error:
-        exit_on_error(KeyboardInterrupt, error, None)
 
 
 def fail(message: str, code: int) -> None:
