@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -289,27 +290,18 @@ def _forecast(content: bytes) -> list[Block]:
     return [note, Paragraph(summary), table]
 
 
-def _own_details(result: FormatResult) -> dict[str, Any]:
-    """Return the details without those that other sections show."""
-    if result.format == EDGETPU.name:
-        return {}
-    return {key: value for key, value in result.details.items() if key != "selected"}
-
-
 def _details(results: Sequence[FormatResult]) -> list[Section]:
     """Return one section per detail of the formats; formats with the same detail share it."""
-    found: list[tuple[str, Any, list[str]]] = []
+    groups: dict[tuple[str, str], list[FormatResult]] = {}
     for result in results:
-        for key, value in _own_details(result).items():
-            same = next((names for k, v, names in found if (k, v) == (key, value)), None)
-            if same is None:
-                found.append((key, value, same := []))
-            same.append(result.format)
+        for key, value in result.details.items():
+            # Other sections show these.
+            if result.format != EDGETPU.name and key != "selected":
+                groups.setdefault((key, json.dumps(value)), []).append(result)
     sections = []
-    for key, value, names in found:
-        label = format_label(key)
-        blocks: list[Block] = [make_block(value, key)]
-        if key in _NOTES:
-            blocks.insert(0, Note(_NOTES[key]))
-        sections.append(Section(f"{label[0].upper()}{label[1:]}: {', '.join(names)}", blocks))
+    for (key, _), group in groups.items():
+        label, names = format_label(key), ", ".join(one.format for one in group)
+        notes = [Note(_NOTES[key])] if key in _NOTES else []
+        blocks = [*notes, make_block(group[0].details[key], key)]
+        sections.append(Section(f"{label[0].upper()}{label[1:]}: {names}", blocks))
     return sections

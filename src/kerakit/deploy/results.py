@@ -7,15 +7,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.table import Table
-
 from kerakit.console import print_table
 from kerakit.deploy.gate import AccuracyGate, Measurement
 from kerakit.files import write_json
 from kerakit.machine import describe_machine
+from kerakit.report.formatting import format_percent
 from kerakit.tasks.base import Predictions
 
-_PACKAGES = ("kerakit", "keras", "ai-edge-litert", "numpy")
+_PACKAGES = ("keras", "ai-edge-litert", "numpy")
 _TEXT_COLUMNS = ("format", "file", "SHA-256")
 
 
@@ -111,14 +110,9 @@ def print_results(
     if measurement := next((one.measurement for one in results if one.measurement), None):
         metric, value = next(iter(measurement.metrics.items()))
         metric = metric.replace("_", " ")
-        title += f" Keras {metric}: {_percent(value + measurement.drop)}"
-    table = Table(title=title, title_justify="left")
-    for name in ("format", "file", metric, "agreement", "latency (ms)", "size (KiB)", "SHA-256"):
-        justify: Literal["left", "right"] = "left" if name in _TEXT_COLUMNS else "right"
-        table.add_column(name, justify=justify, no_wrap=True)
-    for result in results:
-        table.add_row(*_cells(result))
-    print_table(table)
+        title += f" Keras {metric}: {format_percent(value + measurement.drop)}"
+    headings = ("format", "file", metric, "agreement", "latency (ms)", "size (KiB)", "SHA-256")
+    print_table(headings, map(_cells, results), title, left=_TEXT_COLUMNS, no_wrap=True)
     for result in results:
         if result.measurement is not None and not result.measurement.passed:
             print(
@@ -136,12 +130,8 @@ def _cells(result: FormatResult) -> list[str]:
     measured = ["", "", ""]
     if result.measurement is not None:
         main = next(iter(result.measurement.metrics.values()))
-        measured = [_percent(main), _percent(result.measurement.agreement), ""]
+        measured = [format_percent(main), format_percent(result.measurement.agreement), ""]
     if result.latency_ms is not None:
         measured[2] = f"{result.latency_ms:.2f}"
     size = f"{(result.size_bytes or 0) / 1024:,.0f}"
     return [result.format, result.file, *measured, size, (result.sha256 or "")[:8]]
-
-
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.2f} %"

@@ -76,7 +76,6 @@ _STYLE: Any = {
     "axes.spines.right": False,
     "axes.spines.left": False,
     "axes.axisbelow": True,
-    "axes.unicode_minus": True,
     "xtick.color": COLORS["soft"],
     "ytick.color": COLORS["soft"],
     "xtick.labelcolor": COLORS["text"],
@@ -115,9 +114,7 @@ def to_svg(figure: Figure, alt: str) -> str:
     """
     file = io.StringIO()
     with _styled():
-        figure.savefig(
-            file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        )
+        figure.savefig(file, format="svg")
     root = ElementTree.fromstring(file.getvalue())  # noqa: S314 - matplotlib's own output
     width, height = (float(size) for size in root.attrib["viewBox"].split()[2:])
     _simplify(root)
@@ -140,11 +137,7 @@ def _simplify(root: ElementTree.Element) -> None:
     for element in root.iter():
         element.tag = element.tag.rpartition("}")[2]
         element.attrib = {name.rpartition("}")[2]: value for name, value in element.attrib.items()}
-    symbols = {
-        f"#{path.attrib['id']}": path
-        for path in root.iterfind(".//defs/path")
-        if "id" in path.attrib
-    }
+    symbols = {f"#{path.attrib['id']}": path for path in root.iterfind(".//defs/path[@id]")}
     for parent in list(root.iter()):
         for child in list(parent):
             if child.tag in ("defs", "metadata", "style"):
@@ -267,9 +260,9 @@ def plot_confusion_matrix(
     margin = 34 + font * max(map(_measure_ems, labels), default=0)
     # A matrix of few classes is smaller than the title of its axis.
     side = max(count * cell, 80)
-    width, height = margin + side + 8, margin + side + 8
-    figure = Figure(figsize=(width / 72, height / 72))
-    axes = figure.add_axes((margin / width, margin / height, side / width, side / height))
+    size = margin + side + 8
+    figure = Figure(figsize=(size / 72, size / 72))
+    axes = figure.add_axes((margin / size, margin / size, side / size, side / size))
     fractions = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     axes.imshow(_color_cells(matrix, fractions), interpolation="none", aspect="auto")
     axes.set_facecolor(COLORS["head"])
@@ -285,8 +278,8 @@ def plot_confusion_matrix(
             fraction = fractions[row, column]
             text = f"{fraction:.0%}" if normalize else str(matrix[row, column])
             color = "white" if fraction > 0.55 else COLORS["text"]
-            size = min(11, 1.5 * cell / len(text))
-            axes.text(column, row, text, ha="center", va="center", color=color, fontsize=size)
+            fit = min(11, 1.5 * cell / len(text))
+            axes.text(column, row, text, ha="center", va="center", color=color, fontsize=fit)
     return figure
 
 

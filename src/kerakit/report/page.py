@@ -10,20 +10,16 @@ import io
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from matplotlib.figure import Figure
 from PIL import Image
 
+from kerakit.report.charts import to_svg
 from kerakit.report.formatting import clean_text, format_label, format_value
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-CONTENT_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-"""The page's Content-Security-Policy: no scripts, no requests."""
 
 THUMBNAIL_SIZE = 192
 """Longer side of an image in a gallery, in pixels."""
@@ -235,16 +231,7 @@ def render(page: Page) -> str:
     >>> "<h2>a &lt; b</h2>" in render(Page("title", [], [Section("a < b", [])]))
     True
     """
-    template = _ENVIRONMENT.get_template("page.html.jinja")
-    return template.render(page=page, content_policy=CONTENT_POLICY) + "\n"
-
-
-@dataclass(frozen=True)
-class _EncodedImage:
-    source: str
-    width: int
-    height: int
-    is_small: bool
+    return _ENVIRONMENT.get_template("page.html.jinja").render(page=page) + "\n"
 
 
 def _render_block(block: Block) -> object:
@@ -254,22 +241,18 @@ def _render_block(block: Block) -> object:
 
 
 def _render_figure(chart: Chart) -> Markup:
-    from kerakit.report.charts import to_svg
-
     return Markup(to_svg(chart.figure, chart.alt))  # noqa: S704 - escaped by its XML writer
 
 
-def _encode_image(image: Image.Image) -> _EncodedImage:
+def _is_pixelated(image: Image.Image) -> bool:
+    return max(image.size) < PIXELATED_SIZE
+
+
+def _to_data_url(image: Image.Image) -> str:
     """Return an image as a data URL: PNG for small images, otherwise JPEG."""
-    is_small = max(image.size) < PIXELATED_SIZE
-    content = io.BytesIO()
-    if is_small:
-        image.convert("RGB").save(content, "PNG")
-    else:
-        image.convert("RGB").save(content, "JPEG", quality=82, optimize=True)
-    kind = "png" if is_small else "jpeg"
-    source = f"data:image/{kind};base64,{base64.b64encode(content.getvalue()).decode()}"
-    return _EncodedImage(source, *image.size, is_small)
+    kind, content = "png" if _is_pixelated(image) else "jpeg", io.BytesIO()
+    image.convert("RGB").save(content, kind, quality=82, optimize=True)
+    return f"data:image/{kind};base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
 def _make_thumbnail(pixels: Any) -> Image.Image:
@@ -293,9 +276,10 @@ _ENVIRONMENT = Environment(
 _ENVIRONMENT.filters |= {
     "html": _render_block,
     "svg": _render_figure,
-    "encoded": _encode_image,
+    "data_url": _to_data_url,
     "thumbnail": _make_thumbnail,
 }
+_ENVIRONMENT.tests["pixelated"] = _is_pixelated
 
 # ------------------------------------------------------------------------------ values of reports
 
@@ -346,8 +330,8 @@ def _is_number(value: Any) -> bool:
 
 def environment_section(report: Mapping[str, Any]) -> Section:
     """Return the section about machine and versions from a report with ``describe_machine``."""
-    machine = {key: report[key] for key in ("machine", "cpu", "cores")}
-    rows = [(format_label(key), format_value(value)) for key, value in machine.items()]
+    keys = ("machine", "cpu", "cores")
+    rows = [(format_label(key), format_value(report[key])) for key in keys]
     # Names of packages stay as they are.
     rows += [(package, str(version)) for package, version in report["versions"].items()]
     return Section("Environment", [Values(rows)])

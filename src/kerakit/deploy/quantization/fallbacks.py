@@ -141,18 +141,15 @@ def _fallbacks(
     content: bytes, model: keras.Model, calibration: Calibration
 ) -> Iterator[tuple[str, bytes, tuple[LayerNoise, ...]]]:
     """Yield name, int8 file, and layers in float32 of each attempt."""
-    stats = collect_ranges(content, calibration.images())
-    quantized = quantize_int8(content, stats)
-    yield f"percentile ranges, {len(calibration.keys)} images", quantized, ()
-    if calibration.doubled:
-        calibration = calibration.doubled()
-        stats = collect_ranges(content, calibration.images())
+    doubled = [calibration.doubled()] if calibration.doubled else []
+    for images in (calibration, *doubled):
+        stats = collect_ranges(content, images.images())
         quantized = quantize_int8(content, stats)
-        yield f"percentile ranges, {len(calibration.keys)} images", quantized, ()
+        yield f"percentile ranges, {len(images.keys)} images", quantized, ()
     for name, ranges in (("min-max", min_max_ranges), ("mean", mean_ranges)):
         other = quantize_int8(content, stats, ranges)
-        yield f"{name} ranges, {len(calibration.keys)} images", other, ()
-    noise = _measure_noise(content, quantized, model, calibration)
+        yield f"{name} ranges, {len(images.keys)} images", other, ()
+    noise = _measure_noise(content, quantized, model, images)
     counts = {min(count, len(noise)) for count in (*FLOAT32_LAYERS, len(noise))} - {0}
     for count in sorted(counts):
         outputs, layers = zip(*noise[:count], strict=True)

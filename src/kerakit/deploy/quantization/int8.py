@@ -14,7 +14,7 @@ from kerakit.deploy.quantization.ranges import (
 from kerakit.errors import JobError
 from kerakit.tflite.convert import run_converter
 from kerakit.tflite.edit import set_ranges
-from kerakit.tflite.graph import Tensor, read_graph
+from kerakit.tflite.graph import read_graph
 
 
 def quantize_int8(
@@ -51,8 +51,10 @@ def quantize_int8(
     )
     means = {int(i): mean.mean(axis=0) for i, mean in zip(stats.tensors, stats.means, strict=True)}
     corrected = correct_biases(content, bytes(quantized), means)
-    if not float32_outputs:
-        check_int8(corrected)
+    if not float32_outputs and (problems := find_int8_problems(corrected)):
+        raise JobError(
+            f"the int8 model does not fit devices: {'; '.join(problems)}. Use other layers."
+        )
     return corrected
 
 
@@ -92,14 +94,6 @@ def _with_ranges(content: bytes, stats: ActivationStats, ranges: Ranges) -> byte
     return set_ranges(content, limits)
 
 
-def check_int8(content: bytes) -> None:
-    """Raise JobError unless devices can run a file as full int8 on raw pixels."""
-    if problems := find_int8_problems(content):
-        raise JobError(
-            f"the int8 model does not fit devices: {'; '.join(problems)}. Use other layers."
-        )
-
-
 def find_int8_problems(content: bytes) -> list[str]:
     """Return why a file is not full int8 on raw pixels; empty if it is.
 
@@ -114,7 +108,8 @@ def find_int8_problems(content: bytes) -> list[str]:
                 problems.append(f"{end} {tensor.name} is {tensor.type}, not UINT8")
             if tensor.shape[:1] != (1,):
                 problems.append(f"{end} {tensor.name} of shape {list(tensor.shape)}: batch size")
-            if end == "input" and not _is_raw_pixels(tensor):
+            quantization = tensor.scales.tolist(), tensor.zero_points.tolist()
+            if end == "input" and quantization != ([1], [0]):
                 problems.append(
                     f"input {tensor.name} does not accept raw pixels: the model must begin with "
                     "Rescaling"
@@ -130,7 +125,3 @@ def find_int8_problems(content: bytes) -> list[str]:
         if one.op == "FULLY_CONNECTED" and one.weighted and one.weighted.weights.scales.size > 1
     ]
     return problems
-
-
-def _is_raw_pixels(tensor: Tensor) -> bool:
-    return bool(tensor.scales.tolist() == [1] and tensor.zero_points.tolist() == [0])
