@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kerakit import UserError, __version__, update
-from kerakit.merge_python import carry_edits
-from kerakit.update import create_project, merge, read_template, update_project
+from kerakit.merge import merge_texts
+from kerakit.update import create_project, read_template, update_project
 from projects import Project
 
 LOSS = """
@@ -55,6 +55,7 @@ def old_project(tmp_path: Path, photos: Path) -> Project:
     edit(path / "config.py", 'Path(__file__).parent / "data"', f"Path({str(photos)!r})")
     edit(path / "config.py", "TRAIN_RATIO_DEFAULT = 0.8", "TRAIN_RATIO_DEFAULT = 0.75")
     edit(path / "callbacks.py", "PATIENCE = 10", "PATIENCE = 4")
+    edit(path / "datagen.py", "brightness=0.15 * s", "brightness=0.3 * s")
     erasing = "A.Erasing(scale=(0.02, 0.1), p=0.2 * s),"
     edit(path / "datagen.py", erasing, f"{erasing} A.InvertImg(p=1.0),")
     with (path / "loss.py").open("a") as file:
@@ -71,7 +72,10 @@ def test_a_project_of_the_version_before_trains_with_its_edits(
     output = capsys.readouterr().out
     assert re.search(r"merge +loss\.py", output)
     assert re.search(r"remove +phases\.py", output)
-    assert "A.InvertImg(p=1.0)" in (old_project.path / "datagen.py").read_text()
+    datagen = (old_project.path / "datagen.py").read_text()
+    assert "A.InvertImg(p=1.0)" in datagen
+    assert "data.Recolor(" in datagen
+    assert "brightness=0.3 * s" in datagen
     assert "TRAIN_RATIO_DEFAULT = 0.75" in (old_project.path / "config.py").read_text()
     assert "PATIENCE = 4" in (old_project.path / "callbacks.py").read_text()
     assert (old_project.path / "models" / "mine.py").read_text() == MODEL
@@ -158,7 +162,7 @@ def test_changed_constants_and_added_statements_survive_a_rewrite(
 ) -> None:
     ours = {**base, **changes}
     theirs = source(base, comment="# rewritten\n")
-    text, is_clean = merge(*carry_edits(source(ours, comment), source(base, comment), theirs))
+    text, is_clean = merge_texts(source(ours, comment), source(base, comment), theirs)
     assert is_clean
     values = {
         node.targets[0].id: node.value.value  # type: ignore[attr-defined]
@@ -173,5 +177,15 @@ def test_changed_constants_and_added_statements_survive_a_rewrite(
 def test_a_merge_without_edits_on_one_side_is_the_other_side(
     ours: str, base: str, theirs: str
 ) -> None:
-    assert merge(ours, base, base) == (ours, True)
-    assert merge(base, base, theirs) == (theirs, True)
+    assert merge_texts(ours, base, base) == (ours, True)
+    assert merge_texts(base, base, theirs) == (theirs, True)
+
+
+def test_a_reformatted_call_keeps_changed_arguments() -> None:
+    base = "x = [f(1, key=2), g(3)]\n"
+    ours = "x = [f(1, key=5), g(3), h(4)]\n"
+    theirs = "# new\nx = [\n    m.f(\n        1,\n        key=2,\n    ),\n    g(3),\n]\n"
+    text, is_clean = merge_texts(ours, base, theirs)
+    assert is_clean
+    assert ast.dump(ast.parse(text)) == ast.dump(ast.parse("x = [m.f(1, key=5), g(3), h(4)]"))
+    assert text.startswith("# new\n")

@@ -12,6 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from kerakit import __version__
+
 _CPU_INFO = Path("/proc/cpuinfo")
 
 
@@ -37,6 +39,7 @@ def describe_machine(packages: Iterable[str]) -> dict[str, Any]:
         "cores": available_cores(),
         "versions": {
             backend: importlib.import_module(backend).__version__,
+            "kerakit": __version__,
             **{name: version(name) for name in packages},
         },
     }

@@ -7,10 +7,7 @@ A project keeps the template that it came from in ``.kerakit/template`` and its 
 from __future__ import annotations
 
 import difflib
-import re
 import shutil
-import subprocess
-import tempfile
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +16,7 @@ from pathlib import Path
 from kerakit import __version__
 from kerakit.errors import UserError
 from kerakit.files import make_dir, remove, write_text
-from kerakit.merge_python import carry_edits
+from kerakit.merge import merge_texts
 
 TEMPLATE = Path(__file__).with_name("project")
 """The template of this version."""
@@ -31,11 +28,6 @@ _RENAMED = {"gitignore": ".gitignore"}
 """Files that would act on this package under their name in a project."""
 
 _STATE = Path(".kerakit")
-
-_CONFLICT = re.compile(
-    r"^<{7} [^\n]*\n(?P<ours>.*?)^\|{7} [^\n]*\n(?P<base>.*?)^={7}\n(?P<theirs>.*?)^>{7} [^\n]*\n",
-    re.MULTILINE | re.DOTALL,
-)
 
 
 def create_project(directory: Path) -> None:
@@ -151,42 +143,8 @@ def _plan(directory: Path, base: dict[str, str], template: dict[str, str]) -> It
         elif ours == old:
             yield Change(name, "update", ours, new)
         else:
-            merged, is_clean = merge(*carry_edits(ours, old, new))
+            merged, is_clean = merge_texts(ours, old, new)
             yield Change(name, "merge" if is_clean else "conflict", ours, merged)
-
-
-def merge(ours: str, base: str, theirs: str) -> tuple[str, bool]:
-    """Merge two texts with a common base, as ``git merge-file`` does.
-
-    Lines that the project added at an edge of a part that the template rewrote are kept beside the
-    new part; git alone would mark a conflict there.
-
-    Returns:
-        The merged text, and whether it has no conflicts.
-    """
-    texts = {"project": ours, "base": base, "template": theirs}
-    with tempfile.TemporaryDirectory() as folder:
-        paths = [Path(folder) / name for name in texts]
-        for path, text in zip(paths, texts.values(), strict=True):
-            path.write_text(text, encoding="utf-8")
-        labels = [word for name in texts for word in ("-L", name)]
-        command = ["git", "merge-file", "-p", "--diff3", *labels, *map(str, paths)]
-        try:
-            done = subprocess.run(command, capture_output=True, check=False)  # noqa: S603
-        except FileNotFoundError:
-            raise UserError("kerakit update needs git on the PATH. Install git.") from None
-    merged = _CONFLICT.sub(_join_additions, done.stdout.decode())
-    return merged, _CONFLICT.search(merged) is None
-
-
-def _join_additions(conflict: re.Match[str]) -> str:
-    """Resolve a conflict where the project only added lines before or after the base."""
-    ours, base, theirs = conflict["ours"], conflict["base"], conflict["theirs"]
-    if ours.startswith(base):
-        return theirs + ours[len(base) :]
-    if ours.endswith(base):
-        return ours[: len(ours) - len(base)] + theirs
-    return conflict.group()
 
 
 def _diff(change: Change) -> str:

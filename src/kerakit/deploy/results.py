@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kerakit.console import print_table
-from kerakit.deploy.gate import AccuracyGate, Measurement
+from kerakit.deploy.gate import AccuracyGate, Measurement, describe_drop
 from kerakit.files import write_json
 from kerakit.machine import describe_machine
 from kerakit.report.formatting import format_percent
@@ -115,10 +115,8 @@ def print_results(
     print_table(headings, map(_cells, results), title, left=_TEXT_COLUMNS, no_wrap=True)
     for result in results:
         if result.measurement is not None and not result.measurement.passed:
-            print(
-                f"{result.format} FAILED the accuracy gate: "
-                f"{metric} drop {100 * result.measurement.drop:.2f} pp > {100 * max_drop:.2f} pp"
-            )
+            drop = describe_drop(metric, result.measurement.drop, max_drop)
+            print(f"{result.format} FAILED the accuracy gate: {drop}")
         if result.reason:
             print(f"{result.format} {result.status}: {result.reason}")
 

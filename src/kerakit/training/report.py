@@ -16,7 +16,7 @@ from kerakit.run import Run
 from kerakit.training.callbacks import Checkpoints, HistoryWriter
 from kerakit.training.page import write_page
 
-_PACKAGES = ("kerakit", "keras", "numpy")
+_PACKAGES = ("keras", "numpy")
 
 
 @contextlib.contextmanager
