@@ -26,7 +26,7 @@ from kerakit.deploy.formats.onnx import ONNX
 from kerakit.deploy.formats.openvino import OPENVINO
 from kerakit.deploy.formats.saved_model import SAVED_MODEL
 from kerakit.deploy.formats.tflite import DYNAMIC_RANGE, FLOAT16, FLOAT32, INT8, INT16X8
-from kerakit.deploy.gate import AccuracyGate, Batches
+from kerakit.deploy.gate import AccuracyGate, Batches, describe_drop
 from kerakit.deploy.page import write_page
 from kerakit.deploy.quantization.calibration import Calibration
 from kerakit.deploy.quantization.fallbacks import try_fallbacks
@@ -232,10 +232,8 @@ def _export_format(one: Format, source: ExportSource, gate: AccuracyGate, log: L
     measurement = gate.measure(outputs)
     reason = ""
     if one is INT8 and not measurement.passed:
-        log(
-            f"int8: {gate.main_metric} drop {100 * measurement.drop:.2f} pp > "
-            f"{100 * gate.max_drop:.2f} pp, trying fallbacks"
-        )
+        drop = describe_drop(gate.main_metric, measurement.drop, gate.max_drop)
+        log(f"int8: {drop}, trying fallbacks")
         written, reason = _apply_fallbacks(written, source, gate, log)
         predict = INT8.load(written.path)
         outputs = gate.predict(predict)

@@ -38,6 +38,15 @@ class Measurement:
     agreement: float
 
 
+def describe_drop(metric: str, drop: float, max_drop: float) -> str:
+    """Return the reason for failing the gate.
+
+    >>> describe_drop("accuracy", 0.021, 0.01)
+    'accuracy drop 2.10 pp > 1.00 pp'
+    """
+    return f"{metric} drop {100 * drop:.2f} pp > {100 * max_drop:.2f} pp"
+
+
 class AccuracyGate:
     """Limit on the accuracy drop of an exported file.
 

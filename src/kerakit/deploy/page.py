@@ -11,7 +11,7 @@ from typing import Any
 from kerakit.deploy.edgetpu.forecast import COMPILER, forecast
 from kerakit.deploy.formats.edgetpu import EDGETPU
 from kerakit.deploy.formats.tflite import INT8
-from kerakit.deploy.gate import AccuracyGate
+from kerakit.deploy.gate import AccuracyGate, describe_drop
 from kerakit.deploy.results import FormatResult
 from kerakit.files import write_text
 from kerakit.inference import TIMED_RUNS
@@ -123,9 +123,9 @@ def _tiles(
         agreement = f"agreement {format_percent(int8.measurement.agreement)}"
         score = format_value(int8.measurement.metrics[metric], metric)
         tiles.append(Tile(f"{label}, int8", score, agreement))
-        if int8.latency_ms is not None:
-            device = f"per image, 1 thread, {report['cpu'] or 'CPU'}"
-            tiles.append(Tile("latency, int8", f"{int8.latency_ms:.2f} ms", device))
+        latency = format_value(int8.latency_ms, "latency_ms")
+        device = f"per image, 1 thread, {report['cpu'] or 'CPU'}"
+        tiles.append(Tile("latency, int8", f"{latency} ms", device))
         size = format_value(int8.size_bytes, "size_bytes")
         tiles.append(Tile("size, int8", f"{size} KiB", int8.file))
     return Tiles(tiles)
@@ -154,9 +154,8 @@ def _formats(results: Sequence[FormatResult], report: Mapping[str, Any]) -> Sect
         if result.reason:
             remarks.append(Paragraph(result.reason, f"{result.format} {result.status}:"))
         if result.measurement is not None and not result.measurement.passed:
-            drop = f"{100 * result.measurement.drop:.2f} pp > {100 * report['max_drop']:.2f} pp"
-            text = f"{format_label(main)} drop {drop}"
-            remarks.append(Paragraph(text, f"{result.format} failed the accuracy gate:"))
+            drop = describe_drop(format_label(main), result.measurement.drop, report["max_drop"])
+            remarks.append(Paragraph(drop, f"{result.format} failed the accuracy gate:"))
     table = Table(["format", "gate", *headings, "SHA-256"], rows, headings)
     return Section("Formats", [table, *remarks, *_method(report)])
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 _CELL = 160
 _CAPTION = 18
@@ -32,9 +32,6 @@ def image_grid(images: Sequence[Any], titles: Sequence[str], columns: int = 8) -
     for n, (pixels, title) in enumerate(zip(images, titles, strict=True)):
         left, top = n % columns * _CELL, n // columns * ROW_HEIGHT
         image = Image.fromarray(np.asarray(pixels).astype(np.uint8))
-        scale = (_CELL - 4) / max(image.size)
-        size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
-        image = image.resize(size)
-        grid.paste(image, (left + (_CELL - image.width) // 2, top + (_CELL - image.height) // 2))
+        grid.paste(ImageOps.pad(image, (_CELL - 4, _CELL - 4), color="white"), (left + 2, top + 2))
         draw.text((left + _CELL / 2, top + _CELL), title[:24], fill="black", anchor="ma")
     return grid

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -254,10 +254,10 @@ class Graph:
 
     schema_version: int
     kinds: list[Kind]
-    tensors: Sequence[Tensor] = ()
-    operators: Sequence[Operator] = ()
-    inputs: tuple[Tensor, ...] = ()
-    outputs: tuple[Tensor, ...] = ()
+    tensors: list[Tensor]
+    operators: list[Operator]
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
 
 
 def read_graph(content: bytes) -> Graph:

@@ -180,13 +180,11 @@ def _dead(weights: Tensor) -> NDArray[np.bool_]:
 def _activations(graph: Graph, content: bytes, images: NDArray[np.uint8]) -> Iterator[_Problem]:
     """Run the file and examine outputs of weighted operators and of sums of two layers."""
     watched = [one for one in graph.operators if _is_watched(one)]
-    if not watched:
-        return
-    lowest, highest, at_end = _observe(watched, content, images)
-    for i, operator in enumerate(watched):
-        constant, clipped = lowest[i] == highest[i], at_end[i] > CLIPPED
+    observed = _observe(watched, content, images)
+    for operator, (lowest, highest, at_end) in zip(watched, observed, strict=True):
+        constant, clipped = lowest == highest, at_end > CLIPPED
         if len(images) * math.prod(operator.outputs[0].shape[:-1]) < MANY:
-            constant[:], clipped = constant.all(), at_end[i] > CLIPPED_OF_FEW
+            constant[:], clipped = constant.all(), at_end > CLIPPED_OF_FEW
         if operator.weighted:
             constant &= ~_dead(operator.weighted.weights)
         if constant.any():
@@ -199,7 +197,7 @@ def _activations(graph: Graph, content: bytes, images: NDArray[np.uint8]) -> Ite
             yield (
                 "warning",
                 operator,
-                f"clipped: up to {at_end[i].max():.0%} of the values of {_listed(clipped)} are at "
+                f"clipped: up to {at_end.max():.0%} of the values of {_listed(clipped)} are at "
                 "the int8 limit; the calibration images did not cover this range",
             )
 
@@ -215,8 +213,8 @@ def _is_watched(operator: Operator) -> bool:
 
 def _observe(
     watched: list[Operator], content: bytes, images: NDArray[np.uint8]
-) -> tuple[list[NDArray[Any]], list[NDArray[Any]], list[NDArray[Any]]]:
-    """Return per operator and channel: lowest value, highest value, fraction at the range's end."""
+) -> Iterator[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]:
+    """Yield per operator lowest value, highest value, fraction at the range's end, by channel."""
     from ai_edge_litert.interpreter import OpResolverType
 
     interpreter = start_interpreter(
@@ -228,22 +226,18 @@ def _observe(
     )
     image_index = interpreter.get_input_details()[0]["index"]
     limits = [_clipping_limits(one) for one in watched]
-    parts: list[tuple[list[Any], ...]] = [([], [], []) for _ in watched]
+    observed: list[list[tuple[Any, ...]]] = [[] for _ in watched]
     for image in images:
         interpreter.set_tensor(image_index, image[None])
         interpreter.invoke()
-        for part, one, (low, high) in zip(parts, watched, limits, strict=True):
+        for per_image, one, (low, high) in zip(observed, watched, limits, strict=True):
             values = interpreter.get_tensor(one.outputs[0].index)
             values = values.reshape(-1, values.shape[-1])
             at_end = np.mean((values <= low) | (values >= high), axis=0)
-            for column, value in zip(part, (values.min(0), values.max(0), at_end), strict=True):
-                column.append(value)
-    lowest, highest, clipped = zip(*parts, strict=True)
-    return (
-        [np.min(x, 0) for x in lowest],
-        [np.max(x, 0) for x in highest],
-        [np.mean(x, 0) for x in clipped],
-    )
+            per_image.append((values.min(0), values.max(0), at_end))
+    for per_image in observed:
+        lowest, highest, clipped = zip(*per_image, strict=True)
+        yield np.min(lowest, 0), np.max(highest, 0), np.mean(clipped, 0)
 
 
 def _clipping_limits(operator: Operator) -> tuple[int, int]:

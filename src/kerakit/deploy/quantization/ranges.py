@@ -85,7 +85,8 @@ def collect_ranges(content: bytes, images: Iterable[NDArray[np.uint8]]) -> Activ
         values = recorder.record(image)
         low.append([0.0, *(value.min() for value in values[1:])])
         high.append([255.0, *(value.max() for value in values[1:])])
-        means.append([_channel_means(value) for value in values])
+        # A scalar is one channel.
+        means.append([one.reshape(-1, *one.shape[-1:] or (1,)).mean(axis=0) for one in values])
     stats = ActivationStats(
         recorder.tensors,
         np.array(low, np.float32),
@@ -97,11 +98,6 @@ def collect_ranges(content: bytes, images: Iterable[NDArray[np.uint8]]) -> Activ
             "NaN or infinite activations on training images: the model cannot be quantized."
         )
     return stats
-
-
-def _channel_means(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    means: NDArray[np.float32] = values.reshape(-1, *values.shape[-1:] or (1,)).mean(axis=0)
-    return means
 
 
 class ActivationRecorder:
