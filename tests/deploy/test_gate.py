@@ -19,7 +19,7 @@ PREDICTED = [0, 0, 0, 1, 1, 0, 2, 2, 2, 2]
 
 
 def make_gate(max_drop: float) -> tuple[AccuracyGate, Any]:
-    """A gate whose Keras accuracy is 0.9, and the outputs of a file that predicts PREDICTED."""
+    """A gate whose Keras accuracy is 0.9, and the predictions PREDICTED of a file."""
     images = np.arange(10, dtype=np.uint8).reshape(10, 1, 1, 1)
     keras = np.eye(3, dtype=np.float32)[[*TARGETS[:-1], 0]]
     batches = [(images[:6], TARGETS[:6]), (images[6:], TARGETS[6:])]
@@ -29,9 +29,9 @@ def make_gate(max_drop: float) -> tuple[AccuracyGate, Any]:
     return gate, gate.predict(lambda batch: scores[batch.ravel()])
 
 
-def test_metrics_of_outputs() -> None:
-    gate, outputs = make_gate(max_drop=0.1)
-    measurement = gate.measure(outputs)
+def test_metrics_of_predictions() -> None:
+    gate, predictions = make_gate(max_drop=0.1)
+    measurement = gate.measure(predictions)
     assert gate.keras_metrics["accuracy"] == 0.9
     assert next(iter(measurement.metrics)) == gate.main_metric == "accuracy"
     assert measurement.metrics["accuracy"] == 0.8
@@ -44,8 +44,8 @@ def test_metrics_of_outputs() -> None:
 
 @pytest.mark.parametrize(("max_drop", "passed"), [(0.09, False), (0.1, True), (0.2, True)])
 def test_the_gate(max_drop: float, passed: bool) -> None:
-    gate, outputs = make_gate(max_drop)
-    assert gate.measure(outputs).passed is passed
+    gate, predictions = make_gate(max_drop)
+    assert gate.measure(predictions).passed is passed
 
 
 @given(st.integers(1, 700), st.integers(1, 40))

@@ -36,7 +36,7 @@ def page_of(folder: Path, keras: Any, *results: FormatResult, **outputs: Any) ->
     for result in results:
         if result.format in outputs:
             result.predictions = gate.task.decode(outputs[result.format])
-            result.measurement = gate.measure(outputs[result.format])
+            result.measurement = gate.measure(result.predictions)
             result.latency_ms, result.size_bytes, result.sha256 = 1.5, 2048, "ab" * 32
     (folder / "model.tflite").write_bytes(read_pair("bright_16x16"))
     report = write_report(folder / "report.json", list(results), gate, {"held_out": "val"})

@@ -43,7 +43,7 @@ from kerakit.files import (
     write_text,
 )
 from kerakit.inference import keras_predict_fn, measure_latency_ms
-from kerakit.tasks.base import Task
+from kerakit.tasks.base import Predictions, Task
 from kerakit.tflite.runtime import load_tflite
 
 if TYPE_CHECKING:
@@ -228,24 +228,23 @@ def _export_format(one: Format, source: ExportSource, gate: AccuracyGate, log: L
     if predict is None:
         return _describe(one, written, "not tested on a device")
     log(f"{one.name}: predicting the held-out images")
-    outputs = gate.predict(predict)
-    measurement = gate.measure(outputs)
+    predictions = gate.predict(predict)
+    measurement = gate.measure(predictions)
     reason = ""
     if one is INT8 and not measurement.passed:
         drop = describe_drop(gate.main_metric, measurement.drop, gate.max_drop)
         log(f"int8: {drop}, trying fallbacks")
         written, reason = _apply_fallbacks(written, source, gate, log)
         predict = INT8.load(written.path)
-        outputs = gate.predict(predict)
-        measurement = gate.measure(outputs)
+        predictions = gate.predict(predict)
+        measurement = gate.measure(predictions)
     if one is INT8:
         written.details["health"] = examine(written.path, source.model, gate.sample_images)
     if written.half is not None:
         half = gate.predict(load_tflite(written.half))
-        written.details["half_calibration"] = _compare_half(half, outputs, gate)
+        written.details["half_calibration"] = _compare_half(half, predictions, gate)
     result = _describe(one, written, reason)
-    result.measurement = measurement
-    result.predictions = gate.task.decode(outputs)
+    result.measurement, result.predictions = measurement, predictions
     result.latency_ms = measure_latency_ms(predict, gate.sample_images[0])
     return result
 
@@ -271,15 +270,14 @@ def _describe(one: Format, written: WrittenFormat, reason: str) -> FormatResult:
 
 
 def _compare_half(
-    half: NDArray[np.float32], outputs: NDArray[np.float32], gate: AccuracyGate
+    half: Predictions, predictions: Predictions, gate: AccuracyGate
 ) -> dict[str, Any]:
     """Return the metrics with half of the calibration images; if equal, there were enough."""
     measurement = gate.measure(half)
-    same = gate.task.agreement(gate.task.decode(half), gate.task.decode(outputs))
     return {
         "metrics": measurement.metrics,
         "agreement": measurement.agreement,
-        "same_prediction": same,
+        "same_prediction": gate.task.agreement(half, predictions),
     }
 
 

@@ -78,13 +78,12 @@ class AccuracyGate:
         self.reference: Predictions = task.decode(outputs)
         self.keras_metrics = task.score(self.reference, self.targets)
 
-    def predict(self, predict: PredictFn) -> NDArray[np.float32]:
-        """Return the outputs of ``predict`` for the held-out images, (n, ...)."""
-        return predict_batches(predict, self._held_out)[0]
+    def predict(self, predict: PredictFn) -> Predictions:
+        """Return the decoded outputs of ``predict`` for the held-out images."""
+        return self.task.decode(predict_batches(predict, self._held_out)[0])
 
-    def measure(self, outputs: NDArray[np.float32]) -> Measurement:
-        """Measure outputs (n, ...) for the held-out images."""
-        predictions = self.task.decode(outputs)
+    def measure(self, predictions: Predictions) -> Measurement:
+        """Measure predictions for the held-out images."""
         metrics = self.task.score(predictions, self.targets)
         drop = self.keras_metrics[self.main_metric] - metrics[self.main_metric]
         # A drop of exactly the limit passes despite the rounding of the subtraction.
