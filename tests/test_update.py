@@ -86,6 +86,18 @@ def test_a_project_of_the_version_before_trains_with_its_edits(
     assert "0 file(s)" in capsys.readouterr().out
 
 
+def test_what_cannot_be_merged_is_explained(
+    old_project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit(old_project.path / "config.py", "    small_cnn,\n)", "    small_cnn,\n    mine,\n)")
+    edit(old_project.path / "phases.py", "HEAD_EPOCHS = 20", "HEAD_EPOCHS = 30")
+    assert update_project(old_project.path) == ["config.py"]
+    output = capsys.readouterr().out
+    assert "MODELS" in output
+    assert "train.py" in output[output.index("phases.py") :].splitlines()[1]
+    assert "HEAD_EPOCHS = 30" in (old_project.path / "phases.py").read_text()
+
+
 def test_a_dry_run_shows_the_differences_and_changes_nothing(
     old_project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:

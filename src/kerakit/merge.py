@@ -269,4 +269,6 @@ def _key(node: ast.stmt) -> str:
         return " = ".join(map(ast.unparse, node.targets))
     if isinstance(node, ast.AnnAssign):
         return ast.unparse(node.target)
+    if isinstance(node, ast.ImportFrom):
+        return f"from {node.module}"
     return ast.unparse(node)
