@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -60,8 +60,27 @@ def quiet_startup() -> contextlib.AbstractContextManager[None]:
     return redirect_native_output()
 
 
-def print_table(table: Table) -> None:
-    """Print a rich table; without a terminal, wide enough that a log file keeps every column."""
+def print_table(
+    headings: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    title: str | None = None,
+    left: Sequence[str] = (),
+    **options: Any,
+) -> None:
+    """Print a table; without a terminal, wide enough that a log file keeps every column.
+
+    Args:
+        headings: of the columns.
+        rows: the cells of each row.
+        title: above the table.
+        left: headings of left-aligned columns; others: right-aligned.
+        options: of every column, for ``rich.table.Table.add_column``.
+    """
+    table = Table(title=title, title_justify="left")
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in left else "right", **options)
+    for row in rows:
+        table.add_row(*row)
     width = None if sys.stdout.isatty() else _LOG_WIDTH
     Console(width=width, markup=False, highlight=False).print(table)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import platform
 import re
@@ -13,18 +14,22 @@ from pathlib import Path
 from typing import Any
 
 from kerakit import __version__
+from kerakit.cgroup import cgroup_limits
 
 _CPU_INFO = Path("/proc/cpuinfo")
 
 
 def available_cores() -> int:
-    """Return the number of processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of cores that this process may use, within its control group's limit."""
+    affinity = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    cores = len(affinity) if affinity else os.cpu_count() or 1
+    return min(cores, math.ceil(cgroup_limits().cores or cores))
 
 
 def available_memory() -> int:
-    """Return the free physical memory in bytes."""
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """Return the free physical memory in bytes, at most the limit of the control group."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min(free, cgroup_limits().memory or free)
 
 
 def describe_machine(packages: Iterable[str]) -> dict[str, Any]:

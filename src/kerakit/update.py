@@ -42,7 +42,7 @@ _BY_HAND = {
     ): "deploy.py, evaluate.py and predict.py open runs themselves: move your "
     "edits there and delete this file",
 }
-"""What to do about a file that could not be merged, by the version that it came from."""
+"""Manual steps for a file that could not be merged, by the version that it came from."""
 
 
 def create_project(directory: Path) -> None:
