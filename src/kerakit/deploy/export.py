@@ -234,7 +234,7 @@ def _export_format(one: Format, source: ExportSource, gate: AccuracyGate, log: L
     if one is INT8 and not measurement.passed:
         drop = describe_drop(gate.main_metric, measurement.drop, gate.max_drop)
         log(f"int8: {drop}, trying fallbacks")
-        written, reason = _apply_fallbacks(written, source, gate, log)
+        reason = _apply_fallbacks(written, source, gate, log)
         predict = INT8.load(written.path)
         predictions = gate.predict(predict)
         measurement = gate.measure(predictions)
@@ -283,22 +283,17 @@ def _compare_half(
 
 def _apply_fallbacks(
     written: WrittenFormat, source: ExportSource, gate: AccuracyGate, log: Log
-) -> tuple[WrittenFormat, str]:
-    """Replace an int8 file that fails the gate by the best fallback; return it and a remark."""
+) -> str:
+    """Replace an int8 file that fails the gate by the best fallback; return a remark."""
     content = (source.folder / FLOAT32.file).read_bytes()
     selected, attempts = try_fallbacks(content, source.model, source.calibration, gate, log)
     written.path.write_bytes(selected.content)
-    details = {
-        **written.details,
-        "fallbacks": [attempt.to_json() for attempt in attempts],
-        "selected": selected.name,
-    }
-    operators = selected.on_tpu + selected.on_cpu
-    reason = (
-        f"selected fallback: {selected.name}; {selected.on_tpu} of {operators} operators map to "
-        "the Edge TPU"
+    written.details["fallbacks"] = [attempt.to_json() for attempt in attempts]
+    written.details["selected"] = selected.name
+    return (
+        f"selected fallback: {selected.name}; {selected.on_tpu} of "
+        f"{selected.on_tpu + selected.on_cpu} operators map to the Edge TPU"
     )
-    return WrittenFormat(written.path, details, written.half), reason
 
 
 def _export_bundle(
