@@ -11,10 +11,10 @@ import pytest
 
 from kerakit import Run, UserError
 from kerakit.files import write_json
-from kerakit.report.page import Note, Section
+from kerakit.report.page import Gallery, Note, Sample, Section
 from kerakit.report.plots import image_grid
 from kerakit.tasks import Classification
-from kerakit.training.page import Mistake, write_page
+from kerakit.training.page import write_page
 from pages import Page
 
 HISTORY = [
@@ -123,8 +123,10 @@ def test_an_evaluation_is_shown_with_its_mistakes(run: Run) -> None:
     }
     write_json(run.evaluation, evaluation)
     pixels = np.full((20, 30, 3), 7, np.uint8)
-    mistake = Mistake(pixels, "<b>", task.format_prediction(predictions[2]), "b/x & y.jpg")
-    read = page(run, [mistake], task.report({"Keras": predictions}, annotations))
+    line = f"predicted: {task.format_prediction(predictions[2])}"
+    gallery = Gallery([Sample(pixels, "<b>", [line], "b/x & y.jpg")])
+    sections = [*task.report({"Keras": predictions}, annotations), Section("Mistakes", [gallery])]
+    read = page(run, sections)
     assert "accuracy, test 75.00 % 4 images" in read.text
     assert "Accuracy 75.00 % on 4 images" in read.section("Confusion matrix")
     assert read.tables()[0][1] == ["<b>", "hat", "1", "50.0 %"]
@@ -136,7 +138,7 @@ def test_an_evaluation_is_shown_with_its_mistakes(run: Run) -> None:
 
 
 def test_sections_of_any_task_are_shown(run: Run) -> None:
-    read = page(run, (), [Section("Boxes", [Note("per image")])])
+    read = page(run, [Section("Boxes", [Note("per image")])])
     assert read.section("Boxes") == "Boxes per image"
 
 

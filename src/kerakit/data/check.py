@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from rich.table import Table
 
 from kerakit.console import print_table, printable
 from kerakit.data.decode import decode_image, detect_extension, read_bytes, read_size
@@ -124,16 +123,23 @@ def write_findings(path: Path, findings: list[Finding]) -> None:
 def print_findings(reader: DataReader, findings: list[Finding]) -> None:
     """Print the number of images per class and split, and each kind of finding with an example."""
     counts = [reader.counts(mode) for mode in MODES]
-    images = Table(
-        title=f"{len(reader):,} images in {len(reader.class_names)} classes", title_justify="left"
+    print_table(
+        ["class", *MODES],
+        [
+            [printable(name), *(f"{number:,}" for number in numbers)]
+            for name, *numbers in zip(reader.class_names, *counts, strict=True)
+        ],
+        title=f"{len(reader):,} images in {len(reader.class_names)} classes",
+        left=["class"],
     )
-    for heading in ("class", *MODES):
-        images.add_column(heading, justify="left" if heading == "class" else "right")
-    for name, *numbers in zip(reader.class_names, *counts, strict=True):
-        images.add_row(printable(name), *(f"{number:,}" for number in numbers))
-    print_table(images)
-    if findings:
-        print_table(_findings_table(findings))
+    rows = []
+    for kind, count in Counter(finding.kind for finding in findings).items():
+        first = next(finding for finding in findings if finding.kind == kind)
+        example = f"{first.key} ({first.detail})" if first.detail else first.key
+        rows.append([f"{count:,}", f"{kind}: {FINDINGS[kind]}", printable(example)])
+    if rows:
+        headings = ["images", "finding", "example"]
+        print_table(headings, rows, "Findings", left=headings[1:], overflow="fold")
     train = counts[0]
     if train.max() > 10 * train.min():
         rare, common = (printable(reader.class_names[i]) for i in (train.argmin(), train.argmax()))
@@ -141,19 +147,6 @@ def print_findings(reader: DataReader, findings: list[Finding]) -> None:
             f"class imbalance: {rare!r} has {train.min():,} training images, {common!r} "
             f"{train.max():,}."
         )
-
-
-def _findings_table(findings: list[Finding]) -> Table:
-    table = Table(title="Findings", title_justify="left")
-    for heading in ("images", "finding", "example"):
-        table.add_column(
-            heading, justify="right" if heading == "images" else "left", overflow="fold"
-        )
-    for kind, count in Counter(finding.kind for finding in findings).items():
-        first = next(finding for finding in findings if finding.kind == kind)
-        example = f"{first.key} ({first.detail})" if first.detail else first.key
-        table.add_row(f"{count:,}", f"{kind}: {FINDINGS[kind]}", printable(example))
-    return table
 
 
 def _inspect_all(reader: DataReader, threads: int) -> Iterator[list[_ImageFacts]]:

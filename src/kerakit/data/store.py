@@ -103,7 +103,7 @@ class ArrayStore:
             return False
         file, i, crc = entry
         # Not memory-mapped: one copy into the caller's arrays, without holding the GIL.
-        read = os.preadv(file, [_bytes(array) for array in into], i * self._record_bytes)
+        read = os.preadv(file, [array.data for array in into], i * self._record_bytes)
         if read != self._record_bytes or (crc is not None and _crc32(into) != crc):
             self._entries.pop(key, None)
             return False
@@ -125,7 +125,7 @@ class ArrayStore:
         try:
             with self._lock:
                 records, index = self._own or self._create()
-            buffers = [_bytes(array) for array in arrays]
+            buffers = [array.data for array in arrays]
             if os.pwritev(records, buffers, i * self._record_bytes) != self._record_bytes:
                 raise OSError("no space left on the disk")
             crc = _crc32(arrays)
@@ -175,10 +175,6 @@ class ArrayStore:
         with contextlib.suppress(Exception):
             for file in self._files:
                 os.close(file)
-
-
-def _bytes(array: NDArray[Any]) -> memoryview:
-    return array.data.cast("B")
 
 
 def _crc32(arrays: tuple[NDArray[Any], ...]) -> int:

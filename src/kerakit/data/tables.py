@@ -43,9 +43,7 @@ def index_table(path: Path) -> ImageIndex:
     order = np.argsort(names)
     class_names = tuple(names[order])
     check_printable(class_names, path)
-    ranks = np.empty(len(order), np.int32)
-    ranks[order] = np.arange(len(order))
-    targets = ranks[encoded.indices.to_numpy()]
+    targets = np.argsort(order).astype(np.int32)[encoded.indices.to_numpy()]
     groups = None
     if "group" in table.column_names:
         _check_cells(path, "group", table["group"])
@@ -109,15 +107,8 @@ def _read(path: Path) -> pa.Table:
         )
     if not table.num_rows:
         raise UserError(f"{path} has no rows. Expected one row per image.")
-    columns = {
-        name: _as_text(table[name]) for name in _REQUIRED + _OPTIONAL if name in table.column_names
-    }
-    return pa.table(columns)
-
-
-def _as_text(column: Any) -> Any:
     # Labels and groups may be numbers in Parquet.
-    return column if pa.types.is_string(column.type) else column.cast(pa.string())
+    return pa.table({name: table[name].cast(pa.string()) for name in table.column_names})
 
 
 def _check_cells(path: Path, name: str, column: Any) -> None:

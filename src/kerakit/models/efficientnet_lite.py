@@ -7,6 +7,7 @@ tensorflow/tpu, efficientnet/lite.
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,17 +87,16 @@ def EfficientNetLite(  # noqa: N802 - as keras.applications names its models
     tensors = _load(one) if weights == "imagenet" else None
     image = keras.Input(input_shape, name="image") if input_tensor is None else input_tensor
     x = _conv_unit(image, layers.Conv2D(32, 3, 2, "same", use_bias=False, name="stem_conv"))
-    names = ["stem"]
+    numbers = itertools.count()
     filters_before = 32
     for stage, (repeats, kernel, stride, expansion, filters) in enumerate(_STAGES):
         # As in the original, the first and the last stage have one block in every variant.
         deeper = repeats if stage in (0, len(_STAGES) - 1) else math.ceil(one.depth * repeats)
         filters = _rounded(filters * one.width)
         for repeat in range(deeper):
-            names.append(f"block{len(names) - 1}")
             x = _block(
                 x,
-                names[-1],
+                f"block{next(numbers)}",
                 filters_before,
                 filters,
                 expansion,

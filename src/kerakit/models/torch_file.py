@@ -12,7 +12,6 @@ import io
 import pickletools
 import struct
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,12 +120,11 @@ def _describe(file: io.BytesIO) -> Any:
     argument: Any
     for opcode, argument, _ in pickletools.genops(file):
         name = opcode.name
-        if name in ("PROTO", "BUILD"):
-            # BUILD sets attributes (of the dictionary: its version); they are not needed.
-            if name == "BUILD":
-                stack.pop()
-        elif name == "STOP":
+        if name == "STOP":
             return stack.pop()
+        if name == "BUILD":
+            # It sets attributes (of the dictionary: its version); they are not needed.
+            stack.pop()
         elif name == "MARK":
             stack.append(_MARK)
         elif name in _VALUES:
@@ -142,35 +140,35 @@ def _describe(file: io.BytesIO) -> Any:
         elif name == "GLOBAL":
             stack.append(_Name(argument))
         elif name == "TUPLE":
-            stack.append(tuple(_to_mark(stack)))
+            stack.append(tuple(_pop_to_mark(stack)))
         elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
             count = int(name[-1])
             stack[-count:] = [tuple(stack[-count:])]
         elif name == "APPENDS":
-            items = list(_to_mark(stack))
+            items = _pop_to_mark(stack)
             stack[-1].extend(items)
         elif name == "SETITEM":
             value, key = stack.pop(), stack.pop()
             stack[-1][key] = value
         elif name == "SETITEMS":
-            items = list(_to_mark(stack))
+            items = _pop_to_mark(stack)
             stack[-1].update(zip(items[::2], items[1::2], strict=True))
         elif name == "BINPERSID":
             stack.append(_storage(*stack.pop()))
         elif name == "REDUCE":
             arguments, function = stack.pop(), stack.pop()
             stack.append(_named(function, arguments))
-        else:
+        elif name != "PROTO":
             raise ValueError(f"it holds {name}, which no file of tensors needs")
     raise ValueError("it is truncated")
 
 
-def _to_mark(stack: list[Any]) -> Iterator[Any]:
-    """Take everything above the last mark, and the mark, from the stack."""
+def _pop_to_mark(stack: list[Any]) -> list[Any]:
+    """Remove the last mark and what is above it from the stack; return the latter."""
     start = len(stack) - 1 - stack[::-1].index(_MARK)
     items = stack[start + 1 :]
     del stack[start:]
-    return iter(items)
+    return items
 
 
 def _storage(kind: str, dtype: _Name, key: str, *_: object) -> _Storage:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
 from kerakit.console import print_table
 from kerakit.data.generator import BatchGenerator
 from kerakit.files import write_json
 from kerakit.inference import keras_predict_fn, predict_batches
 from kerakit.report import charts
+from kerakit.report.page import Gallery, Sample, Section
 from kerakit.report.plots import image_grid
 from kerakit.run import Run
-from kerakit.training.page import Mistake, write_page
+from kerakit.training.page import write_page
 
 if TYPE_CHECKING:
     import keras
@@ -61,50 +60,45 @@ def evaluate(
         },
     )
     run.plots.mkdir(exist_ok=True)
-    mistakes = _collect_mistakes(task, held_out, predictions, annotations)
     for name, figure in task.plot(predictions, annotations).items():
         charts.save_png(figure, run.plots / f"{name}.png")
-    _draw_mistakes(run, mistakes)
-    write_page(run, mistakes, task.report({"Keras": predictions}, annotations))
+    sections = [
+        *task.report({"Keras": predictions}, annotations),
+        *_show_mistakes(run, task, held_out, predictions, annotations),
+    ]
+    write_page(run, sections)
     _print(metrics, details, f"{len(annotations):,} {held_out.mode} images")
     print(f"report: {run.page} (data: {run.evaluation})")
     return metrics
 
 
-def _collect_mistakes(
-    task: Task, held_out: BatchGenerator, predictions: Any, annotations: Any
-) -> list[Mistake]:
-    """Return the most confident mistakes, with their images."""
-    return [
-        Mistake(
-            pixels=held_out.sample(i)[0],
-            true_label=task.format_annotation(annotations[i]),
-            prediction=task.format_prediction(predictions[i]),
-            key=held_out.sample_key(0, i),
-        )
-        for i in task.mistakes(predictions, annotations)[:MAX_MISTAKES].tolist()
-    ]
-
-
-def _draw_mistakes(run: Run, mistakes: list[Mistake]) -> None:
+def _show_mistakes(
+    run: Run, task: Task, held_out: BatchGenerator, predictions: Any, annotations: Any
+) -> list[Section]:
+    """Draw the most confident mistakes into plots/mistakes.png, and return their section."""
     path = run.plots / "mistakes.png"
-    if mistakes:
-        captions = [f"{one.prediction}, true: {one.true_label}" for one in mistakes]
-        image_grid([one.pixels for one in mistakes], captions).save(path)
-    else:
+    wrong = task.mistakes(predictions, annotations)[:MAX_MISTAKES].tolist()
+    if not wrong:
         path.unlink(missing_ok=True)
+        return []
+    images = [held_out.sample(i)[0] for i in wrong]
+    labels = [task.format_annotation(annotations[i]) for i in wrong]
+    predicted = [task.format_prediction(predictions[i]) for i in wrong]
+    captions = [f"{one}, true: {label}" for one, label in zip(predicted, labels, strict=True)]
+    image_grid(images, captions).save(path)
+    samples = [
+        Sample(image, label, [f"predicted: {one}"], held_out.sample_key(0, i))
+        for i, image, label, one in zip(wrong, images, labels, predicted, strict=True)
+    ]
+    return [Section("Most confident mistakes", [Gallery(samples)])]
 
 
 def _print(metrics: dict[str, float], details: dict[str, Any], images: str) -> None:
     """Print the metrics, and the table of the classes where there is one."""
     values = ", ".join(f"{name}: {value:.4f}" for name, value in metrics.items())
     print(f"Evaluated on {images}. {values}")
-    rows = details.get("classes", [])
-    if not rows:
-        return
-    table = Table()
-    for name in rows[0]:
-        table.add_column(name, justify="left" if name == "class" else "right")
-    for row in rows:
-        table.add_row(*(f"{v:.1%}" if isinstance(v, float) else str(v) for v in row.values()))
-    print_table(table)
+    if rows := details.get("classes"):
+        cells = [
+            [f"{v:.1%}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows
+        ]
+        print_table(list(rows[0]), cells, left=["class"])

@@ -8,7 +8,7 @@ import math
 import os
 import secrets
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -104,10 +104,13 @@ class FeatureStore:
         self._backbone = backbone
         self._folder = folder
         self._shape: tuple[int, ...] = tuple(backbone.output_shape[1:])
-        self._predict: PredictFn | None = None
         self._identity = hashlib.sha256(backbone.to_json().encode())
         for weight in backbone.get_weights():
             self._identity.update(np.ascontiguousarray(weight).tobytes())
+
+    @cached_property
+    def _predict(self) -> PredictFn:
+        return _fastest_predict_fn(self._backbone)
 
     def has_room_for(self, generator: BatchGenerator, views: int = 1) -> bool:
         """Whether features of ``views`` epochs of ``generator`` fit into half of the disk space."""
@@ -140,8 +143,6 @@ class FeatureStore:
 
     def _fill(self, stored: StoredFeatures, generator: BatchGenerator, first: int) -> None:
         """Compute and write what is missing, from the batch of sample index ``first`` on."""
-        if self._predict is None:
-            self._predict = _fastest_predict_fn(self._backbone)
         with progress(f"computing features ({generator.mode})", len(stored)) as update:
             for i in range(first // generator.batch_size, len(generator)):
                 images, targets = generator[i]

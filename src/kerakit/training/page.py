@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,11 @@ from kerakit.report.page import (
     Block,
     Chart,
     Command,
-    Gallery,
     Heading,
     ImageBlock,
     Note,
     Page,
     Paragraph,
-    Sample,
     Section,
     SideBySide,
     Table,
@@ -52,37 +49,20 @@ _STATUS = {
 History = Sequence[Mapping[str, float]]
 
 
-@dataclass(frozen=True)
-class Mistake:
-    """An image with a wrong prediction.
-
-    Attributes:
-        pixels: (height, width, 3), values from 0 to 255.
-        true_label: human-readable.
-        prediction: human-readable, with its confidence.
-        key: of the image.
-    """
-
-    pixels: Any
-    true_label: str
-    prediction: str
-    key: str
-
-
-def write_page(
-    run: Run, mistakes: Sequence[Mistake] = (), sections: Sequence[Section] = ()
-) -> None:
+def write_page(run: Run, sections: Sequence[Section] = ()) -> None:
     """Write the page of a run from the files in its folder.
 
     Args:
         run: the run.
-        mistakes: of its evaluation, the most confident first.
-        sections: of its evaluation, from ``Task.report``.
+        sections: of its evaluation.
 
     Raises:
         UserError: a file of the run is damaged.
     """
-    config, report, evaluation = map(_read, (run.config, run.report, run.evaluation))
+    config, report, evaluation = (
+        read_json(path, dict, RESTORE) if path.exists() else {}
+        for path in (run.config, run.report, run.evaluation)
+    )
     history = run.read_history() if run.history.exists() else []
     best = next(iter(run.list_checkpoints()), None)
     settings = {key: value for key, value in config.items() if key != "class_names"}
@@ -90,7 +70,6 @@ def write_page(
         _tiles(history, best, report, evaluation),
         _curves(history, best, config, report),
         *sections,
-        _mistakes(mistakes),
         _batches(run.plots),
         _data(report),
         Section("Next", _next(run, evaluation)),
@@ -103,15 +82,6 @@ def write_page(
         [part for part in content if part is not None],
     )
     write_text(run.page, render(page))
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """Return the content of a JSON file; {} if there is no such file."""
-    try:
-        content: dict[str, Any] = read_json(path, dict, RESTORE)
-    except FileNotFoundError:
-        return {}
-    return content
 
 
 def _lines(run: Run, config: Mapping[str, Any], report: Mapping[str, Any]) -> list[Paragraph]:
@@ -178,16 +148,6 @@ def _curves(
         if any(math.isfinite(row[key]) for row in rows for key in keys[1:] if key in row):
             charts.append(("", Chart(plot_curves(rows, marks), f"{name} over epochs")))
     return Section("Curves", [SideBySide(charts)]) if charts else None
-
-
-def _mistakes(mistakes: Sequence[Mistake]) -> Section | None:
-    if not mistakes:
-        return None
-    samples = [
-        Sample(one.pixels, one.true_label, [f"predicted: {one.prediction}"], one.key)
-        for one in mistakes
-    ]
-    return Section("Most confident mistakes", [Gallery(samples)])
 
 
 def _batches(plots: Path) -> Section | None:

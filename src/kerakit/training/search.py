@@ -26,8 +26,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
 from kerakit import __version__
 from kerakit.config import Config
 from kerakit.console import print_table
@@ -387,14 +385,11 @@ class Search:
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([headings, *rows])
         write_text(self.folder.table, text.getvalue())
-        table = Table(
-            title=f"{len(completed)} of {len(ended)} trials completed", title_justify="left"
+        print_table(
+            headings[:-1],
+            [[_format(value) for value in row[:-1]] for row in rows],
+            title=f"{len(completed)} of {len(ended)} trials completed",
         )
-        for heading in headings[:-1]:
-            table.add_column(heading, justify="right")
-        for row in rows:
-            table.add_row(*map(_format, row[:-1]))
-        print_table(table)
         for row in rows[len(ranked) :]:
             print(f"{row[0]} failed: {row[-1]}")
         if not ranked:

@@ -17,6 +17,9 @@ from kerakit.training.callbacks import Checkpoints
 from kerakit.training.report import write_training_report
 from kerakit.training.trackers import tracking
 
+_SHAPE_MISMATCH = r"target.*output.*(rank|shape)|[Ss]hapes? .* incompatible"
+"""Pattern of Keras's messages about a loss that does not fit targets and outputs."""
+
 
 @contextlib.contextmanager
 def training_session(
@@ -55,7 +58,7 @@ def training_session(
         for generator in generators:
             if isinstance(generator.error, (KerakitError, OSError)):
                 raise generator.error from None
-        if isinstance(error, ValueError) and _is_shape_mismatch(str(error)):
+        if isinstance(error, ValueError) and re.search(_SHAPE_MISMATCH, str(error)):
             raise UserError(
                 f"the loss does not fit targets and outputs: {str(error).splitlines()[0]} For "
                 "targets that are class indices use sparse_categorical_crossentropy."
@@ -66,11 +69,6 @@ def training_session(
             generator.close()
             for message in generator.unreadable.values():
                 print(f"WARNING: replaced in {generator.mode}: {message}", file=sys.stderr)
-
-
-def _is_shape_mismatch(message: str) -> bool:
-    pattern = r"target.*output.*(rank|shape)|[Ss]hapes? .* incompatible"
-    return re.search(pattern, message) is not None
 
 
 def _resume_advice(run: Run) -> str:

@@ -61,7 +61,11 @@ def find_batch_size(model: keras.Model, compile_with: CompileFn, batch: tuple[An
     compile_with(model, "sgd")
     best, best_rate = BATCH_SIZES[0], 0.0
     for size in BATCH_SIZES:
-        images, targets = keras.tree.map_structure(lambda a: _repeat(a, size), batch)  # noqa: B023
+        # np.resize repeats the samples.
+        images, targets = keras.tree.map_structure(
+            lambda array: np.resize(array, (size, *np.shape(array)[1:])),  # noqa: B023
+            batch,
+        )
         try:
             model.train_on_batch(images, targets)  # traces, and warms up
             start = time.perf_counter()
@@ -80,11 +84,6 @@ def find_batch_size(model: keras.Model, compile_with: CompileFn, batch: tuple[An
     model.set_weights(weights)
     print(f"batch size: {best}, {best_rate:,.0f} images/s", flush=True)
     return best
-
-
-def _repeat(array: Any, size: int) -> Any:
-    """Return ``size`` samples of ``array``, from its first on, again and again."""
-    return np.resize(array, (size, *np.shape(array)[1:]))
 
 
 def find_learning_rate(model: keras.Model, compile_with: CompileFn, batches: Any) -> float:
