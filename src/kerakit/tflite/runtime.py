@@ -14,13 +14,12 @@ from kerakit.errors import JobError
 from kerakit.inference import PredictFn
 
 
-def start_interpreter(content: bytes, name: str, num_threads: int = 1, **options: Any) -> Any:
-    """Return a LiteRT interpreter with allocated tensors.
+def start_interpreter(content: bytes, name: str, **options: Any) -> Any:
+    """Return a LiteRT interpreter on one thread, with allocated tensors.
 
     Args:
         content: bytes of a TensorFlow Lite file.
         name: of the file, for the error.
-        num_threads: threads of the interpreter.
         options: further arguments of ``ai_edge_litert.interpreter.Interpreter``.
 
     Raises:
@@ -30,7 +29,7 @@ def start_interpreter(content: bytes, name: str, num_threads: int = 1, **options
 
     try:
         with redirect_native_output():
-            interpreter = Interpreter(model_content=content, num_threads=num_threads, **options)
+            interpreter = Interpreter(model_content=content, num_threads=1, **options)
             interpreter.allocate_tensors()
     except (RuntimeError, ValueError) as error:
         raise JobError(f"LiteRT cannot run {name}: {str(error).splitlines()[0]}") from error

@@ -30,12 +30,10 @@ GRACE_S = 30
 _UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
-def find_compiler(path: Path | None = None) -> Path | None:
+def find_compiler(path: Path | None) -> Path | None:
     """Return the absolute path of the compiler: ``path``, else the one on the PATH, else None."""
-    if path is not None:
-        return path.resolve()
-    found = shutil.which(PROGRAM)
-    return Path(found).resolve() if found is not None else None
+    found = path or shutil.which(PROGRAM)
+    return Path(found).resolve() if found else None
 
 
 def compile_model(

@@ -156,11 +156,15 @@ ALTERNATIVES = {
 # ------------------------------------------------------------------------------------- limits
 
 
-def _reject_activation(operator: Operator) -> Verdict | None:
-    if operator.fused_activation == "NONE":
-        return None
-    advice = "Put the activation before this layer."
-    return _cpu(LIMIT, limit="with a fused activation", advice=advice)
+def _reject_if(violates: Callable[[Operator], bool], verdict: Verdict) -> Check:
+    """Return a check that has the same verdict on all operators that violate a limit."""
+    return lambda operator: verdict if violates(operator) else None
+
+
+_reject_activation = _reject_if(
+    lambda operator: operator.fused_activation != "NONE",
+    _cpu(LIMIT, limit="with a fused activation", advice="Put the activation before this layer."),
+)
 
 
 def is_grouped(operator: Operator) -> bool:
@@ -171,10 +175,10 @@ def is_grouped(operator: Operator) -> bool:
     return image.shape[3] != weights.shape[3]
 
 
-def _reject_groups(operator: Operator) -> Verdict | None:
-    if not is_grouped(operator):
-        return None
-    return _cpu(LIMIT, "TensorFlow Lite's conv.cc", "with groups", ALTERNATIVES["CONV_2D"])
+_reject_groups = _reject_if(
+    is_grouped,
+    _cpu(LIMIT, "TensorFlow Lite's conv.cc", "with groups", ALTERNATIVES["CONV_2D"]),
+)
 
 
 def _reject_computed_weights(operator: Operator) -> Verdict | None:
@@ -188,11 +192,14 @@ def _reject_computed_weights(operator: Operator) -> Verdict | None:
     return _cpu(TYPE, limit="with unquantized weights", advice=_CONVERT_FULLY)
 
 
-def _reject_unequal_dilation(operator: Operator) -> Verdict | None:
-    if operator.option("dilationWFactor", 1) == operator.option("dilationHFactor", 1):
-        return None
-    limit = "with different dilation rates in height and width"
-    return _cpu(LIMIT, limit=limit, advice="Use the same dilation rate for both.")
+_reject_unequal_dilation = _reject_if(
+    lambda operator: operator.option("dilationWFactor", 1) != operator.option("dilationHFactor", 1),
+    _cpu(
+        LIMIT,
+        limit="with different dilation rates in height and width",
+        advice="Use the same dilation rate for both.",
+    ),
+)
 
 
 def _reject_rows(operator: Operator) -> Verdict | None:
@@ -206,16 +213,14 @@ def _reject_rows(operator: Operator) -> Verdict | None:
     return _cpu(LIMIT, source, "on more than one row", advice.get(operator.op, ""))
 
 
-def _reject_weights_format(operator: Operator) -> Verdict | None:
-    if not operator.option("weightsFormat"):
-        return None
-    return _cpu(LIMIT, limit="with shuffled weights")
-
-
-def _reject_many_classes(operator: Operator) -> Verdict | None:
-    if operator.outputs[0].size <= 16_000:
-        return None
-    return _cpu(LIMIT, limit="of more than 16,000 elements", advice=_AFTER_INFERENCE)
+_reject_weights_format = _reject_if(
+    lambda operator: operator.option("weightsFormat") != 0,
+    _cpu(LIMIT, limit="with shuffled weights"),
+)
+_reject_many_classes = _reject_if(
+    lambda operator: operator.outputs[0].size > 16_000,
+    _cpu(LIMIT, limit="of more than 16,000 elements", advice=_AFTER_INFERENCE),
+)
 
 
 def _reject_constant(operator: Operator) -> Verdict | None:
@@ -260,11 +265,10 @@ def _doubt_large_mean(operator: Operator) -> Verdict | None:
     return _limit_size(averaged, f"of {averaged:,} elements", 8_192, 32_768, f"{_ISSUE}461")
 
 
-def _reject_batch_packing(operator: Operator) -> Verdict | None:
-    axis = int(operator.option("axis"))
-    if axis not in (0, -len(operator.outputs[0].shape)):
-        return None
-    return _cpu(LIMIT, limit="along the batch axis")
+_reject_batch_packing = _reject_if(
+    lambda operator: operator.option("axis") in (0, -len(operator.outputs[0].shape)),
+    _cpu(LIMIT, limit="along the batch axis"),
+)
 
 
 def _reject_batch_split(operator: Operator) -> Verdict | None:

@@ -75,7 +75,7 @@ class Attempt:
     latency_ms: float
     on_tpu: int
     on_cpu: int
-    float32_layers: tuple[LayerNoise, ...] = ()
+    float32_layers: tuple[LayerNoise, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Return the entry of the report."""
