@@ -83,8 +83,8 @@ def test_another_error_is_not_a_lack_of_memory() -> None:
 
 FAKE_GPU = """
 import runpy, sys
-from kerakit.training import tune
-tune.has_accelerator = lambda: True  # slow on this CPU, and the same arithmetic
+from kerakit import machine
+machine.has_accelerator = lambda: True  # slow on this CPU, and the same arithmetic
 sys.argv = ["train.py", *sys.argv[1:]]
 runpy.run_path("train.py", run_name="__main__")
 """
