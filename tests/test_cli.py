@@ -76,9 +76,7 @@ def test_an_unknown_command_is_named() -> None:
     assert "new" in done.stderr
 
 
-def test_version_and_doctor() -> None:
-    for words, noun in ((["--version"], __version__), (["doctor"], "keras")):
-        command = [sys.executable, "-m", "kerakit", *words]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        assert noun in done.stdout
+def test_the_version_is_printed() -> None:
+    command = [sys.executable, "-m", "kerakit", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, f"kerakit {__version__}\n")

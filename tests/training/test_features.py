@@ -260,7 +260,7 @@ def test_training_head_and_fine_tuning_of_a_pretrained_model(project: Project) -
     short = (*small, "--num_epochs", 1, "--head_epochs", 3)
 
     def train(name: str, *flags: object) -> tuple[dict[str, Any], int]:
-        result = project.run("train.py", "--save_to", f"progress/{name}", *short, *flags)
+        result = project.call("train.py", "--save_to", f"progress/{name}", *short, *flags)
         assert result.code == 0, result.err
         run = project.path / "progress" / name
         epochs = len((run / "history.csv").read_text().splitlines()) - 1
