@@ -102,22 +102,6 @@ def test_the_int8_file_classifies_unseen_images(trained: Project, tmp_path: Path
     assert correct >= 38
 
 
-def test_the_evaluation_and_its_page(trained: Project) -> None:
-    result = trained.call("evaluate.py", "--read_from", "progress/test")
-    assert result.code == 0, result.err
-    run = trained.path / "progress" / "test"
-    evaluation = json.loads((run / "evaluation.json").read_text())
-    matrix = np.array(evaluation["confusion_matrix"])
-    assert matrix.sum() == evaluation["images"]
-    assert evaluation["metrics"]["accuracy"] == np.trace(matrix) / matrix.sum()
-    assert [row["images"] for row in evaluation["classes"]] == matrix.sum(axis=1).tolist()
-    assert (run / "plots" / "confusion_matrix.png").stat().st_size > 1000
-    page = Page(run / "report.html")
-    page.expect_no_requests()
-    assert f"{evaluation['metrics']['accuracy']:.2%}"[:5] in page.text
-    assert "apple" in result.out
-
-
 def test_a_repeated_run_is_the_same(trained: Project) -> None:
     flags = ("--jitter", "--num_epochs", 4, "--batch_size", 4)
     again = trained.train(*flags, save_to="progress/again")

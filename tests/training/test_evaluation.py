@@ -15,7 +15,7 @@ from projects import Project
 
 
 def test_evaluation_of_a_run(trained: Project) -> None:
-    result = trained.run("evaluate.py", "--read_from", "progress/test")
+    result = trained.call("evaluate.py", "--read_from", "progress/test")
     assert result.code == 0, result.err
     run = Run(trained.path / "progress/test")
     found: dict[str, Any] = json.loads(run.evaluation.read_text())
