@@ -117,9 +117,11 @@ def _tiles(
             label = f"{format_label(metric)}, validation"
             tiles.append(Tile(label, format_value(row[name], metric), note))
     for metric, value in evaluation.get("metrics", {}).items():
-        label = f"{format_label(metric)}, {evaluation['split']}"
+        split = {"val": "validation"}.get(evaluation["split"], evaluation["split"])
+        label = f"{format_label(metric)}, {split}"
         count = f"{evaluation['images']:,} images"
-        tiles.append(Tile(label, format_value(value, metric), count))
+        if label not in (tile.label for tile in tiles):
+            tiles.append(Tile(label, format_value(value, metric), count))
     if images := report.get("images"):
         others = [f"{n:,} {mode}" for mode, n in images.items() if mode != "train" and n]
         tiles.append(Tile("training images", f"{images['train']:,}", ", ".join(others)))
