@@ -183,7 +183,7 @@ def test_each_key_of_an_export_is_documented(exported_digits: Any) -> None:
     gate = {"metrics": {}, "drop": 0.0, "passed": True, "agreement": 1.0}
     from kerakit.deploy.gate import Measurement
 
-    found |= set(Attempt("", b"", Measurement(**gate), 0.0, 0, 0).to_json())  # type: ignore[arg-type]
+    found |= set(Attempt("", b"", Measurement(**gate), 0.0, 0, 0, ()).to_json())  # type: ignore[arg-type]
     expect_keys(found, "report.json of an export")
     text = page("reference/formats.md") + page("reference/run-folder.md")
     for path in exported_digits.folder.rglob("*"):

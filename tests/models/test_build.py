@@ -87,9 +87,9 @@ def test_weights_that_were_asked_for_and_cannot_be_fetched_are_an_error(
 ) -> None:
     for name, value in {**NO_NETWORK, "KERAS_HOME": str(tmp_path)}.items():
         monkeypatch.setenv(name, value)
-    result = project.train(
-        "--model", "mobilenet_v2", "--input_size", "32,32", "--weights", "imagenet"
-    )
+    # In a process of its own: Keras reads KERAS_HOME when it is imported.
+    flags = ("--model", "mobilenet_v2", "--input_size", "32,32", "--weights", "imagenet")
+    result = project.run("train.py", "--save_to", "progress/test", *flags)
     assert result.code == 2
     assert "mobilenet_v2" in result.err
     assert "--weights none" in result.err
@@ -101,7 +101,8 @@ def test_what_a_run_started_from_is_recorded(
 ) -> None:
     for name, value in {**NO_NETWORK, "KERAS_HOME": str(tmp_path)}.items():
         monkeypatch.setenv(name, value)
-    result = project.train("--model", "mobilenet_v1", "--input_size", "32,32", "--weights", "auto")
+    flags = ("--model", "mobilenet_v1", "--input_size", "32,32", "--weights", "auto")
+    result = project.run("train.py", "--save_to", "progress/test", "--num_epochs", 1, *flags)
     assert result.code == 0, result.err
     assert (
         json.loads((project.path / "progress" / "test" / "config.json").read_text())["weights"]
