@@ -20,13 +20,13 @@ app = SubcommandApp()
 
 @app.command
 def new(directory: tyro.conf.Positional[Path], data: Path | None = None) -> None:
-    """Create a project that runs at once.
+    """Create a project that is ready to run.
 
     Args:
-        directory: Folder of the project; it must not exist, or be empty.
-        data: Folder of images: one subfolder per class, or train/, validation/, test/ of such; or a
-            table (.csv, .parquet) with the columns path and label. Default: 1,797 handwritten
-            digits.
+        directory: Project folder: empty, or not existing yet.
+        data: Image folder with one subfolder per class, optionally inside train/, validation/ and
+            test/; or a table (.csv, .parquet) with the columns path and label. Default: 1,797
+            handwritten digits.
     """
     from kerakit.data import DataReader
     from kerakit.data.digits import write_digits
@@ -46,13 +46,13 @@ def new(directory: tyro.conf.Positional[Path], data: Path | None = None) -> None
 
 @app.command
 def update(directory: tyro.conf.Positional[Path] = Path(), dry_run: bool = False) -> None:
-    """Merge the installed version's template into a project, like git merge; edits are kept.
+    """Merge the template of the installed version into a project; your edits are kept.
 
-    Conflicts are marked as git marks them. Exit code 1: there are conflicts.
+    Conflicts are marked as by git merge. Exit code 1: there are conflicts.
 
     Args:
-        directory: Folder of the project.
-        dry_run: Show the differences and change nothing.
+        directory: Project folder.
+        dry_run: Show the differences without changing files.
     """
     from kerakit.update import update_project
 
@@ -72,13 +72,14 @@ def check(
 ) -> None:
     """Check a dataset: unreadable images, duplicates, leaks between splits, rare classes.
 
-    Writes a list of findings, which the project in whose folder it lies reads. No image is changed.
+    Writes the findings to check.csv. A project reads the check.csv in its own folder. No image is
+    changed.
 
     Args:
-        data: Folder or table of the images, as for kerakit new.
-        save_to: CSV of findings, with a column "exclude" (yes or no) that you may edit.
-        train_ratio: TRAIN_RATIO_DEFAULT of the project: fraction of training images.
-        seed: The --seed of train.py, which draws the split.
+        data: Image folder or table, as for kerakit new.
+        save_to: CSV file for the findings, with an editable column "exclude" (yes or no).
+        train_ratio: Fraction of training images: TRAIN_RATIO_DEFAULT of the project.
+        seed: Seed of the split: --seed of train.py.
     """
     from kerakit.console import progress
     from kerakit.data import DataReader
@@ -106,14 +107,14 @@ def predict(
     top: int = 1,
     as_json: bool = False,
 ) -> None:
-    """Predict images: one line path,label,confidence per label.
+    """Predict images and print one row (path, label, confidence) per label.
 
     Args:
-        model: A run folder, in its project; a folder that deploy.py wrote (its int8 model); or a
-            .tflite file beside a labels.txt.
-        images: Images, and folders of images.
+        model: Run folder inside its project, export folder (its int8 model is used), or .tflite
+            file next to a labels.txt.
+        images: Images and image folders.
         top: Number of labels per image.
-        as_json: JSON instead of CSV.
+        as_json: Print JSON instead of CSV.
     """
     if top < 1:
         raise UserError(f"--top is {top}; expected at least 1.")
@@ -134,12 +135,12 @@ def predict(
 def placement(file: tyro.conf.Positional[Path], json: bool = False) -> None:
     """Forecast which operators of a TensorFlow Lite file map to the Edge TPU.
 
-    Needs neither Google's compiler nor the device; prints the layout of edgetpu_compiler 16. Exit
-    code 1: the compiler would refuse the file.
+    Requires neither Google's compiler nor a device; the output format is that of edgetpu_compiler
+    16. Exit code 1: the compiler would reject the file.
 
     Args:
-        file: A .tflite file before compilation, such as the model.tflite that deploy.py writes.
-        json: JSON instead of the table, with the source of each verdict.
+        file: Uncompiled .tflite file, such as model.tflite of an export.
+        json: Print JSON instead of the table, with the source of each verdict.
     """
     from kerakit.deploy.edgetpu.forecast import forecast_file, print_forecast
 
@@ -151,7 +152,7 @@ def placement(file: tyro.conf.Positional[Path], json: bool = False) -> None:
 
 @app.command
 def doctor() -> None:
-    """Print versions, backend, devices, cores, memory, compilers and runtimes, for a bug report."""
+    """Print the environment for bug reports: versions, devices, memory, compilers, runtimes."""
     from kerakit.doctor import print_environment
 
     print_environment()

@@ -14,12 +14,12 @@ from kerakit.deploy import ALL_FORMATS, DEFAULT_FORMATS, FORMAT_NAMES
 from kerakit.models import ModelFiles
 from kerakit.training import TRACKER_NAMES
 
-# The images: a folder with one subfolder per class, or with train/, validation/, test/ of such; or
-# a table (.csv, .parquet) with the columns path and label, and optionally split and group.
+# Image folder with one subfolder per class, optionally inside train/, validation/ and test/; or a
+# table (.csv, .parquet) with the columns path and label, and optionally split and group.
 DATA_DIR = Path(__file__).parent / "data"
 
-# Fraction of training images where the data has no split; the rest is halved into validation and
-# test.
+# Fraction of training images if the data has no split; the rest is divided equally into validation
+# and test.
 TRAIN_RATIO_DEFAULT = 0.8
 
 RANDOM_SEED_DEFAULT = 0
@@ -30,13 +30,13 @@ EXCLUSIONS = Path(__file__).parent / "check.csv"
 # Cached images and features. Safe to delete at any time, and to share with other projects.
 CACHE_DIR = Path(__file__).parent / ".cache"
 
-# Models by the name that --model takes. Every file in models/ is one, without an entry here; add
-# further ones by name: MODELS["mine"] = construct
+# Models by the name that --model takes. Every file in models/ is included without an entry here.
+# Add others by name: MODELS["mine"] = construct
 MODELS = ModelFiles(Path(__file__).parent / "models")
 
 
 def _check_subfolder(path: Path) -> Path:
-    """Refuse the current folder, which is also what an unset variable of the shell expands to."""
+    """Reject the current folder, to which an unset shell variable expands, too."""
     if path == Path():
         raise ValueError("expected a folder such as progress/test, not the current folder")
     return path
@@ -58,12 +58,12 @@ class TrainConfig(kerakit.Config):
         description="Run folder: config.json, checkpoints, logs, history, report."
     )
     num_epochs: int = Field(
-        10, ge=1, description="Epochs of fine-tuning or of training from scratch."
+        10, ge=1, description="Number of epochs of fine-tuning, or of training from scratch."
     )
     head_epochs: int | None = Field(
         None,
         ge=1,
-        description="Epochs of the head phase; default: 2 x num_epochs, at most 20.",
+        description="Number of epochs of the head phase; default: 2 x num_epochs, at most 20.",
     )
     batch_size: AtLeastOne | Literal["auto"] = Field(
         32, description="Images per step. auto: the smallest batch size with near-peak throughput."
@@ -85,17 +85,18 @@ class TrainConfig(kerakit.Config):
     )
     mixup: float = Field(0, ge=0, description="MixUp: alpha of the Beta distribution; 0: off.")
     cutmix: float = Field(0, ge=0, description="CutMix: alpha of the Beta distribution; 0: off.")
-    drop_last: bool = Field(False, description="Drop an incomplete last training batch.")
-    overwrite: bool = Field(False, description="Replace the run that --save_to holds.")
+    drop_last: bool = Field(False, description="Drop the last training batch if it is incomplete.")
+    overwrite: bool = Field(False, description="Replace an existing run in --save_to.")
     weights: Literal["auto", "imagenet", "none"] = Field(
         "auto",
-        description="Initial weights. auto: ImageNet where available; imagenet: error where not.",
+        description="Initial weights. auto: ImageNet if available, else random; imagenet: "
+        "ImageNet or an error; none: random.",
     )
     from_ckpt: Path | None = Field(
         None, description="Initial weights from a run's best checkpoint, or a .weights.h5 file."
     )
     learning_rate: Positive | Literal["auto"] = Field(
-        1e-3, description="Peak learning rate of AdamW. auto: by a range test before each phase."
+        1e-3, description="Peak learning rate of AdamW. auto: range test before each phase."
     )
     ema: float = Field(
         0, ge=0, lt=1, description="Momentum of the exponential moving average of weights; 0: off."
@@ -106,33 +107,35 @@ class TrainConfig(kerakit.Config):
     )
     loss: kerakit.List.Text = Field(
         ("sparse_categorical_crossentropy",),
-        description="Loss of loss.py or keras.losses, by name; one per output.",
+        description="Name of a loss in loss.py or keras.losses; one per output.",
     )
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="Label smoothing.")
     loss_weights: kerakit.List.Float | None = Field(
         None, description="Loss weights, one per output."
     )
-    data_dir: Path = Field(DATA_DIR, description="Folder or table of the images.")
+    data_dir: Path = Field(DATA_DIR, description="Image folder or table.")
     cache: Literal["none", "ram", "disk"] = Field(
-        "none", description="Cache of decoded images; disk: for later runs, too (CACHE_DIR)."
+        "none", description="Cache of decoded images; disk: reused by later runs (CACHE_DIR)."
     )
     cache_limit: float | None = Field(
-        None, gt=0, description="Limit of the cache in GB; default: half of the free space."
+        None, gt=0, description="Cache size limit in GB; default: half of the free space."
     )
     skip_unreadable: bool = Field(
-        False, description="Replace unreadable images by others, up to 1 % of them."
+        False, description="Replace unreadable images with others, up to 1 % of a split."
     )
     track: kerakit.List.Text | None = Field(
         None,
-        description=f"Experiment trackers beside TensorBoard: {', '.join(TRACKER_NAMES)}. "
-        "Configured by "
-        "their environment variables (MLFLOW_TRACKING_URI, WANDB_MODE).",
+        description=f"Experiment trackers in addition to TensorBoard: {', '.join(TRACKER_NAMES)}. "
+        "Configured by their environment variables (MLFLOW_TRACKING_URI, WANDB_MODE).",
     )
     trials: int = Field(
-        0, ge=0, description="Hyperparameter search (search.py): number of trials; 0: no search."
+        0, ge=0, description="Number of trials of a hyperparameter search (search.py); 0: off."
     )
     seed: int = Field(
-        RANDOM_SEED_DEFAULT, ge=0, lt=2**32, description="Seed of split, order and augmentation."
+        RANDOM_SEED_DEFAULT,
+        ge=0,
+        lt=2**32,
+        description="Seed of split, initial weights, shuffling and augmentation.",
     )
 
     # Recorded by train.py for the other scripts; not flags.
@@ -177,19 +180,22 @@ class DeployConfig(kerakit.Config):
     """Flags of deploy.py."""
 
     read_from: Path = Field(description="Run folder: the --save_to of train.py.")
-    save_to: Path = Field(description="Folder for models, labels.txt, report.json and report.html.")
+    save_to: Path = Field(
+        description="Export folder: models, labels.txt, report.json, report.html."
+    )
     formats: kerakit.List.Text | None = Field(
         None,
-        description=f"Formats, all required: {', '.join(FORMAT_NAMES)}; or {ALL_FORMATS}: all "
-        f"that are "
-        f"available. Default: those available of {', '.join(DEFAULT_FORMATS)}.",
+        description=f"Export formats, all required: {', '.join(FORMAT_NAMES)}; or {ALL_FORMATS}: "
+        f"every available format. Default: {', '.join(DEFAULT_FORMATS)}, where available.",
     )
     max_drop: float = Field(
-        0.01, ge=0, le=1, description="Accuracy gate: largest accepted accuracy drop (0.01: 1 pp)."
+        0.01, ge=0, le=1, description="Accuracy gate: maximum accuracy drop (0.01: 1 pp)."
     )
-    num_calibration: int = Field(200, ge=1, description="Training images for calibration.")
+    num_calibration: int = Field(
+        200, ge=1, description="Number of training images for calibration."
+    )
     edgetpu_compiler: Path | None = Field(
-        None, description="Path of Google's edgetpu_compiler; default: from PATH."
+        None, description="Path of Google's edgetpu_compiler; default: found on PATH."
     )
     edgetpu_runtime: int | None = Field(
         None,
@@ -198,12 +204,12 @@ class DeployConfig(kerakit.Config):
         description="Minimum Edge TPU runtime version, 10 to 14; default: the compiler's, 14.",
     )
     edgetpu_compiled: Path | None = Field(
-        None, description="model_edgetpu.tflite compiled elsewhere, to verify and export."
+        None, description="model_edgetpu.tflite compiled on another machine, to verify and export."
     )
     data_dir: Path | None = Field(
-        None, description="Folder or table of the images; default: that of the run."
+        None, description="Image folder or table; default: that of the run."
     )
-    overwrite: bool = Field(False, description="Replace the export that --save_to holds.")
+    overwrite: bool = Field(False, description="Replace an existing export in --save_to.")
 
     _subfolder = field_validator("save_to")(_check_subfolder)
     _path = field_validator("data_dir")(_absolute)
@@ -228,7 +234,7 @@ class EvaluateConfig(kerakit.Config):
 
     read_from: Path = Field(description="Run folder: the --save_to of train.py.")
     data_dir: Path | None = Field(
-        None, description="Folder or table of the images; default: that of the run."
+        None, description="Image folder or table; default: that of the run."
     )
 
     _path = field_validator("data_dir")(_absolute)
@@ -238,9 +244,9 @@ class PredictConfig(kerakit.Config):
     """Flags of predict.py."""
 
     read_from: Path = Field(description="Run folder: the --save_to of train.py.")
-    images: Positional[tuple[Path, ...]] = Field(description="Images, and folders of images.")
+    images: Positional[tuple[Path, ...]] = Field(description="Images and image folders.")
     top: int = Field(1, ge=1, description="Number of labels per image.")
-    as_json: bool = Field(False, description="JSON instead of CSV.")
+    as_json: bool = Field(False, description="Print JSON instead of CSV.")
 
 
 def save(config: TrainConfig, run: kerakit.Run) -> None:
