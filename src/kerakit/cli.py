@@ -58,8 +58,8 @@ def update(directory: tyro.conf.Positional[Path] = Path(), dry_run: bool = False
 
     if conflicts := update_project(directory, dry_run):
         raise JobError(
-            f"{len(conflicts)} file(s) with conflicts: {', '.join(conflicts)}. Edit them between "
-            "the <<<<<<< and >>>>>>> marks."
+            f"{len(conflicts)} file(s) with conflicts: {', '.join(conflicts)}. Resolve them "
+            "between the <<<<<<< and >>>>>>> markers."
         )
 
 
@@ -119,7 +119,7 @@ def predict(
     if top < 1:
         raise UserError(f"--top is {top}; expected at least 1.")
     if not images:
-        raise UserError("no images given. Name files or folders after the model.")
+        raise UserError("no images given. Pass files or folders after the model.")
     if (model / "config.json").is_file():
         raise SystemExit(_predict_in_project(model, images, top, as_json))
     from kerakit import deploy

@@ -140,10 +140,10 @@ class Config(BaseModel):
             UserError: a missing or damaged file, an unknown key, or an invalid value.
         """
         try:
-            values = read_json(path, dict, "Restore it from a copy, or train again.")
+            values = read_json(path, dict, "Restore it from a backup, or train again.")
         except FileNotFoundError:
             raise UserError(
-                f"{path} does not exist. It is written when a training starts; is this a run "
+                f"{path} does not exist. It is written when training starts; is this a run "
                 "folder?"
             ) from None
         try:

@@ -157,6 +157,6 @@ def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str] | str:
             env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
         )
     except subprocess.TimeoutExpired:
-        return f"no end after {_TIMEOUT_S} s"
+        return f"timed out after {_TIMEOUT_S} s"
     except OSError as error:
         return f"cannot be run: {error.strerror}"

@@ -189,5 +189,5 @@ class OutputFolder:
         if not overwrite:
             raise UserError(
                 f"{self.path} already holds a {self.kind} ({existing[0].name}). Choose another "
-                "--save_to, or give --overwrite to replace it."
+                "--save_to, or pass --overwrite to replace it."
             )

@@ -27,7 +27,7 @@ from kerakit.files import (
 if TYPE_CHECKING:
     import keras
 
-RESTORE = "Restore it from a copy, or train again."
+RESTORE = "Restore it from a backup, or train again."
 """Advice for a damaged file of a run."""
 
 _PLOTS = ("train_batch", "val_batch", "curves", "confusion_matrix", "mistakes")
@@ -215,8 +215,8 @@ class Run(OutputFolder):
         checkpoints = self.list_checkpoints()
         if not checkpoints:
             raise UserError(
-                f"{self.path} has no checkpoint: the training ended before its first epoch did. "
-                "Train again."
+                f"{self.path} has no checkpoint: training ended before the first epoch was "
+                "completed. Train again."
             )
         path = self.checkpoints / checkpoints[0].file
         if not path.is_file():

@@ -132,7 +132,7 @@ def _read_base(directory: Path) -> tuple[str, dict[str, str]]:
     if "class TrainConfig(kerakit.Config)" not in text:
         raise UserError(
             f"{directory} is not a project of Kerakit: it has no .kerakit/version, and no "
-            "config.py of an earlier version. Give the folder that kerakit new created."
+            "config.py of an earlier version. Pass the folder that kerakit new created."
         )
     with zipfile.ZipFile(_PAST_TEMPLATES / "0.1.0.zip") as archive:
         return "0.1.0", {name: archive.read(name).decode() for name in archive.namelist()}

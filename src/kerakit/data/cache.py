@@ -86,7 +86,7 @@ class DiskCache:
             self._store.write(key, image)
         except OSError as error:
             print(
-                f"WARNING: the cache {self._folder} is full ({error}). Further images are decoded "
+                f"WARNING: the cache {self._folder} is full ({error}). Other images are decoded "
                 "in every epoch.",
                 flush=True,
             )

@@ -31,12 +31,12 @@ TINY, HUGE = 32, 50_000_000
 FINDINGS = {
     "unreadable": "cannot be decoded, or is truncated",
     "conflicting labels": "the same file in several classes",
-    "leak": "a training image that nearly equals a held-out image",
+    "leak": "a training image that is nearly identical to a held-out image",
     "duplicate": "the same file twice",
-    "near duplicate": "nearly equals another image of its split",
-    "wrong file extension": "the file has another format than its extension; it is read anyway",
-    "multiple frames": "an animation, of which the first frame is read",
-    "tiny": f"a side of less than {TINY} pixels",
+    "near duplicate": "nearly identical to another image of its split",
+    "wrong file extension": "the extension does not match the file format; the file is read anyway",
+    "multiple frames": "an animation; only the first frame is read",
+    "tiny": f"a side shorter than {TINY} pixels",
     "huge": f"more than {HUGE // 10**6} million pixels",
     "unsupported format": "the image is ignored; convert it to JPEG or PNG",
 }

@@ -46,8 +46,8 @@ class Mix:
             isinstance(targets, np.ndarray) and targets.ndim == 1 and targets.dtype.kind in "iu"
         ):
             raise UserError(
-                "MixUp and CutMix need one class per image, and these targets are of another "
-                "kind. Omit --mixup and --cutmix."
+                "MixUp and CutMix need one class index per image as the target. Omit --mixup and "
+                "--cutmix."
             )
         return self._one_hot[targets]
 

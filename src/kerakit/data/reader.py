@@ -214,7 +214,7 @@ def check_class_names(reader: Reader, class_names: tuple[str, ...]) -> None:
     if tuple(reader.class_names) != tuple(class_names):
         raise UserError(
             f"the dataset has the classes {', '.join(reader.class_names)}, the model "
-            f"{', '.join(class_names)}. Give the training dataset with --data_dir."
+            f"{', '.join(class_names)}. Pass the training dataset with --data_dir."
         )
 
 
@@ -238,7 +238,7 @@ def data_warnings(reader: Reader) -> list[str]:
     if reader.num_excluded:
         lines.append(f"images excluded by the list of kerakit check: {reader.num_excluded}.")
     if gifs := pc.sum(pc.ends_with(reader._keys, ".gif", ignore_case=True)).as_py():
-        lines.append(f"GIF images, of which only the first frame is read: {gifs}.")
+        lines.append(f"GIF images (only the first frame is read): {gifs}.")
     held_out: dict[Mode, str] = {"val": "validation", "test": "test"}
     for mode, split in held_out.items():
         counts = reader.counts(mode)

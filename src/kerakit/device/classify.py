@@ -126,7 +126,7 @@ def read_photo(path: Path, height: int, width: int) -> Any:
             image = Image.fromarray((np.asarray(image, np.uint16) >> 8).astype(np.uint8))
         if image.mode in ("I", "F"):
             raise ValueError(
-                f"pixels of mode {image.mode} have no known range; convert it to 8 bits"
+                f"pixels of mode {image.mode} have no defined range; convert it to 8 bits"
             )
         if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
             white = Image.new("RGBA", image.size, "white")
@@ -165,11 +165,12 @@ def check(model: Classifier, path: Path) -> bool:
     allowed = (
         "no difference on this runtime"
         if exact
-        else f"a mean of {MEAN_STEPS} steps, the same class unless two are within {TIE_STEPS} steps"
+        else f"a mean of {MEAN_STEPS} steps; the same class unless two scores differ by fewer than "
+        f"{TIE_STEPS}"
     )
     print(f"{model.runtime}{', ' + EDGETPU if model.compiled else ''}; exported with {runtime}")
     print(
-        f"agreement: {same.sum()} of {len(same)} images; difference of scores: mean "
+        f"agreement: {same.sum()} of {len(same)} images; score difference: mean "
         f"{steps.mean():.2f} steps, maximum {steps.max()}"
     )
     print(f"{'passed' if passed else 'FAILED'} (allowed: {allowed})")

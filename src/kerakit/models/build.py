@@ -109,7 +109,7 @@ def build_model(
         reason = f"no connection to the internet: {str(error).rsplit('--', 1)[-1].strip()}"
     if weights == "imagenet":
         raise UserError(
-            f"the ImageNet weights of {name} are not available ({reason}). Fix that, or give "
+            f"the ImageNet weights of {name} are not available ({reason}). Fix that, or pass "
             "--weights none to train from scratch."
         )
     print(

@@ -164,7 +164,7 @@ def _load(one: _Variant) -> dict[str, NDArray[Any]]:
     if not path.is_file() or sha256(path) != one.sha256:
         raise UserError(
             f"the ImageNet weights {path} are damaged or changed: their SHA-256 is not "
-            f"{one.sha256[:8]}…. Install {one.package.replace('_', '-')} again."
+            f"{one.sha256[:8]}…. Reinstall {one.package.replace('_', '-')}."
         )
     return read_tensors(path)
 

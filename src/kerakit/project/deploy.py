@@ -67,7 +67,7 @@ results = deploy.export_model(
 deploy.print_results(results, len(held_out.index), args.max_drop)
 print(f"Exported to {folder.path}. Report: {folder.page} (data: {folder.report})")
 if failed := [result.format for result in results if result.status == "failed"]:
-    raise kerakit.JobError(f"not exported: {', '.join(failed)}. Reasons: above and in the report.")
+    raise kerakit.JobError(f"not exported: {', '.join(failed)}. See above and the report.")
 if below := [result.format for result in results if result.passed is False]:
     raise kerakit.JobError(
         f"below the accuracy gate: {', '.join(below)} (--max_drop {args.max_drop:g}). The files "

@@ -64,5 +64,5 @@ def run_converter(convert: Callable[[], bytes]) -> bytes:
             log.seek(0)
             sys.stderr.write(log.read())
             raise JobError(
-                f"TensorFlow's converter refused the model: {str(error).splitlines()[0]}"
+                f"TensorFlow's converter rejected the model: {str(error).splitlines()[0]}"
             ) from error

@@ -127,8 +127,8 @@ class FeatureStore:
         _, targets = generator.load_batch(0)
         if not isinstance(targets, np.ndarray):
             raise UserError(
-                "training on features needs one target per image; these targets are several. Give "
-                "--strategy scratch."
+                "training on cached features needs one array of targets, and this task returns "
+                "several. Use --strategy scratch."
             )
         folder = self._folder / self._folder_name(generator, epoch)
         open_folder = partial(StoredFeatures, folder, _sample_keys(generator), self._shape, targets)

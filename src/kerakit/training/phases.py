@@ -44,7 +44,7 @@ def select_phases(
     if checkpoint_phases is None and weights == "none":
         raise UserError(
             f"--strategy {strategy} needs pretrained weights, and this model has none. Omit it, or "
-            "give --from_ckpt."
+            "pass --from_ckpt."
         )
     if strategy == "head":
         return ("head",)

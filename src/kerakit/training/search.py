@@ -91,7 +91,7 @@ class SearchFolder(OutputFolder):
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                print(f"waiting for a search or a trial that runs in {self.path}", flush=True)
+                print(f"waiting for another search or trial in {self.path}", flush=True)
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield file.fileno()
 
@@ -139,7 +139,7 @@ class SearchFolder(OutputFolder):
         if reason != "ok":
             raise UserError(
                 f"{self.database} is damaged or belongs to another program: {reason}. Restore it "
-                "from a copy, delete it, or choose another --save_to."
+                "from a backup, delete it, or choose another --save_to."
             )
         return study
 
@@ -266,7 +266,7 @@ class Search:
         if changed:
             raise UserError(
                 f"{self.folder.path} holds a search with other flags: {'; '.join(changed)}. Repeat "
-                "its flags, choose another --save_to, or give --overwrite to replace it."
+                "its flags, choose another --save_to, or pass --overwrite to replace it."
             )
         for trial in study.trials:
             if trial.params:  # optuna-dashboard may add trials without
@@ -312,7 +312,7 @@ class Search:
         if flags is None or fixed.distributions != trial.distributions:
             raise UserError(
                 f"search.py changed: its parameters are not those of {run.path}. Undo the change, "
-                "choose another --save_to, or give --overwrite to replace the search."
+                "choose another --save_to, or pass --overwrite to replace the search."
             )
         given = {name: getattr(self._args, name) for name in self._given}
         config_class: type[Config] = type(self._args)

@@ -60,8 +60,8 @@ def training_session(
                 raise generator.error from None
         if isinstance(error, ValueError) and re.search(_SHAPE_MISMATCH, str(error)):
             raise UserError(
-                f"the loss does not fit targets and outputs: {str(error).splitlines()[0]} For "
-                "targets that are class indices use sparse_categorical_crossentropy."
+                f"the loss does not fit targets and outputs: {str(error).splitlines()[0]} If "
+                "the targets are class indices, use sparse_categorical_crossentropy."
             ) from None
         raise
     finally:

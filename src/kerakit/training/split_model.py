@@ -24,13 +24,13 @@ def split_at(model: keras.Model, layer: str = FEATURES_LAYER) -> tuple[keras.Mod
     """
     if layer not in [each.name for each in model.layers]:
         raise UserError(
-            f"the model {model.name} has no layer named {layer!r}. Name the last layer of its "
-            "backbone so, or give --strategy scratch."
+            f"the model {model.name} has no layer named {layer!r}. Give the last layer of its "
+            "backbone this name, or use --strategy scratch."
         )
     if layer not in find_split_layers(model):
         raise UserError(
             f"the layers after {layer!r} of {model.name} need the outputs of further layers, so "
-            "the model cannot be split there. Give --strategy scratch."
+            "the model cannot be split there. Use --strategy scratch."
         )
     border = model.get_layer(layer).output
     # A Sequential model has no ``input`` and ``output`` before it is called.

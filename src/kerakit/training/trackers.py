@@ -85,7 +85,7 @@ class Tracker(keras.callbacks.Callback, ABC):
             # Each request to a server that is down may take minutes: none follows.
             self._is_active = False
             print(
-                f"WARNING: {self.title} failed and logs no further epochs of this run: "
+                f"WARNING: {self.title} failed; further epochs of this run are not logged: "
                 f"{_first_line(error)}",
                 file=sys.stderr,
             )

@@ -120,7 +120,7 @@ def _first_unquantized(tensors: Iterable[Tensor], variables: bool = True) -> Ten
 
 # ------------------------------------------------------------------------------------- advice
 
-_RELU6 = "Use ReLU6; as the last activation sigmoid or softmax."
+_RELU6 = "Use ReLU6, or sigmoid or softmax as the last activation."
 _AFTER_INFERENCE = "Compute it from the outputs after inference."
 _CONVERT_FULLY = (
     "Convert the whole model to int8, with calibration images and uint8 input and output."
@@ -132,9 +132,9 @@ _WITHOUT_SE = (
 
 ALTERNATIVES = {
     "ARG_MAX": _AFTER_INFERENCE,
-    "CONV_2D": "Use DepthwiseConv2D or SeparableConv2D in place of a convolution with groups.",
+    "CONV_2D": "Use DepthwiseConv2D or SeparableConv2D instead of a grouped convolution.",
     "ELU": _RELU6,
-    "EXP": "Use ReLU6 in place of selu, softplus or mish.",
+    "EXP": "Use ReLU6 instead of selu, softplus or mish.",
     "FULLY_CONNECTED": "Quantize the activations as well, with calibration images.",
     "GELU": _RELU6,
     "HARD_SWISH": (

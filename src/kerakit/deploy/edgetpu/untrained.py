@@ -118,7 +118,7 @@ def describe_unsupported(forecast: Forecast) -> list[str]:
         if refusal.op:
             operators = _find_refused(forecast, kind)
             refused += operators
-            cause = f"{refusal.op} version {refusal.version} is refused by the Edge TPU compiler"
+            cause = f"{refusal.op} version {refusal.version} is rejected by the Edge TPU compiler"
             cause += _list_layers(operators)
         described[kind] = _sentences(cause, refusal)
     layers = {one.layer for one in refused if one.layer}

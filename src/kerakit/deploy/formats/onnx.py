@@ -35,7 +35,7 @@ class Onnx:
                     function, function.input_signature, output_path=str(path)
                 )
         except Exception as error:
-            raise JobError(f"tf2onnx refused the model: {str(error).splitlines()[0]}") from error
+            raise JobError(f"tf2onnx rejected the model: {str(error).splitlines()[0]}") from error
         return WrittenFormat(path)
 
     def load(self, path: Path) -> PredictFn:

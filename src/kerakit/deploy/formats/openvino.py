@@ -36,7 +36,7 @@ class OpenVino:
             model = openvino.Core().read_model(source.folder / self.requires)
             openvino.save_model(model, path / MODEL, compress_to_fp16=False)
         except RuntimeError as error:
-            raise JobError(f"OpenVINO refused the model: {_summarize(error)}") from error
+            raise JobError(f"OpenVINO rejected the model: {_summarize(error)}") from error
         return WrittenFormat(path)
 
     def load(self, path: Path) -> PredictFn:

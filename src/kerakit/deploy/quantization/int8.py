@@ -53,7 +53,7 @@ def quantize_int8(
     corrected = correct_biases(content, bytes(quantized), means)
     if not float32_outputs and (problems := find_int8_problems(corrected)):
         raise JobError(
-            f"the int8 model does not fit devices: {'; '.join(problems)}. Use other layers."
+            f"the int8 model is not suitable for devices: {'; '.join(problems)}. Use other layers."
         )
     return corrected
 
