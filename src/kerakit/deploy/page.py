@@ -45,15 +45,15 @@ MAX_REGRESSIONS = 32
 
 _HELD_OUT = {
     "test": "test images, used neither for training nor for selecting the checkpoint",
-    "val": "validation images. The checkpoint was selected on them, so that metrics on new images "
+    "val": "validation images. The checkpoint was selected on them, so metrics on new images "
     "may be lower",
 }
 _NOTES = {
-    "calibration": "Training images on which the ranges of the activations were measured, without "
-    "augmentation, class-balanced. The SHA-256 is that of the list of their names.",
-    "half_calibration": "The int8 file made with the first half of the calibration images, in "
-    "agreement with Keras, and with the int8 file (same prediction). If it differs much, more "
-    "calibration images would change the result.",
+    "calibration": "Training images that calibrate the activation ranges: class-balanced, without "
+    "augmentation. The SHA-256 is that of the list of their names.",
+    "half_calibration": "The int8 file calibrated on the first half of the images: agreement with "
+    "the Keras model, and with the exported int8 file (same prediction). If the difference is "
+    "large, use more calibration images.",
     "health": "Numerical problems: invalid quantization parameters, dead channels, saturated or "
     "clipped activations.",
     "fallbacks": "Attempts to bring the int8 file within the accuracy gate, in order.",
@@ -231,8 +231,8 @@ def _regressions(
     pixels = gate.load_images(set(shown))
     count = len(gate.targets)
     text = (
-        f"{len(regressions):,} of {count:,} held-out images: the prediction of Keras is correct, "
-        f"that of int8 is not. The reverse: {fixed:,}."
+        f"{len(regressions):,} of {count:,} held-out images are correct with the Keras model "
+        f"and misclassified by int8. The reverse: {fixed:,}."
     )
     if len(shown) < len(regressions):
         text += f" Shown: the {len(shown)} most confident."

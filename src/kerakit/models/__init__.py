@@ -1,4 +1,4 @@
-"""Models: building them with a task's head, backbones that Keras lacks, pretrained weights."""
+"""Models: construction with a task's head, backbones that Keras does not include, weights."""
 
 from __future__ import annotations
 

@@ -31,13 +31,13 @@ def get(
     """Create the run folder ``directory`` and return the callbacks that fill it.
 
     Args:
-        directory: of the run; created if it does not exist.
+        directory: run folder; created if it does not exist.
         checkpoint: save the weights after each epoch to ``ckpt/``.
         tensorboard: log for ``tensorboard --logdir`` to ``logs/``.
         limit_checkpoints: keep only the MAX_CHECKPOINTS best checkpoints.
         early_stopping: stop after PATIENCE epochs without improvement of MONITOR.
-        overwrite: replace an existing run; otherwise that is an error.
-        model: the whole model, whose weights are saved; default: the model that is fitted.
+        overwrite: replace an existing run instead of raising an error.
+        model: the model whose weights are saved; default: the model that is fitted.
         track: experiment trackers: "mlflow", "wandb".
     """
     run = kerakit.Run(directory)

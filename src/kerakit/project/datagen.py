@@ -22,7 +22,7 @@ class BatchGenerator(data.BatchGenerator):
     """
 
     def get_aug_pipeline(self) -> A.Compose:
-        """Return the augmentation of --jitter. CHANGE: to transforms that keep your labels valid.
+        """Return the augmentation of --jitter. CHANGE: use label-preserving transforms.
 
         ``self.strength`` is 1, or --jitter_strength.
         """
@@ -43,7 +43,7 @@ class BatchGenerator(data.BatchGenerator):
         )
 
     def preprocess(self, image: data.Pixels, annot: Any) -> tuple[data.Pixels, Any]:
-        """Return image and annotation of one sample. CHANGE: to crop. The model normalizes."""
+        """Return image and annotation after augmentation. CHANGE: for example, crop."""
         return image, annot
 
     def visualize(self, i: int, path: Path | str | None = None) -> Image.Image:
@@ -70,9 +70,9 @@ class ImageGenerator:
     Every image is generated once before any is repeated.
 
     Args:
-        data_reader: the reader.
+        data_reader: the dataset.
         input_size: (width, height) in pixels.
-        seed: of the order.
+        seed: shuffle seed.
     """
 
     def __init__(self, data_reader: DataReader, input_size: tuple[int, int], seed: int = 0) -> None:

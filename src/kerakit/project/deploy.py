@@ -14,7 +14,7 @@ run = kerakit.Run.open(args.read_from)
 trained = config.read(run)
 weights = run.best()
 
-# TensorFlow Lite files are made with TensorFlow, whatever backend the model was trained on.
+# The converter requires the TensorFlow backend, whatever backend the model was trained with.
 os.environ["KERAS_BACKEND"] = "tensorflow"
 with kerakit.quiet_startup():
     import keras  # noqa: F401

@@ -1,4 +1,4 @@
-"""Predict images with a trained model; `kerakit predict RUN IMAGE ...` calls this script, too.
+"""Predict images with a trained model; `kerakit predict RUN IMAGE ...` also calls this script.
 
 python predict.py --read_from progress/test photo.jpg folder
 """

@@ -1,4 +1,4 @@
-"""The reader: which images there are, and their annotations. Decoding is in datagen.py."""
+"""The reader: the list of images and their annotations. Images are decoded in datagen.py."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ class DataReader(data.DataReader):
         for path in DataReader().image_paths:
             image = PIL.Image.open(path)
 
-    CHANGE: for data of another kind write a class with ``class_names``, ``__len__``, ``key(i)``,
+    CHANGE: for other data write a class with ``class_names``, ``__len__``, ``key(i)``,
     ``image_path(i)``, ``target(i)`` and ``indices(mode)``: the protocol ``kerakit.data.Reader``.
     """
 

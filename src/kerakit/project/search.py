@@ -1,4 +1,4 @@
-"""Hyperparameter search (train.py --trials N). Change what is searched here."""
+"""Hyperparameter search (train.py --trials N). CHANGE: the search space."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from kerakit.training import Search
 if TYPE_CHECKING:
     import optuna
 
-# Column of history.csv that ranks the trials, each by its best checkpoint: the main metric of
-# task.py on the validation images. Losses are not comparable: MixUp and label smoothing change
-# their scale.
+# Column of history.csv that ranks the trials, each at its best checkpoint: the main metric of
+# task.py on the validation images. Losses are not comparable, because MixUp and label smoothing
+# change their scale.
 SCORE = "val_accuracy"
 HIGHER_IS_BETTER = True
 
-# Architectures that are made for int8 devices.
+# Architectures that are designed for int8 devices.
 SEARCHED_MODELS = (
     "efficientnet_lite0",
     "efficientnet_lite1",
@@ -29,9 +29,9 @@ def suggest(trial: optuna.trial.BaseTrial, args: config.TrainConfig) -> dict[str
     """Return the flags of one trial, by name, except those of the command line.
 
     Args:
-        trial: Optuna's; its methods ``suggest_float``, ``suggest_int`` and ``suggest_categorical``
-            return values.
-        args: flags of the command line; ``args.model_fields_set`` holds the names of those given.
+        trial: Optuna trial; see its methods ``suggest_float``, ``suggest_int`` and
+            ``suggest_categorical``.
+        args: flags; ``args.model_fields_set`` contains the names of those on the command line.
     """
     given = args.model_fields_set
     flags: dict[str, Any] = {}

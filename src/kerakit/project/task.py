@@ -1,4 +1,4 @@
-"""The task: what a label is. CHANGE: to another task of kerakit.tasks, or one of your own."""
+"""The task: label encoding, head, metrics, decoding. CHANGE: use another or your own task."""
 
 from collections.abc import Sequence
 

@@ -64,7 +64,7 @@ def compile_model(part: keras.Model, optimizer: keras.optimizers.Optimizer | str
     part.compile(optimizer, **task.compile_options(part, args, loss.LOSSES, loss.METRICS))
 
 
-compile_model(model, "sgd")  # an unsuitable loss ends here, before the run folder is touched
+compile_model(model, "sgd")  # an unsuitable loss fails here, before the run folder is touched
 phases = training.select_phases(args.strategy, weights, config.read_phases(args.from_ckpt))
 
 batch_size = args.batch_size
@@ -111,14 +111,14 @@ def fit(part: keras.Model, data: Any, val: Any, epochs: int) -> None:
         epochs=epochs_done + epochs,
         callbacks=[*swap, data.epoch_callback(), training.FailOnNaN(data), *cb, progress],
         class_weight=training.compute_class_weights(reader) if args.class_weights else None,
-        shuffle=False,  # the data owns its order
+        shuffle=False,  # the dataset shuffles itself
         verbose=(1 if sys.stdout.isatty() else 2) if on_images else 0,
     )
     epochs_done = history.epoch[-1] + 1
 
 
 def fit_above(frozen: keras.Model, part: keras.Model, epochs: int) -> None:
-    """Fit the part above frozen layers, on their features, computed once per image and view."""
+    """Fit the part above frozen layers on cached features, computed once per image and view."""
     store = training.FeatureStore(frozen, config.CACHE_DIR / "features")
     views = 4 if args.jitter else 1  # augmented versions of each training image
     if store.has_room_for(train_data, views):
@@ -138,7 +138,7 @@ with training.training_session(run, (train_data, val_data), cb):
         fit_above(*training.split_at(model, "features"), epochs)
     if "finetune" in phases:
         for layer in model.layers:
-            # BatchNorm keeps the statistics of pretraining: those of small batches are worse.
+            # BatchNorm stays frozen: statistics of small batches are worse than pretrained ones.
             layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
         if split := training.find_split(model, fraction=0.7):
             fit_above(*training.split_at(model, split), args.num_epochs)

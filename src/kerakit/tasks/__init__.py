@@ -1,4 +1,4 @@
-"""Tasks: what a label is, from its encoding to its metrics."""
+"""Tasks: label encoding, model head, loss, decoding, metrics and drawing."""
 
 from kerakit.tasks.base import Task
 from kerakit.tasks.classification import Classification, ClassPredictions

@@ -146,7 +146,7 @@ ALTERNATIVES = {
     "TILE": 'Use UpSampling2D(interpolation="bilinear").',
     "TOPK_V2": _AFTER_INFERENCE,
     "TRANSPOSE_CONV": (
-        'Use UpSampling2D(interpolation="bilinear") and a convolution in place of Conv2DTranspose '
+        'Use UpSampling2D(interpolation="bilinear") and a convolution instead of Conv2DTranspose '
         "with a ReLU."
     ),
 }

@@ -106,7 +106,7 @@ def describe_unsupported(forecast: Forecast) -> list[str]:
     >>> image = keras.Input((8, 8, 3))
     >>> model = keras.Model(image, keras.layers.LeakyReLU(name="leaky")(image))
     >>> describe_unsupported(forecast_model(model))
-    ['LEAKY_RELU is unsupported by the Edge TPU (layer leaky). Use ReLU6; ...']
+    ['LEAKY_RELU is unsupported by the Edge TPU (layer leaky). Use ReLU6, ...']
     """
     described: dict[tuple[str, int], str] = {}
     refused: list[OperatorForecast] = []

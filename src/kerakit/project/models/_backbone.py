@@ -1,4 +1,4 @@
-"""Shared by the models on a pretrained backbone."""
+"""Shared code of the models with a pretrained backbone."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,11 +19,11 @@ def build(
     scale: float = 1 / 127.5,
     offset: float = -1,
 ) -> keras.Model:
-    """Return a model of raw pixels: normalization, backbone, and the task's head.
+    """Return a model for raw pixels: normalization, backbone, and the task's head.
 
     Args:
-        application: of ``keras.applications``, or a function with the same arguments.
-        name: of the model.
+        application: function of ``keras.applications``, or one with the same arguments.
+        name: name of the model.
         input_shape: (height, width, 3), at least 32 pixels each.
         task: its ``head`` makes the outputs.
         weights: "imagenet", or None for random weights.
