@@ -1,4 +1,4 @@
-"""Kerakit: the building blocks of Keras image projects, from files to verified models on devices.
+"""Kerakit: building blocks of Keras image projects, from image files to verified device models.
 
 The names in ``__all__`` are the public interface. They are imported on first use, so that
 ``import kerakit`` is cheap and ``python train.py --help`` does not wait for TensorFlow.

@@ -14,10 +14,10 @@ _NO_LIMIT = 2**60
 
 @dataclass(frozen=True)
 class CgroupLimits:
-    """Limits of all control groups that hold this process; None: no limit.
+    """Limits of all control groups of this process; None: no limit.
 
     Attributes:
-        cores: processor time per time, such as 1.5 cores.
+        cores: CPU time per wall-clock time, such as 1.5 cores.
         memory: bytes.
     """
 

@@ -159,7 +159,7 @@ def _as_flag(name: str, value: Any) -> str:
 
 
 def _describe(error: ValidationError) -> str:
-    """Return pydantic's findings without its types, links and class names."""
+    """Return pydantic's error messages without types, links and class names."""
     return "; ".join(map(_describe_one, error.errors()))
 
 

@@ -1,4 +1,4 @@
-"""Terminal output: tables, progress, and silencing of what libraries log."""
+"""Terminal output: tables, progress, and suppression of library logs."""
 
 from __future__ import annotations
 
@@ -70,11 +70,11 @@ def print_table(
     """Print a table; without a terminal, wide enough that a log file keeps every column.
 
     Args:
-        headings: of the columns.
+        headings: column headings.
         rows: the cells of each row.
         title: above the table.
         left: headings of left-aligned columns; others: right-aligned.
-        options: of every column, for ``rich.table.Table.add_column``.
+        options: options for ``rich.table.Table.add_column``, for every column.
     """
     table = Table(title=title, title_justify="left")
     for heading in headings:

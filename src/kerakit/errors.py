@@ -1,4 +1,4 @@
-"""Errors with a message for the user: what happened and where, what was expected, what to do."""
+"""Errors with a message for the user: problem, location, expected value, and fix."""
 
 
 class KerakitError(Exception):
@@ -26,7 +26,7 @@ class ImageError(UserError):
     """An image cannot be read.
 
     Attributes:
-        reason: why, without the path.
+        reason: the reason, without the path.
 
     >>> ImageError("a.jpg", "the file is empty").reason
     'the file is empty'

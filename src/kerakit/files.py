@@ -1,4 +1,4 @@
-"""Atomic files: written beside their target, synced, renamed; either complete or absent."""
+"""Atomic files: written to a temporary file, synced, renamed; either complete or absent."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from kerakit.errors import JobError, UserError
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success, sync it and rename it to ``path``.
+    """Yield a temporary path next to ``path``; on success, sync it and rename it to ``path``.
 
-    Whatever stops the block (an error, Ctrl-C, a kill), ``path`` holds its old content or its new
-    one. The temporary name keeps the file extension, by which Keras chooses the format.
+    After an error, Ctrl-C or a kill, ``path`` has either its old or its new content.
+    The temporary name keeps the file extension, by which Keras chooses the format.
     """
     temporary = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
     try:
@@ -55,8 +55,8 @@ def make_dir(path: Path) -> None:
 def check_disk_space(folder: Path, size: int) -> None:
     """Raise JobError unless ``size`` bytes are free on the disk of ``folder``.
 
-    For writers that fail badly on a full disk: h5py prints stack traces of its own, and may crash
-    the process.
+    For writers that do not handle a full disk: h5py prints its own stack traces, and may crash the
+    process.
     """
     free = shutil.disk_usage(folder).free
     if free < size:
@@ -81,9 +81,9 @@ def read_json(path: Path, kind: type[Any], advice: str) -> Any:
     """Read a JSON file that Kerakit wrote.
 
     Args:
-        path: of the file.
+        path: path of the file.
         kind: the expected type of the value, ``dict`` or ``list``.
-        advice: what to do about a damaged file, a sentence.
+        advice: fix for a damaged file, as a sentence.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -172,11 +172,11 @@ class OutputFolder:
         raise NotImplementedError
 
     def is_ours(self) -> bool:
-        """Whether what lies under the owned names was written by Kerakit."""
+        """Whether existing files with the owned names were written by Kerakit."""
         return True
 
     def check_new(self, overwrite: bool) -> None:
-        """Raise UserError if writing here would replace something without ``overwrite``."""
+        """Raise UserError if writing here would replace files without ``overwrite``."""
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path} is a file; --save_to expects a folder.")
         existing = [path for path in self.owned() if path.exists()]

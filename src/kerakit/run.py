@@ -1,4 +1,4 @@
-"""The run folder of a training. The names of its files are defined here and nowhere else."""
+"""The run folder of a training run: the only definition of its file names."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class Checkpoint:
 
     Attributes:
         file: its name in the checkpoint folder.
-        epoch: the epoch at whose end it was saved, counted from 1.
+        epoch: the epoch after which it was saved, counted from 1.
         value: the monitored metric at that epoch; None for NaN.
-        sha256: of the file's bytes, 64 hexadecimal digits.
+        sha256: SHA-256 of the file, 64 hexadecimal digits.
     """
 
     file: str
@@ -103,8 +103,8 @@ class Run(OutputFolder):
         """Create the folder; files of an earlier run are removed, other files are kept.
 
         Raises:
-            UserError: the folder holds a run and ``overwrite`` is false, or other files under a
-                run's names.
+            UserError: the folder contains a run and ``overwrite`` is false, or files of
+                another program with the names of a run.
         """
         self.check_new(overwrite)
         make_dir(self.path)
@@ -192,7 +192,7 @@ class Run(OutputFolder):
         return checkpoint
 
     def prune_checkpoints(self, count: int, higher_is_better: bool = False) -> None:
-        """Keep the ``count`` best checkpoints, ranked; of equal ones the later ranks first."""
+        """Keep the ``count`` best checkpoints, ranked; ties: the later epoch first."""
         sign = -1.0 if higher_is_better else 1.0
 
         def rank(checkpoint: Checkpoint) -> tuple[float, int]:
@@ -259,10 +259,10 @@ def load_weights(model: keras.Model, path: Path | str) -> Path:
 
     Args:
         model: a built model.
-        path: a weights file (.weights.h5), or a run folder: its best checkpoint.
+        path: a weights file (.weights.h5), or a run folder, for its best checkpoint.
 
     Raises:
-        UserError: no such file, a damaged one, or one that was saved from another model.
+        UserError: no such file, a damaged file, or a file of another model.
 
     >>> import keras
     >>> load_weights(keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]), "missing")

@@ -24,13 +24,13 @@ PIPE_CLOSED = 141
 
 
 def parse_args(config_class: type[ConfigT], description: str | None = None) -> ConfigT:
-    """Parse the flags of a script; from here on, errors end in a message and an exit code.
+    """Parse the flags of a script; from here on, errors cause a message and an exit code.
 
-    Exit codes: 0 completed; 1 the job failed; 2 wrong flags or bad input; 130 interrupted. A user's
-    mistake ends in a message without a stack trace; a bug keeps its stack trace.
+    Exit codes: 0 completed; 1 the job failed; 2 wrong flags or bad input; 130 interrupted. A user
+    error causes a message without a stack trace; a bug keeps its stack trace.
 
     Args:
-        config_class: its fields are the flags.
+        config_class: class whose fields are the flags.
         description: printed by ``--help``; usually ``__doc__``.
 
     >>> class Flags(Config):

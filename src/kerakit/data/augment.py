@@ -17,8 +17,8 @@ class Augmenter:
     A ``Compose`` keeps its random state and is not thread-safe, so each thread has its own.
 
     Args:
-        make_pipeline: returns a new ``albumentations.Compose``.
-        seed: of the run.
+        make_pipeline: function that returns a new ``albumentations.Compose``.
+        seed: seed of the run.
     """
 
     def __init__(self, make_pipeline: Callable[[], Any], seed: int) -> None:
@@ -27,11 +27,11 @@ class Augmenter:
         self._per_thread = threading.local()
 
     def __call__(self, epoch: int, key: str, **data: Any) -> dict[str, Any]:
-        """Augment an image and what moves with it.
+        """Augment an image with its masks, boxes and keypoints.
 
         Args:
             epoch: counted from 0.
-            key: of the image.
+            key: key of the image.
             data: ``image``, uint8 (height, width, 3), and optionally ``mask``, ``bboxes``,
                 ``keypoints``, as albumentations names them.
 

@@ -1,6 +1,6 @@
 """Caches of decoded images, in memory or on disk, for later epochs and later runs.
 
-A cache stores the uint8 array before augmentation, so it changes no batch.
+A cache stores the uint8 array before augmentation, so it does not change batches.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class DiskCache:
     Images are keyed by path, size and time of modification: an edited image is decoded again.
 
     Args:
-        folder: of the caches of all input sizes.
+        folder: folder of the caches of all input sizes.
         input_size: (width, height) in pixels.
         limit: largest size of ``folder`` in bytes; default: half of the disk space that is free or
             used by it.
@@ -72,7 +72,7 @@ class DiskCache:
         return len(self._store)
 
     def __call__(self, path: Path) -> Pixels:
-        """Return the image, uint8 (height, width, 3), as an array of the caller's own."""
+        """Return the image, uint8 (height, width, 3), as a writable array."""
         try:
             status = path.stat()
         except OSError:
@@ -101,7 +101,7 @@ def open_cache(
     Args:
         kind: "ram", "disk", or "none" (returns None).
         input_size: (width, height) in pixels.
-        folder: of the caches on disk.
+        folder: folder of the disk caches.
         limit_gb: largest size in GB (10**9 bytes); default: half of the available memory or disk
             space.
 

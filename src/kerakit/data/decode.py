@@ -1,4 +1,4 @@
-"""Decoding of image files. Range and dtype of pixels are defined here and nowhere else.
+"""Decoding of image files. The only definition of the range and dtype of pixels.
 
 Pixels are uint8, 0 to 255, RGB, shape (height, width, 3), upright.
 """
@@ -58,8 +58,8 @@ def read_image(path: Path | str, input_size: tuple[int, int]) -> Pixels:
     """Read an image file at ``input_size``.
 
     Args:
-        path: of the image file.
-        input_size: (width, height) in pixels. The image is resized to it without keeping its aspect
+        path: path of the image file.
+        input_size: (width, height) in pixels. The image is resized without preserving the aspect
             ratio.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Batches on the fly: a ``keras.utils.Sequence`` that reads ahead and holds a few batches."""
+"""Batches on the fly: a ``keras.utils.Sequence`` that prefetches a few batches."""
 
 from __future__ import annotations
 
@@ -41,36 +41,36 @@ BATCHES_AHEAD = 4
 
 
 class BatchGenerator(keras.utils.PyDataset):
-    r"""Batches of one split: pure functions of (seed, epoch, index), on any number of threads.
+    r"""Batches of one split: a pure function of (seed, epoch, index), for any number of threads.
 
-    Subclasses override ``get_aug_pipeline`` and ``preprocess``. The path of an image: read,
-    augment, ``preprocess``, ``task.encode``.
+    Subclasses override ``get_aug_pipeline`` and ``preprocess``. An image is read, augmented, and
+    passed to ``preprocess`` and ``task.encode``.
 
     Args:
         data_reader: the dataset.
         mode: "train" (shuffled every epoch), "val" or "test" (in the reader's order).
         batch_size: images per batch; the last batch of an epoch may be smaller (see ``drop_last``).
         input_size: (width, height) in pixels.
-        jitter: augment the images, in mode "train" only; a number is the ``strength``, True is 1.
-        seed: of shuffling and augmentation, in [0, 2**32).
+        jitter: augment the images, only in mode "train"; a number is the ``strength``, True is 1.
+        seed: seed of shuffling and augmentation, in [0, 2**32).
         threads: number of batches prepared in parallel; default: one per core.
         read: function from a path to an image at the input size, such as a cache; default: decode
             the file.
-        skip_unreadable: replace each unreadable image by another one, always the same, and list it
-            in ``unreadable``.
+        skip_unreadable: replace each unreadable image with a fixed other image, and list it in
+            ``unreadable``.
         mix: MixUp and CutMix, in mode "train"; targets become soft labels, float32 (batch,
             classes), in all modes.
-        drop_last: drop a last batch that is smaller than the others, in mode "train" only.
-        task: encodes annotations to targets, and names the entries of a dict annotation that
-            augmentation moves along; default: annotations are the targets, and all entries of a
-            dict annotation go through the augmentation.
+        drop_last: drop the last batch if it is incomplete, only in mode "train".
+        task: encodes annotations as targets, and selects the entries of a dict annotation that are
+            augmented with the image; default: annotations are the targets, and all entries of a
+            dict annotation are augmented.
 
     Attributes:
         index: int64 (n,), dataset indices of this split.
         is_cached: whether decoded images are cached.
         epoch: counted from 0; set by ``epoch_callback()``.
-        strength: of the augmentation; 0 for none.
-        error: the exception that stopped reading, if any.
+        strength: strength of the augmentation; 0: off.
+        error: the exception that stopped prefetching, if any.
         timer: time spent reading and waiting for batches.
         unreadable: error messages of unreadable images, by key.
 
@@ -154,7 +154,7 @@ class BatchGenerator(keras.utils.PyDataset):
         )
 
     def preprocess(self, image: Pixels, annot: Any) -> tuple[Any, Any]:
-        """Change an augmented image, uint8 (height, width, 3), and its augmented annotation."""
+        """Preprocess an augmented image, uint8 (height, width, 3), and its annotation."""
         return image, annot
 
     # ----------------------------------------------------------------------------- sequence
@@ -191,7 +191,7 @@ class BatchGenerator(keras.utils.PyDataset):
         return images, targets
 
     def load_batch(self, i: int) -> tuple[Any, Any]:
-        """Return batch ``i`` of the current epoch, as ``self[i]`` does, without reading ahead."""
+        """Return batch ``i`` of the current epoch, like ``self[i]``, without prefetching."""
         return self._load(self.epoch * len(self) + i)
 
     def sample(self, i: int) -> tuple[Pixels, Any]:
@@ -210,7 +210,7 @@ class BatchGenerator(keras.utils.PyDataset):
     def epoch_callback(self) -> keras.callbacks.Callback:
         """Return the callback that sets ``epoch``, for ``fit(callbacks=[...])``.
 
-        Keras calls the hooks of a Sequence once too often on JAX, so they cannot count epochs.
+        On JAX, Keras calls the hooks of a Sequence once too often, so they cannot count epochs.
         """
         return EpochCallback(self)
 
@@ -238,7 +238,7 @@ class BatchGenerator(keras.utils.PyDataset):
         return class_balanced_order(map(repr, targets))
 
     def close(self) -> None:
-        """Stop reading ahead. The generator can still be used afterwards."""
+        """Stop prefetching. The generator can still be used afterwards."""
         with self._lock:
             if self._iterator is not None:
                 self._iterator.close()
@@ -282,7 +282,7 @@ class BatchGenerator(keras.utils.PyDataset):
         raise AssertionError("unreachable")
 
     def _followers(self, annot: Any) -> dict[str, Any]:
-        """Return the entries of an annotation that go through the augmentation."""
+        """Return the entries of an annotation that are augmented with the image."""
         if self.task is not None:
             return self.task.followers(annot)
         return annot if isinstance(annot, dict) else {}

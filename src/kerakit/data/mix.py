@@ -1,4 +1,4 @@
-"""MixUp and CutMix: each image of a batch is blended with another one, and so are their labels."""
+"""MixUp and CutMix: images of a batch and their labels are blended in pairs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from kerakit.errors import UserError
 class Mix:
     """MixUp and CutMix of training batches; targets become soft labels.
 
-    With both, each batch uses one of them, drawn with equal probability. λ, the fraction of an
-    image that stays, is drawn from Beta(a, a) once per batch, as in the papers' own code: Zhang et
-    al., "mixup: Beyond Empirical Risk Minimization", 2018; Yun et al., "CutMix", 2019.
+    With both, each batch uses one of them, drawn with equal probability. λ, the weight of
+    the first image, is drawn from Beta(alpha, alpha) once per batch, as in the papers' own code:
+    Zhang et al., "mixup: Beyond Empirical Risk Minimization", 2018; Yun et al., "CutMix", 2019.
 
     Args:
-        num_classes: of the dataset.
-        mixup: a of MixUp, above 0; 0 for none.
-        cutmix: a of CutMix, above 0; 0 for none.
+        num_classes: number of classes.
+        mixup: alpha of MixUp, above 0; 0: off.
+        cutmix: alpha of CutMix, above 0; 0: off.
 
     >>> mix = Mix(num_classes=2, mixup=0.2)
     >>> images, labels = mix(np.zeros((4, 8, 8, 3), np.uint8), np.array([0, 1, 0, 1]), seed=0)

@@ -1,4 +1,4 @@
-"""Orders of samples: the permutation, a pure function of (seed, epoch), and round-robin."""
+"""Sample orders: a permutation that is a pure function of (seed, epoch), and round-robin."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def permutation(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
 def class_balanced_order(labels: Iterable[Hashable]) -> NDArray[np.int64]:
     """Return the class-balanced (round-robin) order, int64 (n,): one sample per class in turn.
 
-    Within a class the given order stays.
+    Within a class, the order is preserved.
 
     >>> class_balanced_order(["cat", "cat", "cat", "dog"]).tolist()
     [0, 3, 1, 2]

@@ -1,4 +1,4 @@
-"""Datasets as columns of keys, class indices and splits. Nothing is decoded here."""
+"""Datasets as columns of keys, class indices and splits. Images are not decoded here."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ class DataReader:
     A folder has one folder per class, or ``train/``, ``validation/`` (``val/``), ``test/`` with one
     folder per class each. A table is a CSV or Parquet file with the columns ``path`` and ``label``,
     and optionally ``split`` and ``group``; paths are relative to its folder. Class indices follow
-    the sorted class names. Where no split is given, a hash of each image's path (or group) draws
-    it, so adding images moves no other image. Millions of rows stay columns.
+    the sorted class names. Without a given split, a hash of each image's path (or group) assigns
+    it, so adding images does not move others. Millions of rows are stored as columns.
 
     Args:
         data: folder or table.
@@ -74,7 +74,7 @@ class DataReader:
             rest is divided equally into validation and test. Given training images alone,
             validation and test are drawn from them; given training and test images, validation is
             drawn from training.
-        seed: of the drawn split.
+        seed: seed of the split.
         exclusions: CSV file of ``kerakit check``; images with "yes" in the column exclude are
             omitted. It need not exist.
 

@@ -26,8 +26,8 @@ def assign(keys: Iterable[bytes], seed: int, train_ratio: float) -> NDArray[np.i
     """Return the split of each image as an index into MODES, int8 (n,).
 
     Images outside training are divided equally into validation and test. Adding or removing images
-    moves no other image; a change of ``train_ratio`` moves only those between the old bound and the
-    new one.
+    does not move others; changing ``train_ratio`` only moves those between the old and the new
+    threshold.
 
     Args:
         keys: paths of the images relative to the data folder, with ``/``, in the file system's

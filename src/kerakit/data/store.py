@@ -1,4 +1,4 @@
-"""Array store on disk: records of one size, keyed by digests of everything that made them.
+"""Array store on disk: records of one size, keyed by digests of all their inputs.
 
 A store is a folder with pairs of files: ``*.records`` holds records end to end, ``*.index`` their
 digests. A process appends to its own pair and reads all pairs. Nothing is synced: each entry has a
@@ -66,7 +66,7 @@ class ArrayStore:
     """Records of one size, each the bytes of one or several arrays.
 
     Args:
-        folder: of the store; created by the first ``write``.
+        folder: folder of the store; created by the first ``write``.
         record_bytes: size of a record.
         limit: largest size of ``root`` in bytes; None: unlimited.
         root: folder that ``limit`` applies to; default: ``folder``.

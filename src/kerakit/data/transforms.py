@@ -26,7 +26,7 @@ _RGB = np.linalg.inv(_YIQ)
 
 
 class Warp(A.DualTransform):
-    """Flip, scale, rotate and shift in one step; masks, boxes and keypoints follow.
+    """Flip, scale, rotate and shift in one step, together with masks, boxes and keypoints.
 
     Images and masks are reflected at the border. Boxes and keypoints are not: those outside the
     image are clipped or dropped as ``BboxParams`` and ``KeypointParams`` specify.

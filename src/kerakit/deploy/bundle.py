@@ -1,6 +1,6 @@
 """The device bundle: a folder to copy to a device, with a program that verifies itself there.
 
-The files in it beside the models are in ``kerakit/device``; they don't need Kerakit.
+Its Python files are copies of those in ``kerakit/device``; they do not need Kerakit.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ class ExportFolder(OutputFolder):
         return [*(self.path / name for name in names), self.page, self.report]
 
     def check_new(self, overwrite: bool) -> None:
-        """Raise UserError if exporting here would replace something without ``overwrite``."""
+        """Raise UserError if exporting here would replace files without ``overwrite``."""
         device = self.path / bundle.FOLDER
         if device.exists() and not device.is_dir():
             raise UserError(f"{device} is a file; --save_to expects a folder without such a file.")
@@ -133,22 +133,22 @@ def export_model(
 ) -> list[FormatResult]:
     """Export ``model`` with labels.txt, a device bundle, report.json and report.html.
 
-    A format that fails doesn't end the work on the others, and files that fail the accuracy gate
-    are exported too.
+    If a format fails, the others are still exported. Files that fail the accuracy gate are exported
+    too.
 
     Args:
         model: a trained model; its input is pixels (n, height, width, 3), 0 to 255.
-        task: of the model.
+        task: task of the model.
         folder: destination.
-        calibration: training images on which activation ranges are measured.
-        held_out: batches of (uint8 images, targets) that were not trained on; iterated once per
-            format.
-        formats: names that must succeed; None: DEFAULT_FORMATS; with ALL_FORMATS in it: all. Of
-            the latter two, unavailable formats are skipped.
+        calibration: training images that calibrate the activation ranges.
+        held_out: batches of (uint8 images, targets) that were not used for training; iterated once
+            per format.
+        formats: formats that must succeed; None: DEFAULT_FORMATS; with ALL_FORMATS in it: all. In
+            the latter two cases, unavailable formats are skipped.
         max_drop: largest accuracy drop that passes the gate, as a fraction.
         edgetpu: options of the Edge TPU compiler.
-        info: facts for the report.
-        sample_name: returns the name of a held-out image by its sample index.
+        info: additional entries of the report.
+        sample_name: function from the sample index of a held-out image to its name.
         log: gets one line per step.
 
     Returns:

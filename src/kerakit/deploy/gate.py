@@ -25,7 +25,7 @@ class Measurement:
     """Metrics of an exported file on the held-out images.
 
     Attributes:
-        metrics: of ``task.score``, the main metric first.
+        metrics: metrics of ``task.score``, the main metric first.
         drop: decrease of the main metric against the Keras model, as a fraction; negative for a
             gain.
         passed: whether ``drop`` is within the gate.
@@ -60,7 +60,7 @@ class AccuracyGate:
         task: as given.
         max_drop: as given.
         main_metric: key of the metric that the gate compares.
-        targets: of the held-out images, (n, ...).
+        targets: targets of the held-out images, (n, ...).
         reference: predictions of the Keras model.
         keras_metrics: metrics of the Keras model.
         sample_images: up to SAMPLE_IMAGES held-out images, evenly spaced, uint8

@@ -75,7 +75,7 @@ def write_page(
     """Write the page.
 
     Args:
-        path: of the page, in the folder of the exported files.
+        path: path of the page, in the export folder.
         results: one per format.
         report: the content of report.json.
         gate: that the results were measured with.

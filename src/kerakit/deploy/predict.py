@@ -109,7 +109,7 @@ def predict_images(
         predict: runs the model.
         task: decodes its outputs.
         input_size: (width, height) of its input.
-        paths: of the images.
+        paths: paths of the images.
         top: number of records per image.
 
     >>> import numpy as np
@@ -142,7 +142,7 @@ def write_predictions(predictions: Iterable[Prediction | ImageError], as_json: b
     """Print predictions as CSV or JSON to stdout, errors to stderr.
 
     Args:
-        predictions: of ``predict_images``.
+        predictions: output of ``predict_images``.
         as_json: a JSON list of {"path", "predictions"} instead of CSV with one row per record.
 
     Returns:

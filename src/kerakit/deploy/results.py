@@ -31,8 +31,8 @@ class FormatResult:
         latency_ms: median latency for one image on this machine's CPU, in milliseconds: on one
             thread, or with TensorFlow (h5, keras, saved_model) on as many as it uses.
         size_bytes: size of the file, or of all files in the folder.
-        sha256: of the file, or of the folder as in ``kerakit.files.sha256``.
-        details: further facts from its format, as JSON values.
+        sha256: SHA-256 of the file, or of the folder as in ``kerakit.files.sha256``.
+        details: additional data of the format, as JSON values.
         predictions: on the held-out images; None if it was not run. Not part of the report.
 
     >>> result = FormatResult("onnx", "model.onnx", "skipped", "needs tf2onnx")
@@ -96,7 +96,7 @@ def print_results(
     """Print a table with one row per format, then failures of the accuracy gate and reasons.
 
     Args:
-        results: of ``export_model``.
+        results: results of ``export_model``.
         held_out_images: number of images that the metrics were measured on.
         max_drop: as given to ``export_model``.
 

@@ -66,7 +66,7 @@ def build_model(
             without a third parameter ``weights`` the model has no pretrained weights.
         input_size: (width, height) in pixels.
         task: its ``head`` makes the outputs.
-        weights: "imagenet" (an error where not available), "none", or "auto": ImageNet weights, or
+        weights: "imagenet" (an error if not available), "none", or "auto": ImageNet weights, or
             none with a warning.
 
     Returns:

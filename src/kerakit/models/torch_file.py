@@ -57,7 +57,7 @@ def read_tensors(path: Path) -> dict[str, NDArray[Any]]:
     """Return the tensors of a state dictionary by name, float32 or int64.
 
     Raises:
-        UserError: the file is damaged, of another format, or holds anything but tensors.
+        UserError: the file is damaged, has another format, or contains anything but tensors.
     """
     try:
         with warnings.catch_warnings():
@@ -178,7 +178,7 @@ def _storage(kind: str, dtype: _Name, key: str, *_: object) -> _Storage:
 
 
 def _named(function: Any, arguments: tuple[Any, ...]) -> Any:
-    """Return what a call of a known name describes."""
+    """Return the object that a call of an allowed function describes."""
     if function == _Name("collections OrderedDict") and not arguments:
         return {}
     if function == _Name("torch._utils _rebuild_tensor_v2"):

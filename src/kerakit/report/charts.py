@@ -250,7 +250,7 @@ def plot_confusion_matrix(
 
     Args:
         matrix: (classes, classes), rows true labels, columns predictions.
-        names: of the classes.
+        names: class names.
         normalize: whether the numbers are fractions of the row instead of counts.
     """
     count, has_numbers, has_names = len(names), len(names) <= MAX_NUMBERS, len(names) <= MAX_NAMES
@@ -310,10 +310,10 @@ class FormatPoint:
     """An exported file in ``plot_accuracy_latency``.
 
     Attributes:
-        name: of the format.
+        name: name of the format.
         latency_ms: in milliseconds, above 0.
         score: its main metric, from 0 to 1.
-        size_bytes: of the file; the area of the dot.
+        size_bytes: size of the file; the area of the dot.
         passed: whether it passed the accuracy gate.
     """
 
@@ -488,7 +488,7 @@ def plot_trials(
 
     Args:
         trials: number, score and parameters of each.
-        names: of the parameters; a trial may lack some.
+        names: parameter names; a trial may lack some.
         score: label of the score.
         higher_is_better: whether the highest score is the best.
     """

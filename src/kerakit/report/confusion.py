@@ -35,8 +35,8 @@ def confusion_sections(matrices: Matrices, names: Sequence[str]) -> list[Section
     """Return sections with confusion matrices, most confused pairs and metrics per class.
 
     Args:
-        matrices: of one model or several; that of one is also shown normalized.
-        names: of the classes.
+        matrices: by model name; a single one is also shown normalized.
+        names: class names.
     """
     charts = [
         (title, Chart(plot_confusion_matrix(matrix, names), _ALT))

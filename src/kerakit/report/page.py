@@ -119,7 +119,7 @@ class Table:
     """A table.
 
     Attributes:
-        headings: of the columns.
+        headings: column headings.
         rows: one cell per heading.
         numeric: headings of right-aligned columns.
     """
@@ -167,13 +167,13 @@ class SideBySide:
 
 @dataclass(frozen=True)
 class Sample:
-    """An image of a data set.
+    """An image of a dataset.
 
     Attributes:
         pixels: (height, width, 3), values from 0 to 255.
         label: its true label.
         predictions: lines of text.
-        name: of the image.
+        name: name of the image.
     """
 
     pixels: Any

@@ -1,4 +1,4 @@
-"""The protocol of a task: the engine uses labels through it and never asks which task it has."""
+"""The protocol of a task: the only interface between the engine and labels."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Task(Protocol):
     """The protocol of a task.
 
     Attributes:
-        name: of the task, for config.json and reports.
+        name: name of the task, for config.json and reports.
         class_names: in the order of the model's outputs; also the lines of labels.txt.
         main_metric: the key of ``score`` that ranks models; higher is better.
 
@@ -47,13 +47,13 @@ class Task(Protocol):
         """Return the target for ``fit``, of fixed shape, from an annotation after augmentation."""
 
     def followers(self, annotation: Any) -> dict[str, Any]:
-        """Return the mask, boxes or keypoints that augmentation moves, by albumentations' names."""
+        """Return masks, boxes or keypoints to augment with the image, by albumentations' names."""
 
     def head(self, features: Any) -> Any:
         """Return the model's outputs, Keras tensors, from a backbone's features.
 
-        The last tensor that all outputs depend on is the output of a layer named "features", where
-        training splits backbone and head.
+        The last tensor that all outputs depend on must be the output of a layer named "features":
+        training splits backbone and head there.
         """
 
     def compile_options(
@@ -63,7 +63,7 @@ class Task(Protocol):
         losses: Mapping[str, Callable[..., Any]] | None = None,
         metrics: Sequence[Sequence[str]] = ...,
     ) -> dict[str, Any]:
-        """Return the arguments of ``model.compile`` beside the optimizer, from the flags."""
+        """Return the arguments of ``model.compile``, except the optimizer, from the flags."""
 
     def check_model(self, model: keras.Model) -> None:
         """Raise UserError unless the outputs of ``model`` fit this task."""
@@ -75,7 +75,7 @@ class Task(Protocol):
         """Return the metrics of predictions against annotations (n, ...), the main metric first."""
 
     def agreement(self, predictions: Any, reference: Any) -> float:
-        """Return how far two sets of predictions agree, from 0 to 1."""
+        """Return the agreement of two sets of predictions, from 0 to 1."""
 
     def details(self, predictions: Any, annotations: NDArray[Any]) -> dict[str, Any]:
         """Return the breakdown for evaluation.json and the report pages, as JSON values."""

@@ -62,7 +62,7 @@ class ClassPredictions:
 
 
 class Classification:
-    """The task of predicting one class per image.
+    """Task that predicts one class per image.
 
     Annotations and targets are class indices, int32 (); outputs are scores, float32 (n, classes).
 
@@ -95,8 +95,8 @@ class Classification:
         """Return class probabilities, (batch, classes).
 
         Args:
-            features: of a backbone, (batch, height, width, channels), which are averaged by the
-                layer "features", or (batch, channels).
+            features: features of a backbone: (batch, height, width, channels), which the layer
+                "features" averages, or (batch, channels).
         """
         from keras import layers
 
@@ -125,7 +125,7 @@ class Classification:
                 latter two, targets are soft labels, so sparse losses are replaced by their dense
                 counterparts.
             losses: further losses by name.
-            metrics: names per output; the last list holds for all following outputs.
+            metrics: names per output; the last list applies to all following outputs.
 
         Raises:
             UserError: the numbers don't fit the outputs, or a loss is unknown.
@@ -232,7 +232,7 @@ class Classification:
         return device.draw(image, lines)
 
     def plot(self, predictions: ClassPredictions, annotations: NDArray[Any]) -> dict[str, Figure]:
-        """Return the plot of the confusion matrix; none for more classes than can be read."""
+        """Return the plot of the confusion matrix; empty if there are too many classes to read."""
         from kerakit.report import charts
 
         if len(self.class_names) > MAX_PLOTTED_CLASSES:

@@ -25,7 +25,7 @@ def convert_float(model: keras.Model, weights: WeightType = "float32") -> bytes:
         weights: type in which weights are stored.
 
     Raises:
-        JobError: the converter refused the model.
+        JobError: the converter rejected the model.
     """
     import tensorflow as tf
 

@@ -1,4 +1,4 @@
-"""The writer of TensorFlow Lite files: edits that leave everything else of a file as it is."""
+"""The writer of TensorFlow Lite files: edits that leave the rest of the file unchanged."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The reader of TensorFlow Lite files: a graph of operators and tensors, safe on damaged files.
 
-Only the first subgraph is read, the one that compilers place. The format is version 3 of
+Only the first subgraph is read, the one that compilers map. The format is version 3 of
 TensorFlow's schema.fbs.
 """
 
@@ -83,7 +83,7 @@ class Tensor:
     """A tensor.
 
     Attributes:
-        name: of the tensor.
+        name: name of the tensor.
         type: element type as the schema names it, such as "INT8".
         shape: sizes of its dimensions; () for a scalar.
         data: bytes of a constant, uint8 (n,); None for a computed tensor.
@@ -184,7 +184,7 @@ class Operator:
         index: in the order of execution, from 0.
         op: name in the schema, such as "CONV_2D"; the number of an operator that the schema lacks.
         custom: name of a custom operator, whose ``op`` is "CUSTOM".
-        version: of the operator.
+        version: version of the operator.
         inputs: tensors; None for an optional one that is omitted.
         outputs: tensors.
         options: the schema's table of options, or None.
@@ -244,7 +244,7 @@ class Graph:
     """Content of a file.
 
     Attributes:
-        schema_version: of the format.
+        schema_version: version of the schema.
         kinds: operator codes.
         tensors: in the order of the file.
         operators: in the order of execution.

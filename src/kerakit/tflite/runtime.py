@@ -19,8 +19,8 @@ def start_interpreter(content: bytes, name: str, **options: Any) -> Any:
 
     Args:
         content: bytes of a TensorFlow Lite file.
-        name: of the file, for the error.
-        options: further arguments of ``ai_edge_litert.interpreter.Interpreter``.
+        name: name of the file, for errors.
+        options: other arguments of ``ai_edge_litert.interpreter.Interpreter``.
 
     Raises:
         JobError: LiteRT cannot run the file.

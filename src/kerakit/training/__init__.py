@@ -1,4 +1,4 @@
-"""Training: everything around ``compile`` and ``fit``, which stand in the project's train.py."""
+"""Training: callbacks, phases, cached features, evaluation and search."""
 
 from __future__ import annotations
 

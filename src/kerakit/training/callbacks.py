@@ -1,4 +1,4 @@
-"""Keras callbacks: checkpoints, history, progress, and a stop at a NaN loss."""
+"""Keras callbacks: checkpoints, history, progress, and termination on a NaN loss."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ SECONDS_BETWEEN_SAVES = 10
 
 
 class Checkpoints(keras.callbacks.Callback):
-    """Saves the weights after each epoch, ranked by one metric.
+    """Saves the weights after each epoch, and ranks them by one metric.
 
-    Where ``fit`` trains only a part of ``model`` (a head on features), an epoch may be shorter than
-    the writing of a checkpoint. Then the best weights of the part are kept in memory, written at
-    most every SECONDS_BETWEEN_SAVES, and restored at the end.
+    If ``fit`` trains only a part of ``model`` (a head on features), an epoch may be shorter than
+    writing a checkpoint. Then the best weights of the part are kept in memory, written at most
+    every SECONDS_BETWEEN_SAVES, and restored at the end.
 
     Args:
         run: the run folder.
         monitor: name of a metric in the logs of ``fit``.
         higher_is_better: whether larger values of ``monitor`` are better.
-        limit: number of checkpoints to keep, the best; None for all.
+        limit: number of best checkpoints to keep; None: all.
         model: the model whose weights are saved; default: the fitted model.
 
     Attributes:
@@ -123,7 +123,7 @@ class HistoryWriter(keras.callbacks.Callback):
 
 
 class FailOnNaN(keras.callbacks.Callback):
-    """Stops the training with an error that names the images at a NaN or infinite loss.
+    """Stops training on a NaN or infinite loss, with an error that names the images.
 
     Args:
         batches: the training dataset; ``batches.batch_keys(i)`` returns the keys of batch ``i``.

@@ -31,7 +31,7 @@ def evaluate(
     Args:
         model: a trained model.
         task: decodes and scores its outputs.
-        held_out: batches of images that the training did not use.
+        held_out: batches of images that were not used for training.
         run: the run folder.
 
     Returns:

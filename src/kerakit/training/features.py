@@ -41,9 +41,9 @@ class StoredFeatures:
     """Features and targets of one epoch of a generator, in its order, read from disk on access.
 
     Args:
-        folder: of the array store.
-        keys: of its records, one per sample.
-        feature_shape: of one sample.
+        folder: folder of the array store.
+        keys: keys of its records, one per sample.
+        feature_shape: shape of the features of one sample.
         targets: a batch of targets: the dtype and shape of one sample.
     """
 
@@ -93,7 +93,7 @@ class FeatureStore:
 
     Args:
         backbone: model from uint8 images to features, (batch, ...).
-        folder: of the store.
+        folder: folder of the store.
 
     >>> image = keras.Input((8, 8, 3))
     >>> backbone = keras.Model(image, keras.layers.GlobalAveragePooling2D()(image))
@@ -199,8 +199,8 @@ class FeatureDataset(keras.utils.PyDataset):
     order.
 
     Args:
-        store: of the features; computes those that are missing.
-        generator: of the images.
+        store: feature store; computes missing features.
+        generator: generator of the images.
         views: number of epochs of ``generator`` that are stored: augmented versions of each image.
         batch_size: default: that of ``generator``.
 

@@ -54,7 +54,7 @@ def write_page(run: Run, sections: Sequence[Section] = ()) -> None:
 
     Args:
         run: the run.
-        sections: of its evaluation.
+        sections: sections of its evaluation.
 
     Raises:
         UserError: a file of the run is damaged.

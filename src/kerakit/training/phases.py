@@ -1,4 +1,4 @@
-"""The phases of a training, and class weights."""
+"""Training phases and class weights."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ def select_phases(
     """Return the phases of a strategy.
 
     "auto" is "finetune" with pretrained weights, or from a run of a pretrained model; otherwise
-    "scratch". From a checkpoint the head is already trained, so that "finetune" skips its phase.
+    "scratch". With a checkpoint, the head is already trained, so "finetune" skips its phase.
 
     Args:
-        strategy: of ``--strategy``.
+        strategy: value of ``--strategy``.
         weights: the pretrained weights of the model.
         checkpoint_phases: the phases of the run that the initial weights are from; () where they
             are unknown, None without ``--from_ckpt``.
 
     Raises:
-        UserError: the strategy needs pretrained weights and there are none.
+        UserError: the strategy needs pretrained weights, but there are none.
 
     >>> select_phases("auto", "imagenet")
     ('head', 'finetune')

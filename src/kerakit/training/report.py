@@ -1,4 +1,4 @@
-"""report.json and report.html of a training."""
+"""report.json and report.html of a run."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def write_training_report(
 
     Args:
         run: the run folder.
-        generators: of training and validation images.
-        callbacks: of ``fit``; the monitored metric and the starts of phases are read from ours.
+        generators: generators of training and validation images.
+        callbacks: callbacks of ``fit``; Kerakit's hold the monitored metric and phase starts.
     """
     start, status = time.monotonic(), "failed"
     try:

@@ -165,12 +165,12 @@ def _find_cause(error: BaseException) -> BaseException:
 class Search:
     """A hyperparameter search.
 
-    The flags of a trial depend on ``args.seed`` and on the trials before it, and on nothing else: a
-    search that was interrupted or killed is resumed by the same command, with the same results.
+    The flags of a trial only depend on ``args.seed`` and the previous trials. To resume a search
+    that was interrupted or killed, repeat the command; the results are the same.
 
     Args:
-        args: ``Config`` with ``trials``, ``save_to``, ``overwrite`` and ``seed``. The flags that
-            were given hold for all trials.
+        args: ``Config`` with ``trials``, ``save_to``, ``overwrite`` and ``seed``. Flags that were
+            given apply to all trials.
         suggest: function of an ``optuna.trial.BaseTrial`` and ``args`` that returns further flags
             of the trial, by name; without side effects.
         score: column of history.csv. A trial's score is its value at the best checkpoint's epoch.

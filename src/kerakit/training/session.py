@@ -1,4 +1,4 @@
-"""The context of a training: readable errors, Ctrl-C without loss, trackers, the report."""
+"""Context of a training run: readable errors, safe Ctrl-C, trackers, report."""
 
 from __future__ import annotations
 
@@ -25,17 +25,18 @@ _SHAPE_MISMATCH = r"target.*output.*(rank|shape)|[Ss]hapes? .* incompatible"
 def training_session(
     run: Run, generators: Sequence[BatchGenerator], callbacks: Sequence[Any] = ()
 ) -> Iterator[None]:
-    """Wrap all calls of ``fit`` of a training.
+    """Wrap all calls of ``fit`` of a training run.
 
-    However the block ends, the best weights that ``Checkpoints`` holds in memory are saved, the
-    report is written, and the generators stop reading ahead. An error of a generator (an unreadable
-    image) is raised as it is, not as TensorFlow wraps it. Ctrl-C prints what is saved and how to
-    resume, and exits with 130. Trackers among ``callbacks`` log the whole block as one run.
+    When the block ends, also by an error, the best weights that ``Checkpoints`` holds in memory are
+    saved, the report is written, and the generators stop prefetching. An error of a generator (an
+    unreadable image) is raised unwrapped, not as a TensorFlow error. Ctrl-C prints the
+    saved checkpoints and the command that resumes, and exits with 130. Trackers among ``callbacks``
+    log the whole block as one run.
 
     Args:
         run: the run folder.
-        generators: of training and validation images.
-        callbacks: of ``fit``.
+        generators: generators of training and validation images.
+        callbacks: callbacks of ``fit``.
 
     >>> with training_session(Run("progress/test"), generators=()):
     ...     pass  # model.fit(...)

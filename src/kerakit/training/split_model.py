@@ -1,4 +1,4 @@
-"""Splitting of a model where one tensor carries everything: backbone and head."""
+"""Splitting of a model into backbone and head, at a single tensor."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def split_at(model: keras.Model, layer: str = FEATURES_LAYER) -> tuple[keras.Mod
 
 
 def find_split(model: keras.Model, fraction: float) -> str | None:
-    """Return the layer to split at, so that about ``fraction`` of the backbone's layers are below.
+    """Return the layer to split at, with about ``fraction`` of the backbone's layers below it.
 
     Returns:
-        The name of the last possible layer among them; None where there is none.
+        The name of the last possible layer among them; None if there is none.
 
     >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, name="first"),
     ...                           keras.layers.Dense(3, name="features"), keras.layers.Dense(1)])

@@ -1,4 +1,4 @@
-"""Throughput of a training: compute-bound or input-bound."""
+"""Training throughput: compute-bound or input-bound."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 from kerakit.data.generator import BatchGenerator
 
 INPUT_BOUND = 0.2
-"""Fraction of the epoch spent waiting for batches from which on a training is input-bound."""
+"""Smallest fraction of the epoch spent waiting for batches that counts as input-bound."""
 
 
 class ThroughputMonitor(keras.callbacks.Callback):
-    """Prints after the first epoch the throughput, the bottleneck, and how to be faster.
+    """Prints the throughput, the bottleneck and a way to speed up training after the first epoch.
 
     Args:
         generator: the training batches.

@@ -1,4 +1,4 @@
-"""MLflow and Weights & Biases: all phases of a training are logged as one tracked run.
+"""MLflow and Weights & Biases: all phases of a training run are logged as one tracked run.
 
 Their own environment variables and files configure where they store it.
 """
@@ -191,7 +191,7 @@ def get_trackers(names: Iterable[str], run: Run) -> list[Tracker]:
     """Return the trackers of a run, callbacks of ``fit``.
 
     Args:
-        names: of TRACKER_NAMES.
+        names: names in TRACKER_NAMES.
         run: the run folder.
 
     Raises:

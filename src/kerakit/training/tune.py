@@ -31,10 +31,10 @@ CompileFn = Callable[[keras.Model, Any], None]
 
 
 def set_mixed_precision(enabled: bool) -> None:
-    """Let models that are built from now on compute in float16, with float32 weights.
+    """Set float16 computation with float32 weights for models that are built from now on.
 
     Raises:
-        UserError: there is no GPU or TPU; on CPUs it is slower.
+        UserError: there is no GPU or TPU; mixed precision is slower on CPUs.
 
     >>> set_mixed_precision(False)
     """

@@ -47,7 +47,7 @@ class OperatorForecast:
     Attributes:
         index: in the order of execution, from 0.
         op: name in the schema, such as "CONV_2D".
-        version: of the operator.
+        version: version of the operator.
         layer: name of the Keras layer behind it; "" if unknown.
         previous_layer: name of the last known layer before it; "" if unknown.
         verdict: on the operator in this file.
@@ -69,7 +69,7 @@ class OperatorForecast:
 
     @property
     def status(self) -> str:
-        """Status in the compiler's words."""
+        """Status as the compiler prints it."""
         return self.verdict.status
 
     @property
@@ -295,9 +295,9 @@ def format_forecast(forecast: Forecast, name: str, size: int) -> str:
     """Return the forecast as text in the layout of the compiler's output.
 
     Args:
-        forecast: of the file.
-        name: of the file.
-        size: of the file, in bytes.
+        forecast: forecast for the file.
+        name: name of the file.
+        size: size of the file, in bytes.
     """
     lines = [f"Forecast for {COMPILER} (the compiler was not run)", ""]
     if forecast.refused:

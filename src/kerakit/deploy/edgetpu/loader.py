@@ -78,11 +78,11 @@ class Refusal:
     """Reason why the compiler writes no file.
 
     Attributes:
-        reason: in the words of the interpreter and the compiler.
-        source: where those were seen.
+        reason: message of the interpreter or the compiler.
+        source: where the message was observed.
         advice: what to use instead, as a sentence; may be empty.
         op: the refused operator; "" if the reason is not its kind or version.
-        version: of the operator.
+        version: version of the operator.
     """
 
     reason: str

@@ -40,7 +40,7 @@ class Verdict:
 
     Attributes:
         target: "tpu", "cpu", or "unknown" if no source decides it.
-        status: in the compiler's words; for an unknown target, the status if it is not mapped.
+        status: as the compiler prints it; for an unknown target, the status if it is not mapped.
         source: the document, compiled file ("pair") or compiler log that shows it.
         limit: the violated limit, as a phrase after the operator's name; may be empty.
         advice: what to use instead, as a sentence; may be empty.
@@ -344,7 +344,7 @@ def _limit_size(
         limit: its description, for the verdict.
         mapped: the largest size seen mapped.
         unmapped: the smallest size seen unmapped, None if no log shows one.
-        source: of both sizes.
+        source: source of both sizes.
     """
     if size <= mapped:
         return None

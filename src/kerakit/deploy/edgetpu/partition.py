@@ -1,4 +1,4 @@
-"""The operators that one TensorFlow Lite delegate gets: the partition that the compiler compiles.
+"""Graph partitioning by TensorFlow Lite delegates: the partition that the compiler compiles.
 
 TensorFlow Lite divides the operators into partitions by the order of their data
 (``PartitionGraphIntoIndependentNodeSubsets`` in its graph_info.cc). Without
@@ -53,7 +53,7 @@ def _leading(operators: Sequence[Operator], supported: Sequence[float]) -> list[
 
 
 def _following(operators: Sequence[Operator], supported: Sequence[float]) -> list[float]:
-    """Return the supported operators that depend on each other or on the leading unsupported."""
+    """Return the supported operators behind the leading unsupported ones."""
     before: dict[Tensor, float] = {}
     either: dict[Tensor, float] = {}
     selected = []

@@ -26,14 +26,14 @@ def forecast_model(model: keras.Model) -> Forecast:
     """Forecast where the operators of a model will run once it is converted to int8.
 
     The operators depend on the architecture alone, so the model need not be trained. It takes a few
-    seconds. The model and all random states stay as they are.
+    seconds. The model and all random states are unchanged.
 
     Args:
         model: a built model with one input (batch, height, width, channels).
 
     Returns:
-        The forecast, with the names of the Keras layers. A model that the converter refuses is
-        refused.
+        The forecast, with the names of the Keras layers. If the converter rejects the model, so
+        does the forecast.
 
     Raises:
         UserError: Keras runs on another backend than TensorFlow, which the converter needs.
@@ -93,7 +93,7 @@ def _in_float32(model: keras.Model) -> Iterator[None]:
 
 
 def describe_unsupported(forecast: Forecast) -> list[str]:
-    """Describe what keeps a model from running on the Edge TPU as a whole.
+    """Describe the operators of a model that do not map to the Edge TPU.
 
     Args:
         forecast: with layer names, of ``forecast_model``.

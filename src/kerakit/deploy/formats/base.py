@@ -19,7 +19,7 @@ LABELS = "labels.txt"
 
 
 class FormatUnavailable(Exception):  # noqa: N818 - not an error: the format is skipped
-    """A format cannot be written on this machine; the text says why and what to do instead."""
+    """A format cannot be written on this machine; the message has the reason and an alternative."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class ExportSource:
 
     Attributes:
         model: the trained model; its input is pixels (n, height, width, 3), 0 to 255.
-        calibration: images on which activation ranges are measured.
+        calibration: images that calibrate the activation ranges.
         folder: where files are written; a format may read the file of another one here.
         edgetpu: options of the Edge TPU compiler.
     """
@@ -75,10 +75,10 @@ class WrittenFormat:
 
 
 class Format(Protocol):
-    """An export format: writes a file, and loads it as its users do.
+    """An export format: writes a file, and loads it with its own runtime.
 
-    A format that is made from the file of another one has an attribute ``requires``: that file's
-    name.
+    A format that is converted from the file of another one has an attribute ``requires``: the name
+    of that file.
 
     Attributes:
         name: as in --formats.
@@ -100,7 +100,7 @@ class Format(Protocol):
         """Load the file; None if it runs only on a device that this machine lacks.
 
         Raises:
-            JobError: the runtime refuses the file.
+            JobError: the runtime rejects the file.
         """
 
 

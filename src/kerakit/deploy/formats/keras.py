@@ -15,7 +15,7 @@ class KerasFile:
     """A file for ``keras.models.load_model``; its file extension selects the format.
 
     Args:
-        name: of the format.
+        name: name of the format.
         file: its file name, ending in .h5 or .keras.
     """
 

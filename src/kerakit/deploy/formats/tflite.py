@@ -32,7 +32,7 @@ class FloatTflite(_Tflite):
     """A model with float32 activations: input pixels 0 to 255, output scores, both float32.
 
     Args:
-        name: of the format.
+        name: name of the format.
         file: its file name.
         weights: type in which weights are stored, which decides the size of the file.
     """

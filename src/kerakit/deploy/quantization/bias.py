@@ -1,4 +1,4 @@
-"""Bias correction: the mean error of quantized weights, taken off the biases.
+"""Bias correction: subtracts the expected output error of quantized weights from the biases.
 
 Nagel et al. 2019, Data-Free Quantization Through Weight Equalization and Bias Correction, 4.2.
 """

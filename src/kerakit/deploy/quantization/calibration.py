@@ -1,4 +1,4 @@
-"""Calibration images: training images on which the activation ranges are measured."""
+"""Calibration images: training images that determine the activation ranges."""
 
 from __future__ import annotations
 

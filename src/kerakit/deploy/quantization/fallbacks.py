@@ -57,10 +57,10 @@ class LayerNoise:
 
 @dataclass(frozen=True)
 class Attempt:
-    """An int8 file that was made by one of the fallbacks.
+    """An int8 file from one of the fallbacks.
 
     Attributes:
-        name: of the fallback, human-readable.
+        name: name of the fallback, human-readable.
         content: the file.
         measurement: on the held-out images.
         latency_ms: median for one image, in milliseconds.

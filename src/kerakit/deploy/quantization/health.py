@@ -64,7 +64,7 @@ def examine(path: Path, model: keras.Model, images: NDArray[np.uint8]) -> list[d
     """Return the warnings about an int8 file, for the report.
 
     Args:
-        path: of the file.
+        path: path of the file.
         model: the Keras model that it was made from.
         images: uint8 (n, height, width, 3), not those of the calibration.
 

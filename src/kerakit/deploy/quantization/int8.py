@@ -27,12 +27,12 @@ def quantize_int8(
 
     Args:
         content: a float32 TensorFlow Lite file.
-        stats: of its activations.
-        choose_ranges: returns the ranges that are quantized.
+        stats: statistics of its activations.
+        choose_ranges: function from statistics to the quantization ranges.
         float32_outputs: names of the output tensors of operators that stay in float32.
 
     Raises:
-        JobError: the quantizer refused the file, or devices cannot run the result.
+        JobError: the quantizer rejected the file, or devices cannot run the result.
     """
     import tensorflow as tf
     from tensorflow.lite.python.convert import mlir_quantize
@@ -63,10 +63,10 @@ def quantize_int16x8(content: bytes, stats: ActivationStats) -> bytes:
 
     Args:
         content: a float32 TensorFlow Lite file.
-        stats: of its activations.
+        stats: statistics of its activations.
 
     Raises:
-        JobError: the quantizer refused the file.
+        JobError: the quantizer rejected the file.
     """
     import tensorflow as tf
     from tensorflow.lite.python.optimize.calibrator import Calibrator

@@ -53,14 +53,14 @@ class ActivationStats:
 
 
 def percentile_ranges(stats: ActivationStats) -> Ranges:
-    """Return ranges that hold all values of all but OUTLIER_PERCENT of the images."""
+    """Return ranges that cover all values of all but OUTLIER_PERCENT of the images."""
     low = np.percentile(stats.low, OUTLIER_PERCENT, axis=0)
     high = np.percentile(stats.high, 100 - OUTLIER_PERCENT, axis=0)
     return Ranges(low.astype(np.float32), high.astype(np.float32))
 
 
 def min_max_ranges(stats: ActivationStats) -> Ranges:
-    """Return ranges that hold all values of all images."""
+    """Return ranges that cover all values of all images."""
     return Ranges(stats.low.min(axis=0), stats.high.max(axis=0))
 
 
@@ -105,11 +105,11 @@ class ActivationRecorder:
 
     Args:
         content: a file with batch size 1.
-        name: of the file, for errors.
+        name: name of the file, for errors.
 
     Attributes:
         tensors: indices of the recorded tensors, int64 (tensors,); the input is the first.
-        names: of these tensors.
+        names: names of these tensors.
 
     Raises:
         JobError: LiteRT cannot run the file.
