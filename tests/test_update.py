@@ -201,3 +201,158 @@ def test_a_reformatted_call_keeps_changed_arguments() -> None:
     assert is_clean
     assert ast.dump(ast.parse(text)) == ast.dump(ast.parse("x = [m.f(1, key=5), g(3), h(4)]"))
     assert text.startswith("# new\n")
+
+
+# --------------------------------------------------------------------------- what must not be lost
+
+
+def test_edits_that_depend_on_their_order_stay_in_it() -> None:
+    base = "import sys\nimport keras\nA = 1\n"
+    theirs = f"# new\n{base}"
+    ours = (
+        base.replace("import sys", "import os\nos.environ['K'] = '1'\nimport sys") + "A = A + 3\n"
+    )
+    text, is_clean = merge_texts(ours, base, theirs)
+    assert is_clean
+    assert ast.dump(ast.parse(text)) == ast.dump(ast.parse(ours))
+    ours = f"from __future__ import annotations\n{base}"
+    assert merge_texts(ours, base, theirs.replace("A", "import os\nA"))[0].index("__future__") < 20
+
+
+@pytest.mark.parametrize(
+    "ours",
+    [
+        "# \0\nA = 1\n",  # git refuses binary files
+        'S = """\n<<<<<<< HEAD\na\n=======\nb\n>>>>>>> x\n"""\nA = 1\n',
+        "A = 'x\u2028y'\nB = 9\n\x0c\ndef f():\n    return 3\n",
+        "A = 1; Q = 7\n",
+        "X = (\n    'a'\n    'd'\n)\n",
+    ],
+)
+def test_unusual_texts_are_kept(ours: str) -> None:
+    base = "A = 1\nX = (\n    'a'\n    'b'\n)\n"
+    text, _ = merge_texts(ours, base, "# new\nA = 1\nX = 'ab'\nZ = 2\n")
+    for line in ours.split("\n"):
+        assert line in text
+
+
+def test_an_addition_to_a_changed_expression_is_a_conflict() -> None:
+    base, ours, theirs = (f"def f():\n    return {value}\n" for value in ("1", "1 * 2", "3"))
+    text, is_clean = merge_texts(ours, base, theirs)
+    assert not is_clean
+    assert ours.splitlines()[1] in text
+
+
+with zipfile.ZipFile(update._PAST_TEMPLATES / "0.1.0.zip") as _archive:
+    PAST = {name: _archive.read(name).decode() for name in _archive.namelist()}
+PAIRS = [
+    (name, base, new)
+    for name, new in read_template().items()
+    if name.endswith(".py") and (base := PAST.get(name)) is not None and base != new
+]
+ADDED = ["import u{}", "U{} = 4", "def u{}():\n    return {}", "# u{}", "u{}(3)"]
+
+
+@given(st.data())
+def test_an_edit_anywhere_is_in_the_result(data: st.DataObject) -> None:
+    _, base, new = data.draw(st.sampled_from(PAIRS))
+    lines = base.split("\n")
+    edits = st.tuples(st.integers(0, len(lines) - 1), st.sampled_from([*ADDED, None]))
+    numbers = [f"{700_000 + i}" for i in range(4)]
+    for number, (index, added) in zip(
+        numbers, data.draw(st.lists(edits, max_size=4)), strict=False
+    ):
+        indent = lines[index][: len(lines[index]) - len(lines[index].lstrip())]
+        if added is None:
+            lines[index] += f"  # u{number}"
+        else:
+            lines[index] = "\n".join(
+                [
+                    *(indent + part.format(number, number) for part in added.split("\n")),
+                    lines[index],
+                ]
+            )
+    ours = "\n".join(lines)
+    text, is_clean = merge_texts(ours, base, new)
+    for number in numbers:
+        assert (number in ours) == (number in text)
+    if is_clean and _is_python(ours):
+        assert _is_python(text)
+
+
+def _is_python(text: str) -> bool:
+    try:
+        ast.parse(text)
+    except SyntaxError:
+        return False
+    return True
+
+
+def _newer(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(update.TEMPLATE, folder)
+    with (folder / "loss.py").open("a") as file:
+        file.write("\nNEWER = 1\n")
+    monkeypatch.setattr(update, "read_template", _reader_of(folder))
+
+
+def test_line_ends_links_and_permissions_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = tmp_path / "project"
+    create_project(project)
+    text = (project / "loss.py").read_bytes().replace(b"\n", b"\r\n")
+    elsewhere = tmp_path / "elsewhere.py"
+    elsewhere.write_bytes(text)
+    elsewhere.chmod(0o755)
+    (project / "loss.py").unlink()
+    (project / "loss.py").symlink_to(elsewhere)
+    _newer(tmp_path / "newer", monkeypatch)
+    assert update_project(project) == []
+    assert (project / "loss.py").is_symlink()
+    assert elsewhere.stat().st_mode & 0o777 == 0o755
+    assert elsewhere.read_bytes() == text + b"\r\nNEWER = 1\r\n"
+
+
+@pytest.mark.parametrize("case", ["not UTF-8", "newer", "template", "conflicts"])
+def test_an_update_that_could_lose_something_is_refused(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = tmp_path / "project"
+    create_project(project)
+    if case == "not UTF-8":
+        (project / "loss.py").write_bytes("# Größe\n".encode("latin-1"))
+    elif case == "newer":
+        (project / ".kerakit" / "version").write_text("99.0\n")
+    elif case == "template":
+        shutil.rmtree(project / ".kerakit" / "template")
+    else:
+        (project / "loss.py").write_text(
+            "<<<<<<< project\n||||||| base\n=======\n>>>>>>> template\n"
+        )
+    _newer(tmp_path / "newer", monkeypatch)
+    files = {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=case):
+        update_project(project)
+    assert {path: path.read_bytes() for path in project.rglob("*") if path.is_file()} == files
+
+
+def test_an_interrupted_update_keeps_the_base(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = tmp_path / "project"
+    create_project(project)
+    (project / "loss.py").write_text((project / "loss.py").read_text() + "MINE = 1\n")
+    _newer(tmp_path / "newer", monkeypatch)
+    base = read_template(project / ".kerakit" / "template")
+    with monkeypatch.context() as patch:
+        patch.setattr(update, "move_into_place", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            update_project(project)
+    assert read_template(project / ".kerakit" / "template") == base
+    assert update_project(project) == []
+    text = (project / "loss.py").read_text()
+    assert text.count("MINE = 1") == text.count("NEWER = 1") == 1
+
+
+def _interrupt(new: Path, path: Path) -> None:
+    raise KeyboardInterrupt

@@ -7,7 +7,7 @@ A project keeps the template that it came from in ``.kerakit/template`` and its 
 from __future__ import annotations
 
 import difflib
-import shutil
+import re
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ from pathlib import Path
 
 from kerakit import __version__
 from kerakit.errors import UserError
-from kerakit.files import make_dir, remove, write_text
-from kerakit.merge import merge_texts
+from kerakit.files import make_dir, move_into_place, remove, write_text
+from kerakit.merge import has_conflicts, merge_texts
 
 TEMPLATE = Path(__file__).with_name("project")
 """The template of this version."""
@@ -96,7 +96,8 @@ def update_project(directory: Path, dry_run: bool = False) -> list[str]:
         The names of the files with conflicts.
 
     Raises:
-        UserError: the folder is not a project, its version is newer, or git is missing.
+        UserError: the folder is not a project, its version is newer, its copy of the template is
+            missing, it has conflicts from an update before, or git is missing.
     """
     version, base = _read_base(directory)
     template = read_template()
@@ -116,7 +117,7 @@ def update_project(directory: Path, dry_run: bool = False) -> list[str]:
         if change.after is None:
             remove(directory / change.name)
         elif change.after != change.before:
-            _write(directory / change.name, change.after)
+            _replace(directory / change.name, change.after)
     _record(directory, template)
     print(f"updated {directory} from version {version} to {__version__}: {len(changes)} file(s)")
     return conflicts
@@ -124,11 +125,23 @@ def update_project(directory: Path, dry_run: bool = False) -> list[str]:
 
 def _read_base(directory: Path) -> tuple[str, dict[str, str]]:
     """Return the version that a project came from, and the template of that version."""
-    version = directory / _STATE / "version"
-    if version.is_file():
-        return version.read_text().strip(), read_template(directory / _STATE / "template")
+    state = directory / _STATE
+    if (state / "version").is_file():
+        version = (state / "version").read_text(errors="replace").strip()
+        if _numbers(version) > _numbers(__version__):
+            raise UserError(
+                f"{directory} is of version {version}; installed is {__version__}. Install that "
+                "version or a newer one."
+            )
+        base = read_template(state / "template")
+        if not base:
+            raise UserError(
+                f"{state / 'template'} is missing: without it, edits cannot be told from the "
+                "template. Restore it from a copy, such as git."
+            )
+        return version, base
     config = directory / "config.py"
-    text = config.read_text(encoding="utf-8") if config.is_file() else ""
+    text = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else ""
     if "class TrainConfig(kerakit.Config)" not in text:
         raise UserError(
             f"{directory} is not a project of Kerakit: it has no .kerakit/version, and no "
@@ -138,11 +151,25 @@ def _read_base(directory: Path) -> tuple[str, dict[str, str]]:
         return "0.1.0", {name: archive.read(name).decode() for name in archive.namelist()}
 
 
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", version)[:3]]
+
+
 def _plan(directory: Path, base: dict[str, str], template: dict[str, str]) -> Iterator[Change]:
     for name in sorted(base.keys() | template.keys()):
         path = directory / name
-        ours = path.read_text(encoding="utf-8") if path.is_file() else None
         old, new = base.get(name), template.get(name)
+        try:
+            ours = path.read_text(encoding="utf-8") if path.is_file() else None
+        except UnicodeDecodeError:
+            if old == new:
+                continue
+            raise UserError(f"{path} is not UTF-8. Save it as UTF-8, then update again.") from None
+        if ours is not None and has_conflicts(ours):
+            raise UserError(
+                f"{path} has conflicts from an update before. Edit it between the <<<<<<< and "
+                ">>>>>>> marks, then update again."
+            )
         if old == new or ours == new:
             continue
         if new is None:
@@ -175,13 +202,27 @@ def _diff(change: Change) -> str:
 def _record(directory: Path, template: dict[str, str]) -> None:
     """Write the template and the version as the base of the next update."""
     state = directory / _STATE
-    if (state / "template").is_dir():
-        shutil.rmtree(state / "template")
+    new = state / "template.new"
+    remove(new)
     for name, text in template.items():
-        _write(state / "template" / name, text)
+        _write(new / name, text)
+    # The old copy stays complete until the new one is.
+    move_into_place(new, state / "template")
     write_text(state / "version", f"{__version__}\n")
 
 
 def _write(path: Path, text: str) -> None:
     make_dir(path.parent)
     write_text(path, text)
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write over a file of the owner, through a link, with its line ends and permissions."""
+    path = path.resolve()
+    exists = path.is_file()
+    if exists and b"\r\n" in path.read_bytes():
+        text = text.replace("\n", "\r\n")
+    mode = path.stat().st_mode if exists else None
+    _write(path, text)
+    if mode is not None:
+        path.chmod(mode)
