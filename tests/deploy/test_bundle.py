@@ -331,7 +331,7 @@ def test_what_shrinks_much_is_averaged_as_in_training(tmp_path: Path) -> None:
 
 def test_pixels_of_no_known_range_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.ones((9, 9), np.float32)).save(tmp_path / "float.tiff")
-    with pytest.raises(classify.InputError, match="no known range"):
+    with pytest.raises(classify.InputError, match="no defined range"):
         classify.read_photo(tmp_path / "float.tiff", 8, 8)
 
 

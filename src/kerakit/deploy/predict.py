@@ -80,7 +80,7 @@ def load_exported(path: Path) -> tuple[PredictFn, tuple[int, int], Task]:
     if not labels.is_file():
         raise UserError(
             f"there is no {labels}. Expected the class names, one per line, as deploy.py writes "
-            "them beside the model."
+            "them next to the model."
         )
     names = labels.read_text(encoding="utf-8").splitlines()
     try:

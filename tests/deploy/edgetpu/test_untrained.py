@@ -137,7 +137,7 @@ def test_nothing_is_described_where_all_operators_map(name: str) -> None:
     ("case", "verb"),
     [(case, "is unsupported") for case in UNSUPPORTED.values()]
     + [(case, "may be unsupported") for case in UNKNOWN.values()]
-    + [(case, "refused") for case in REFUSED.values()],
+    + [(case, "rejected") for case in REFUSED.values()],
     ids=[*UNSUPPORTED, *UNKNOWN, *REFUSED],
 )
 def test_one_sentence_names_operator_layer_and_advice(
@@ -150,7 +150,7 @@ def test_one_sentence_names_operator_layer_and_advice(
         assert word in sentence
     assert re.search(rf"\((layer|after) {CULPRIT}\)", sentence)
     assert forecast.on_tpu < len(forecast.operators)
-    assert (forecast.refused is not None) == (verb == "refused")
+    assert (forecast.refused is not None) == (verb == "rejected")
 
 
 def test_a_layer_of_several_operators_is_named_for_each_kind() -> None:

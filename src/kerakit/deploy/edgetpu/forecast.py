@@ -51,7 +51,7 @@ class OperatorForecast:
         layer: name of the Keras layer behind it; "" if unknown.
         previous_layer: name of the last known layer before it; "" if unknown.
         verdict: on the operator in this file.
-        by_itself: verdict without the operators around it, and without what the compiler refuses.
+        by_itself: verdict without the operators around it, and without the compiler's rejections.
     """
 
     index: int

@@ -150,7 +150,7 @@ ALTERNATIVES = {
         "with a ReLU."
     ),
 }
-"""Replacements of operators that are unsupported, or refused because their version is too new."""
+"""Replacements for operators that are unsupported, or rejected because their version is too new."""
 
 
 # ------------------------------------------------------------------------------------- limits

@@ -99,7 +99,7 @@ def describe_unsupported(forecast: Forecast) -> list[str]:
         forecast: with layer names, of ``forecast_model``.
 
     Returns:
-        A sentence per kind of operator that is refused, unsupported or unknown, with the names of
+        A sentence per kind of operator that is rejected, unsupported or unknown, with the names of
         its layers and what to use instead. Empty if all operators map to the Edge TPU.
 
     >>> import keras
