@@ -143,8 +143,7 @@ class Config(BaseModel):
             values = read_json(path, dict, "Restore it from a backup, or train again.")
         except FileNotFoundError:
             raise UserError(
-                f"{path} does not exist. It is written when training starts; is this a run "
-                "folder?"
+                f"{path} does not exist. It is written when training starts; is this a run folder?"
             ) from None
         try:
             return cls(**values)

@@ -97,7 +97,7 @@ def update_project(directory: Path, dry_run: bool = False) -> list[str]:
 
     Raises:
         UserError: the folder is not a project, its version is newer, its copy of the template is
-            missing, it has conflicts from an update before, or git is missing.
+            missing, it has conflicts from an earlier update, or git is missing.
     """
     version, base = _read_base(directory)
     template = read_template()
@@ -130,14 +130,14 @@ def _read_base(directory: Path) -> tuple[str, dict[str, str]]:
         version = (state / "version").read_text(errors="replace").strip()
         if _numbers(version) > _numbers(__version__):
             raise UserError(
-                f"{directory} is of version {version}; installed is {__version__}. Install that "
+                f"{directory} needs Kerakit {version}; {__version__} is installed. Install that "
                 "version or a newer one."
             )
         base = read_template(state / "template")
         if not base:
             raise UserError(
-                f"{state / 'template'} is missing: without it, edits cannot be told from the "
-                "template. Restore it from a copy, such as git."
+                f"{state / 'template'} is missing: it is the base of the merge. "
+                "Restore it from git or a backup."
             )
         return version, base
     config = directory / "config.py"
@@ -167,8 +167,8 @@ def _plan(directory: Path, base: dict[str, str], template: dict[str, str]) -> It
             raise UserError(f"{path} is not UTF-8. Save it as UTF-8, then update again.") from None
         if ours is not None and has_conflicts(ours):
             raise UserError(
-                f"{path} has conflicts from an update before. Edit it between the <<<<<<< and "
-                ">>>>>>> marks, then update again."
+                f"{path} has conflicts from an earlier update. Resolve them between the <<<<<<< "
+                "and >>>>>>> markers, then update again."
             )
         if old == new or ours == new:
             continue
