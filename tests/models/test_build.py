@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from kerakit.models import ModelFiles
 from projects import PROJECT, Project, Result
 
 # A proxy for urllib's downloads where nobody listens, so that no machine can download anything.
@@ -108,3 +109,9 @@ def test_what_a_run_started_from_is_recorded(
         json.loads((project.path / "progress" / "test" / "config.json").read_text())["weights"]
         == "none"
     )
+
+
+def test_a_file_that_cannot_be_imported_is_no_model(tmp_path: Path) -> None:
+    for name in ("my-net.py", "v1.5.py", "_shared.py"):
+        (tmp_path / name).touch()
+    assert list(ModelFiles(tmp_path)) == ["my-net"]

@@ -37,7 +37,8 @@ class ModelFiles(UserDict[str, Callable[..., Any]]):
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self._package = folder.name
-        names = sorted(path.stem for path in folder.glob("[!_]*.py"))
+        # A file with a dot in its name, such as v1.5.py, cannot be imported.
+        names = sorted(path.stem for path in folder.glob("[!_]*.py") if "." not in path.stem)
         self.data = dict.fromkeys(names)  # type: ignore[assignment] # imported by __getitem__
 
     def __getitem__(self, name: str) -> Callable[..., Any]:
