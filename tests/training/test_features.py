@@ -301,7 +301,7 @@ def test_several_targets_are_refused_and_missing_images_are_named(
 
     backbone, _ = split_at(model())
     reader = DataReader(photos)
-    with pytest.raises(UserError, match="one target"):
+    with pytest.raises(UserError, match="--strategy scratch"):
         FeatureStore(backbone, tmp_path / "kept").compute(Two(reader, "train", 8, (20, 16)))
     missing = reader.image_path(int(reader.indices("train")[3]))
     missing.unlink()

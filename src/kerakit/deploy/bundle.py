@@ -62,7 +62,7 @@ def write_bundle(folder: Path, images: NDArray[np.uint8]) -> None:
         labels=(bundle / LABELS).read_text(encoding="utf-8"),
     )
     try:
-        _verify([sys.executable, str(bundle / PROGRAM), "--check"])
+        _verify([sys.executable, "-B", str(bundle / PROGRAM), "--check"])
     except JobError:
         shutil.rmtree(bundle)
         raise
