@@ -356,3 +356,17 @@ def test_an_interrupted_update_keeps_the_base(
 
 def _interrupt(new: Path, path: Path) -> None:
     raise KeyboardInterrupt
+
+
+def test_a_loss_that_is_defined_above_its_entry_is_kept() -> None:
+    with zipfile.ZipFile(update._PAST_TEMPLATES / "0.1.0.zip") as archive:
+        base = archive.read("loss.py").decode()
+    empty = "LOSSES: dict[str, Callable[[Any, Any], Any]] = {}"
+    function = "def mine(targets, predictions):\n    return keras.ops.mean(predictions)\n\n\n"
+    ours = base.replace(empty, function + empty.replace("{}", '{"mine": mine}'))
+    assert ours != base
+    text, is_clean = merge_texts(ours, base, read_template()["loss.py"])
+    assert is_clean
+    assert "def mine(targets, predictions):" in text
+    assert '= {"mine": mine}' in text
+    compile(text, "loss.py", "exec")

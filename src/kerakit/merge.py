@@ -250,7 +250,7 @@ def carry_edits(ours: str, base: str, theirs: str) -> tuple[str, str, str]:
     (True, 'A = 2  # new')
     """
     try:
-        mine, old, new = _Module(ours), _Module(base), _Module(theirs)
+        mine, old, new = _Module(ours, base), _Module(base), _Module(theirs)
     except _NOT_PYTHON:
         return ours, base, theirs
     ambiguous = mine.ambiguous | old.ambiguous | new.ambiguous
@@ -297,7 +297,9 @@ class _Module:
         ambiguous: keys of statements that share a key or a line with another.
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, base: str = "") -> None:
+        # A comment of the template stays where it is: it is not that of an added statement.
+        self._shared = {line.rstrip() for line in base.splitlines()}
         self._lines = _split_lines(text)
         if self._lines and not self._lines[-1].endswith("\n"):
             self._lines[-1] += "\n"
@@ -329,6 +331,8 @@ class _Module:
         lines = self._range(key)
         start = lines.start
         while start > 1 and self._lines[start - 1].startswith("#"):
+            if self._lines[start - 1].rstrip() in self._shared:
+                break
             start -= 1
         return range(start, lines.stop)
 
