@@ -179,6 +179,16 @@ def test_confused_pairs_and_classes_of_one_model() -> None:
     assert classes[1] == ["a", "3", "50.0 %", "33.3 %", "40.0 %"]
 
 
+def test_a_class_without_images_has_no_metrics() -> None:
+    matrix = np.array([[3, 1], [0, 0]])
+    _, classes = page(more=confusion_sections({"Keras": matrix}, ["a", "b"])).tables()
+    assert classes[2] == ["b", "0", "", "", ""]
+    *_, classes = page(
+        more=confusion_sections({"Keras": matrix, "int8": matrix}, ["a", "b"])
+    ).tables()
+    assert classes[2] == ["b", "0", "", ""]
+
+
 def test_models_are_compared() -> None:
     matrices = {"Keras": np.array([[9, 1], [0, 90]]), "int8": np.diag([10, 90])}
     read = page(more=confusion_sections(matrices, ["a", "b"]))

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from kerakit import Run
+from kerakit.training import evaluation
 from pages import Page
 from projects import Project
 
@@ -41,3 +42,14 @@ def test_evaluation_of_a_run(trained: Project) -> None:
     assert not run.evaluation.exists()
     assert not run.page.exists()
     assert not list(run.plots.iterdir())
+
+
+def test_a_class_without_images_has_no_metrics(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        {"class": "cat", "images": 2, "recall": 0.0},
+        {"class": "dog", "images": 0, "recall": 0.0},
+    ]
+    evaluation._print({"accuracy": 0.0}, {"classes": rows}, "2 test images")
+    cat, dog = capsys.readouterr().out.splitlines()[-3:-1]
+    assert "0.0%" in cat
+    assert "%" not in dog

@@ -94,12 +94,12 @@ def _tabulate_classes(matrices: Matrices, names: Sequence[str]) -> Table:
     first = next(iter(per_class.values()))
     if len(per_class) == 1:
         columns = {
-            name.replace("f1", "F1"): [format_percent(getattr(row, name), 1) for row in first]
+            name.replace("f1", "F1"): [_percent(row, name) for row in first]
             for name in ("precision", "recall", "f1")
         }
     else:
         columns = {
-            f"recall, {title}": [format_percent(row.recall, 1) for row in rows]
+            f"recall, {title}": [_percent(row, "recall") for row in rows]
             for title, rows in per_class.items()
         }
     columns = {"images": [f"{row.images:,}" for row in first], **columns}
@@ -108,3 +108,8 @@ def _tabulate_classes(matrices: Matrices, names: Sequence[str]) -> Table:
         [list(row) for row in zip(names, *columns.values(), strict=True)],
         list(columns),
     )
+
+
+def _percent(row: metrics.ClassMetrics, name: str) -> str:
+    """Return a metric of a class in percent; empty for a class without images."""
+    return format_percent(getattr(row, name), 1) if row.images else ""

@@ -98,7 +98,12 @@ def _print(metrics: dict[str, float], details: dict[str, Any], images: str) -> N
     values = ", ".join(f"{name}: {value:.4f}" for name, value in metrics.items())
     print(f"Evaluated on {images}. {values}")
     if rows := details.get("classes"):
-        cells = [
-            [f"{v:.1%}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows
-        ]
+        cells = [[_cell(value, row) for value in row.values()] for row in rows]
         print_table(list(rows[0]), cells, left=["class"])
+
+
+def _cell(value: Any, row: dict[str, Any]) -> str:
+    """Return a cell of the table of the classes: empty for a metric of a class without images."""
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.1%}" if row.get("images") != 0 else ""
