@@ -49,3 +49,12 @@ class JobError(KerakitError):
 
 class WeightsNotFoundError(UserError):
     """Pretrained weights are not available on this machine."""
+
+
+def first_line(error: Exception) -> str:
+    r"""Return the first line of an error's message, or its type if it has none.
+
+    >>> first_line(ValueError("wrong shape\nat layer 3")), first_line(AssertionError())
+    ('wrong shape', 'AssertionError')
+    """
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from kerakit.errors import UserError
+from kerakit.errors import UserError, first_line
 from kerakit.files import (
     OutputFolder,
     atomic_write,
@@ -289,5 +289,5 @@ def load_weights(model: keras.Model, path: Path | str) -> Path:
             "Was it trained with another --model, --input_size or number of classes?"
         ) from None
     except OSError as error:
-        raise damaged(path, str(error).splitlines()[0], RESTORE) from None
+        raise damaged(path, first_line(error), RESTORE) from None
     return path

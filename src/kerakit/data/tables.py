@@ -14,7 +14,7 @@ from pyarrow import csv, parquet
 from kerakit.data.folders import check_printable
 from kerakit.data.index import UNASSIGNED, ImageIndex
 from kerakit.data.split import MODES, SPLIT_NAMES
-from kerakit.errors import UserError
+from kerakit.errors import UserError, first_line
 
 _REQUIRED, _OPTIONAL = ("path", "label"), ("split", "group")
 _SPLITS = {**SPLIT_NAMES, "training": "train"}
@@ -67,8 +67,7 @@ def read_exclusions(path: Path) -> pa.Array:
         keys = table["path"]
     except (pa.ArrowException, OSError, UnicodeDecodeError, KeyError) as error:
         raise UserError(
-            f"cannot read the list {path}: {str(error).splitlines()[0]}. Create it again with "
-            "kerakit check."
+            f"cannot read the list {path}: {first_line(error)}. Create it again with kerakit check."
         ) from None
     if other := [value for value in pc.unique(exclude).to_pylist() if value not in ("yes", "no")]:
         raise UserError(
@@ -98,7 +97,7 @@ def _read(path: Path) -> pa.Table:
                 ".parquet."
             )
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the table {path}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"cannot read the table {path}: {first_line(error)}") from None
     if missing := [name for name in _REQUIRED if name not in table.column_names]:
         raise UserError(
             f"{path} has no column {missing[0]!r}; its columns are "

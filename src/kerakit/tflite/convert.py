@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 from kerakit.console import quiet_logs, redirect_native_output
-from kerakit.errors import JobError
+from kerakit.errors import JobError, first_line
 
 if TYPE_CHECKING:
     import keras
@@ -64,5 +64,5 @@ def run_converter(convert: Callable[[], bytes]) -> bytes:
             log.seek(0)
             sys.stderr.write(log.read())
             raise JobError(
-                f"TensorFlow's converter rejected the model: {str(error).splitlines()[0]}"
+                f"TensorFlow's converter rejected the model: {first_line(error)}"
             ) from error

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kerakit.console import redirect_native_output
-from kerakit.errors import JobError
+from kerakit.errors import JobError, first_line
 from kerakit.inference import PredictFn
 
 
@@ -32,7 +32,7 @@ def start_interpreter(content: bytes, name: str, **options: Any) -> Any:
             interpreter = Interpreter(model_content=content, num_threads=1, **options)
             interpreter.allocate_tensors()
     except (RuntimeError, ValueError) as error:
-        raise JobError(f"LiteRT cannot run {name}: {str(error).splitlines()[0]}") from error
+        raise JobError(f"LiteRT cannot run {name}: {first_line(error)}") from error
     return interpreter
 
 

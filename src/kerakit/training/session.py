@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from kerakit.data.generator import BatchGenerator
-from kerakit.errors import KerakitError, UserError
+from kerakit.errors import KerakitError, UserError, first_line
 from kerakit.run import Run
 from kerakit.script import INTERRUPTED, deploy_command
 from kerakit.training.callbacks import Checkpoints
@@ -61,7 +61,7 @@ def training_session(
                 raise generator.error from None
         if isinstance(error, ValueError) and re.search(_SHAPE_MISMATCH, str(error)):
             raise UserError(
-                f"the loss does not fit targets and outputs: {str(error).splitlines()[0]} If "
+                f"the loss does not fit targets and outputs: {first_line(error)} If "
                 "the targets are class indices, use sparse_categorical_crossentropy."
             ) from None
         raise

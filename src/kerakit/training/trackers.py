@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import keras
 
-from kerakit.errors import UserError
+from kerakit.errors import UserError, first_line
 from kerakit.files import read_json
 from kerakit.run import RESTORE, Run
 from kerakit.script import INTERRUPTED
@@ -51,7 +51,7 @@ class Tracker(keras.callbacks.Callback, ABC):
             with contextlib.suppress(Exception):  # it may have failed after its start
                 self.finish("failed")
             raise UserError(
-                f"{self.title} did not start: {_first_line(error)} Fix it, or omit it from --track."
+                f"{self.title} did not start: {_sentence(error)} Fix it, or omit it from --track."
             ) from None
         self._is_active = True
         return self
@@ -86,7 +86,7 @@ class Tracker(keras.callbacks.Callback, ABC):
             self._is_active = False
             print(
                 f"WARNING: {self.title} failed; further epochs of this run are not logged: "
-                f"{_first_line(error)}",
+                f"{_sentence(error)}",
                 file=sys.stderr,
             )
 
@@ -220,6 +220,6 @@ def tracking(callbacks: Iterable[keras.callbacks.Callback]) -> Iterator[None]:
         yield
 
 
-def _first_line(error: Exception) -> str:
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _sentence(error: Exception) -> str:
+    line = first_line(error)
     return line if line.endswith(".") else f"{line}."

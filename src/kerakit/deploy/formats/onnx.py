@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from kerakit.console import quiet_logs, redirect_native_output
 from kerakit.deploy.formats.base import ExportSource, WrittenFormat, require_packages
 from kerakit.deploy.formats.saved_model import INPUT, OUTPUT, serving_function
-from kerakit.errors import JobError
+from kerakit.errors import JobError, first_line
 from kerakit.inference import PredictFn
 
 
@@ -35,7 +35,7 @@ class Onnx:
                     function, function.input_signature, output_path=str(path)
                 )
         except Exception as error:
-            raise JobError(f"tf2onnx rejected the model: {str(error).splitlines()[0]}") from error
+            raise JobError(f"tf2onnx rejected the model: {first_line(error)}") from error
         return WrittenFormat(path)
 
     def load(self, path: Path) -> PredictFn:
@@ -50,8 +50,7 @@ class Onnx:
             )
         except Exception as error:
             # tf2onnx writes operators that it doesn't know as they are.
-            reason = str(error).splitlines()[0]
-            raise JobError(f"onnxruntime cannot run {path.name}: {reason}") from error
+            raise JobError(f"onnxruntime cannot run {path.name}: {first_line(error)}") from error
 
         def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
             (scores,) = session.run([OUTPUT], {INPUT: images.astype(np.float32)})
