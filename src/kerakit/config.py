@@ -140,7 +140,7 @@ class Config(BaseModel):
             UserError: a missing or damaged file, an unknown key, or an invalid value.
         """
         try:
-            values = read_json(path, dict, "Restore it from a backup, or train again.")
+            values = read_json(path, dict)
         except FileNotFoundError:
             raise UserError(
                 f"{path} does not exist. It is written when training starts; is this a run folder?"

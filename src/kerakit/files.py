@@ -14,6 +14,9 @@ from typing import Any
 
 from kerakit.errors import JobError, UserError
 
+RESTORE = "Restore it from a backup, or train again."
+"""Advice for a damaged or missing file of a run."""
+
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
@@ -77,13 +80,12 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path, kind: type[Any], advice: str) -> Any:
-    """Read a JSON file that Kerakit wrote.
+def read_json(path: Path, kind: type[Any]) -> Any:
+    """Read a JSON file of a run.
 
     Args:
         path: path of the file.
         kind: the expected type of the value, ``dict`` or ``list``.
-        advice: fix for a damaged file, as a sentence.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -92,18 +94,18 @@ def read_json(path: Path, kind: type[Any], advice: str) -> Any:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise damaged(path, error, advice) from None
+        raise damaged(path, error) from None
     if not isinstance(value, kind):
-        raise damaged(path, f"expected {_JSON_NAMES[kind]}, got {type(value).__name__}", advice)
+        raise damaged(path, f"expected {_JSON_NAMES[kind]}, got {type(value).__name__}")
     return value
 
 
 _JSON_NAMES: dict[type[Any], str] = {dict: "an object", list: "a list"}
 
 
-def damaged(path: Path, reason: object, advice: str) -> UserError:
-    """Return the error for a file of ours whose content is invalid."""
-    return UserError(f"{path} is damaged: {reason}. {advice}")
+def damaged(path: Path, reason: object) -> UserError:
+    """Return the error for a file of a run whose content is invalid."""
+    return UserError(f"{path} is damaged: {reason}. {RESTORE}")
 
 
 def move_into_place(new: Path, path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Self
 
 from kerakit.errors import UserError, first_line
 from kerakit.files import (
+    RESTORE,
     OutputFolder,
     atomic_write,
     check_disk_space,
@@ -26,9 +27,6 @@ from kerakit.files import (
 
 if TYPE_CHECKING:
     import keras
-
-RESTORE = "Restore it from a backup, or train again."
-"""Advice for a damaged file of a run."""
 
 _PLOTS = ("train_batch", "val_batch", "curves", "confusion_matrix", "mistakes")
 
@@ -84,18 +82,18 @@ class Run(OutputFolder):
         self.evaluation = self.path / "evaluation.json"
         self.report = self.path / "report.json"
         self.page = self.path / "report.html"
+        self._files = (self.config, self.history, self.evaluation, self.report, self.page)
 
     # ------------------------------------------------------------------------------ create and open
 
     def owned(self) -> list[Path]:
         """Return the files and folders of a run."""
-        files = [self.config, self.history, self.evaluation, self.report, self.page]
-        return [*files, self.checkpoints, self.logs, self.plots]
+        return [*self._files, self.checkpoints, self.logs, self.plots]
 
     def is_ours(self) -> bool:
         """Whether config.json is one of ours; other programs have files of that name too."""
         try:
-            return "kerakit" in read_json(self.config, dict, RESTORE)
+            return "kerakit" in read_json(self.config, dict)
         except (OSError, UserError):
             return False
 
@@ -128,11 +126,12 @@ class Run(OutputFolder):
         """Remove our files, and our folders where they are empty then; links are not followed."""
         logs = [] if self.logs.is_symlink() else self.logs.rglob("events.out.tfevents.*")
         for path in [
-            *(self.history, self.evaluation, self.report, self.page, self.index),
+            self.index,
             *self.checkpoints.glob("*epoch-*.weights.h5"),
             *(self.plots / f"{name}.png" for name in _PLOTS),
             *logs,
-            self.config,  # last: ``is_ours`` recognizes a run by it, also after a kill
+            # config.json last: ``is_ours`` recognizes a run by it, also after a kill.
+            *reversed(self._files),
         ]:
             if path != keep:
                 path.unlink(missing_ok=True)
@@ -173,11 +172,11 @@ class Run(OutputFolder):
         Raises:
             UserError: the list of checkpoints is damaged.
         """
-        records = read_json(self.index, list, RESTORE) if self.index.exists() else []
+        records = read_json(self.index, list) if self.index.exists() else []
         try:
             return [Checkpoint(**record) for record in records]
         except TypeError as error:
-            raise damaged(self.index, error, RESTORE) from None
+            raise damaged(self.index, error) from None
 
     def add_checkpoint(self, model: keras.Model, epoch: int, value: float) -> Checkpoint:
         """Save the weights of ``model`` as the checkpoint of ``epoch`` and list it first."""
@@ -193,13 +192,10 @@ class Run(OutputFolder):
 
     def prune_checkpoints(self, count: int, higher_is_better: bool = False) -> None:
         """Keep the ``count`` best checkpoints, ranked; ties: the later epoch first."""
-        sign = -1.0 if higher_is_better else 1.0
-
-        def rank(checkpoint: Checkpoint) -> tuple[float, int]:
-            value = math.inf if checkpoint.value is None else sign * checkpoint.value
-            return value, -checkpoint.epoch
-
-        ranked = sorted(self.list_checkpoints(), key=rank)
+        ranked = sorted(
+            self.list_checkpoints(),
+            key=lambda one: (sort_key(one.value, higher_is_better), -one.epoch),
+        )
         # The list first: a kill in between leaves an unlisted file, never a listed file that is
         # missing.
         self._write_index(ranked[:count])
@@ -222,7 +218,7 @@ class Run(OutputFolder):
         if not path.is_file():
             raise UserError(f"the checkpoint {path} is missing. {RESTORE}")
         if sha256(path) != checkpoints[0].sha256:
-            raise damaged(path, "its SHA-256 differs", RESTORE)
+            raise damaged(path, "its SHA-256 differs")
         return path
 
     def _write_index(self, checkpoints: list[Checkpoint]) -> None:
@@ -247,6 +243,17 @@ class Run(OutputFolder):
                 {name: float(value) for name, value in row.items() if value}
                 for row in csv.DictReader(file)
             ]
+
+
+def sort_key(value: float | None, higher_is_better: bool) -> float:
+    """Return the key that sorts values of a metric, the best first; infinite and None or NaN last.
+
+    >>> sorted([0.5, None, 0.9], key=lambda value: sort_key(value, higher_is_better=True))
+    [0.9, 0.5, None]
+    """
+    if value is None or not math.isfinite(value):
+        return math.inf
+    return -value if higher_is_better else value
 
 
 def estimate_weights_size(model: keras.Model) -> int:
@@ -289,5 +296,5 @@ def load_weights(model: keras.Model, path: Path | str) -> Path:
             "Was it trained with another --model, --input_size or number of classes?"
         ) from None
     except OSError as error:
-        raise damaged(path, first_line(error), RESTORE) from None
+        raise damaged(path, first_line(error)) from None
     return path

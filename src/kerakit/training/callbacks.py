@@ -10,7 +10,7 @@ import keras
 
 from kerakit.errors import JobError
 from kerakit.report import charts
-from kerakit.run import Run
+from kerakit.run import Run, sort_key
 
 SECONDS_BETWEEN_LINES = 1
 """Smallest interval between two lines of ``EpochLogger``."""
@@ -68,8 +68,7 @@ class Checkpoints(keras.callbacks.Callback):
         if self._whole is None or self.model is self._whole:
             self._save(self.model, epoch + 1, value)
             return
-        finite = math.isfinite(value)
-        rank = math.inf if not finite else -value if self._higher_is_better else value
+        rank = sort_key(value, self._higher_is_better)
         if self._best is None or rank <= self._best[0]:
             self._best = rank, epoch + 1, value, self.model.get_weights()
             if time.monotonic() - self._last_save > SECONDS_BETWEEN_SAVES:

@@ -34,7 +34,7 @@ from kerakit.report.page import (
     render,
 )
 from kerakit.report.plots import ROW_HEIGHT
-from kerakit.run import RESTORE, Checkpoint, Run
+from kerakit.run import Checkpoint, Run
 from kerakit.script import deploy_command, evaluate_command
 
 BATCH_ROWS = 4
@@ -60,7 +60,7 @@ def write_page(run: Run, sections: Sequence[Section] = ()) -> None:
         UserError: a file of the run is damaged.
     """
     config, report, evaluation = (
-        read_json(path, dict, RESTORE) if path.exists() else {}
+        read_json(path, dict) if path.exists() else {}
         for path in (run.config, run.report, run.evaluation)
     )
     history = run.read_history() if run.history.exists() else []

@@ -19,7 +19,7 @@ import keras
 
 from kerakit.errors import UserError, first_line
 from kerakit.files import read_json
-from kerakit.run import RESTORE, Run
+from kerakit.run import Run
 from kerakit.script import INTERRUPTED
 
 Status = Literal["completed", "failed", "interrupted"]
@@ -46,7 +46,7 @@ class Tracker(keras.callbacks.Callback, ABC):
     def __enter__(self) -> Self:
         """Start the tracked run. Raises UserError if the service fails."""
         try:
-            self.start(str(self._run.path), read_json(self._run.config, dict, RESTORE))
+            self.start(str(self._run.path), read_json(self._run.config, dict))
         except Exception as error:
             with contextlib.suppress(Exception):  # it may have failed after its start
                 self.finish("failed")
