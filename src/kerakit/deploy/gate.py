@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kerakit.inference import PredictFn, predict_batches
+from kerakit.report.formatting import format_points
 from kerakit.tasks.base import Predictions, Task
 
 SAMPLE_IMAGES = 16
@@ -44,7 +45,7 @@ def describe_drop(metric: str, drop: float, max_drop: float) -> str:
     >>> describe_drop("accuracy", 0.021, 0.01)
     'accuracy drop 2.10 pp > 1.00 pp'
     """
-    return f"{metric} drop {100 * drop:.2f} pp > {100 * max_drop:.2f} pp"
+    return f"{metric} drop {format_points(drop)} > {format_points(max_drop)}"
 
 
 class AccuracyGate:

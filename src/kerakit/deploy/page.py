@@ -16,7 +16,13 @@ from kerakit.deploy.results import FormatResult
 from kerakit.files import write_text
 from kerakit.inference import TIMED_RUNS
 from kerakit.report.charts import FormatPoint, plot_accuracy_latency
-from kerakit.report.formatting import format_label, format_percent, format_time, format_value
+from kerakit.report.formatting import (
+    format_label,
+    format_percent,
+    format_points,
+    format_time,
+    format_value,
+)
 from kerakit.report.page import (
     Badge,
     Block,
@@ -112,7 +118,7 @@ def _tiles(
     if failed:
         gate = Tile("accuracy gate", Badge(f"{len(failed)} failed", "bad"), ", ".join(failed))
     else:
-        limit = f"{label} drop of at most {100 * report['max_drop']:.2f} pp"
+        limit = f"{label} drop of at most {format_points(report['max_drop'])}"
         gate = Tile("accuracy gate", Badge("passed", "good"), limit)
     keras = format_value(report["keras_metrics"][metric], metric)
     tiles = [
@@ -205,7 +211,7 @@ def _accuracy_and_latency(
     label = format_label(metric)
     threshold = (
         report["keras_metrics"][metric] - report["max_drop"],
-        f"accuracy gate: Keras − {100 * report['max_drop']:.2f} pp",  # noqa: RUF001 - minus
+        f"accuracy gate: Keras − {format_points(report['max_drop'])}",  # noqa: RUF001 - minus
     )
     min_span = max(4 * report["max_drop"], 6 / report["held_out_images"])
     figure = plot_accuracy_latency(points, label, threshold, min_span)

@@ -87,6 +87,15 @@ def format_percent(fraction: float, digits: int = 2) -> str:
     return f"{100 * fraction:.{digits}f} %"
 
 
+def format_points(fraction: float) -> str:
+    """Return a difference of two fractions in percentage points.
+
+    >>> format_points(0.021)
+    '2.10 pp'
+    """
+    return f"{100 * fraction:.2f} pp"
+
+
 def format_time(created: str) -> str:
     """Return a time in ISO 8601 as date and time in UTC.
 

@@ -20,6 +20,7 @@ from kerakit.deploy.quantization.ranges import (
     min_max_ranges,
 )
 from kerakit.inference import measure_latency_ms
+from kerakit.report.formatting import format_percent
 from kerakit.tflite.graph import read_graph
 from kerakit.tflite.layers import keras_layer_names
 from kerakit.tflite.runtime import start_interpreter, tflite_predict_fn
@@ -124,8 +125,8 @@ def try_fallbacks(
         )
         log(
             f"int8 fallback: {name}: {gate.main_metric} "
-            f"{100 * measurement.metrics[gate.main_metric]:.2f} %, "
-            f"agreement {100 * measurement.agreement:.2f} %"
+            f"{format_percent(measurement.metrics[gate.main_metric])}, "
+            f"agreement {format_percent(measurement.agreement)}"
         )
         if measurement.passed:
             break
