@@ -96,10 +96,11 @@ def _keeps_edits(merged: str, ours: str, base: str, theirs: str) -> bool:
     except _NOT_PYTHON:
         return True
     try:
-        compile(merged, "merged", "exec", dont_inherit=True)
-        return (mine | new) - old <= _names(ast.parse(merged))
+        tree = ast.parse(merged)
+        compile(tree, "merged", "exec", dont_inherit=True)  # finds errors that parsing does not
     except _NOT_PYTHON:
         return False
+    return (mine | new) - old <= _names(tree)
 
 
 def _words(text: str) -> Counter[str]:
@@ -189,28 +190,19 @@ def _split_tokens(text: str) -> list[tuple[str, str]]:
 
     Layout is whitespace, line breaks within brackets, blank lines, and trailing commas.
     """
-    lines = _split_lines(text)
+    line_starts = [0, *itertools.accumulate(map(len, _split_lines(text)))]
     skipped = (tokenize.NL, tokenize.ENDMARKER)
     tokens = tokenize.generate_tokens(io.StringIO(text).readline)
     significant = [token for token in tokens if token.type not in skipped]
-    result, row, column = [], 1, 0
+    result, position = [], 0
     for token, following in zip_longest(significant, significant[1:]):
         if token.string == "," and following is not None and following.string in (")", "]", "}"):
             continue
-        source = _slice(lines, (row, column), token.end)
         row, column = token.end
-        result.append((f"{token.type} {token.string!r}", source))
+        end = line_starts[row - 1] + column
+        result.append((f"{token.type} {token.string!r}", text[position:end]))
+        position = end
     return result
-
-
-def _slice(lines: list[str], start: tuple[int, int], end: tuple[int, int]) -> str:
-    rows = lines[start[0] - 1 : end[0]]
-    if not rows:
-        return ""
-    if end[0] - start[0] + 1 == len(rows):
-        rows[-1] = rows[-1][: end[1]]
-    rows[0] = rows[0][start[1] :]
-    return "".join(rows)
 
 
 def _join_tokens(
@@ -330,11 +322,12 @@ class _Module:
     def _range_with_comment(self, key: str) -> range:
         lines = self._range(key)
         start = lines.start
-        while start > 1 and self._lines[start - 1].startswith("#"):
-            if self._lines[start - 1].rstrip() in self._shared:
-                break
+        while start > 1 and self._is_own_comment(self._lines[start - 1]):
             start -= 1
         return range(start, lines.stop)
+
+    def _is_own_comment(self, line: str) -> bool:
+        return line.startswith("#") and line.rstrip() not in self._shared
 
     def _range(self, key: str) -> range:
         node = self.statements[key]
@@ -371,11 +364,11 @@ class _Module:
 
     def insert(self, source: str, before: str | None, is_import: bool) -> None:
         """Insert a statement before another, or at the end; an import after the import above."""
-        end = len(self._lines)
-        line = self._range_with_comment(before).start if before else end
+        line = self._range_with_comment(before).start if before else len(self._lines)
         if is_import:
             imports = [self._range(key).stop for key in self.statements if self.is_import(key)]
-            line = max((stop for stop in imports if stop <= line), default=line % end if end else 0)
+            above = [stop for stop in imports if stop <= line]
+            line = max(above, default=line if before else 0)
         elif before is None:
             source = f"\n\n{source}"
         else:

@@ -30,19 +30,15 @@ _RENAMED = {"gitignore": ".gitignore"}
 _STATE = Path(".kerakit")
 
 _BY_HAND = {
-    ("0.1.0", "config.py"): "every file in models/ is a --model by its name: drop the imports of "
-    "models and the entries of MODELS. --schedule is --strategy, --skip_bad is --skip_unreadable",
-    (
-        "0.1.0",
-        "phases.py",
-    ): "the phases are in train.py: move your edits there and delete this file",
-    (
-        "0.1.0",
-        "restore.py",
-    ): "deploy.py, evaluate.py and predict.py open runs themselves: move your "
-    "edits there and delete this file",
+    "0.1.0": {
+        "config.py": "every file in models/ is a --model by its name: drop the imports of models "
+        "and the entries of MODELS. --schedule is --strategy, --skip_bad is --skip_unreadable",
+        "phases.py": "the phases are in train.py: move your edits there and delete this file",
+        "restore.py": "deploy.py, evaluate.py and predict.py open runs themselves: move your edits "
+        "there and delete this file",
+    }
 }
-"""Manual steps for a file that could not be merged, by the version that it came from."""
+"""Manual steps for files that could not be merged, by the version that they came from."""
 
 
 def create_project(directory: Path) -> None:
@@ -102,13 +98,14 @@ def update_project(directory: Path, dry_run: bool = False) -> list[str]:
     version, base = _read_base(directory)
     template = read_template()
     changes = list(_plan(directory, base, template))
+    by_hand = _BY_HAND.get(version, {})
     for change in changes:
         note = f": {change.note}" if change.note else ""
         print(f"{change.action:<9} {change.name}{note}")
         if dry_run:
             print(_diff(change), end="")
-        if change.action in ("conflict", "keep") and (version, change.name) in _BY_HAND:
-            print(f"          by hand: {_BY_HAND[version, change.name]}")
+        if change.action in ("conflict", "keep") and change.name in by_hand:
+            print(f"          by hand: {by_hand[change.name]}")
     conflicts = [change.name for change in changes if change.action == "conflict"]
     if dry_run:
         print(f"dry run: {len(changes)} file(s) from version {version} to {__version__}")
