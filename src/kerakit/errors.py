@@ -1,5 +1,12 @@
 """Errors with a message for the user: problem, location, expected value, and fix."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+_LISTED = 3
+"""Number of names that ``list_names`` returns."""
+
 
 class KerakitError(Exception):
     """Base of the errors that are reported as a message instead of a stack trace.
@@ -58,3 +65,13 @@ def first_line(error: Exception) -> str:
     ('wrong shape', 'AssertionError')
     """
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def list_names(names: Sequence[str]) -> str:
+    """Return the first three names, and the number of the others.
+
+    >>> list_names(["a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg"])
+    'a.jpg, b.jpg, c.jpg and 2 more'
+    """
+    listed, others = ", ".join(names[:_LISTED]), len(names) - _LISTED
+    return f"{listed} and {others} more" if others > 0 else listed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from kerakit.tflite.convert import make_converter, run_converter
+from kerakit.tflite.convert import make_int8_converter, run_converter
 
 PAIRS = Path(__file__).parents[1] / "deploy" / "edgetpu" / "pairs"
 PAIR_NAMES = sorted(
@@ -39,19 +39,9 @@ def classify(x: Any) -> Any:
 
 def convert_int8(model: keras.Model, **options: Any) -> bytes:
     """Convert to int8 with uint8 input and output; ``options`` are set on the converter."""
-    import tensorflow as tf
-
-    def images() -> Iterator[list[Any]]:
-        for seed in range(2):
-            pixels = np.random.default_rng(seed).integers(0, 256, (1, *model.input_shape[1:]))
-            yield [pixels.astype(np.float32)]
-
-    converter = make_converter(model)
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.representative_dataset = images
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-    converter.inference_input_type = converter.inference_output_type = tf.uint8
-    converter._experimental_disable_per_channel_quantization_for_dense_layers = True
+    shape = model.input_shape[1:]
+    images = [np.random.default_rng(seed).integers(0, 256, shape) for seed in range(2)]
+    converter = make_int8_converter(model, images)
     for name, value in options.items():
         setattr(converter, name, value)
     return run_converter(converter.convert)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
+
+from numpy.typing import NDArray
 
 from kerakit.console import quiet_logs, redirect_native_output
 from kerakit.errors import JobError, first_line
@@ -51,6 +53,27 @@ def make_converter(model: keras.Model) -> Any:
         return tf.lite.TFLiteConverter.from_concrete_functions(
             [convert_variables_to_constants_v2(traced)]
         )
+
+
+def make_int8_converter(model: keras.Model, images: Sequence[NDArray[Any]]) -> Any:
+    """Return a converter to int8 with uint8 input and output, with TensorFlow's own calibration.
+
+    The export quantizes by itself (``kerakit.deploy.quantization``); this is for its operators.
+
+    Args:
+        model: a built model with one input (batch, height, width, channels).
+        images: calibration images, (height, width, channels) each.
+    """
+    import tensorflow as tf
+
+    converter = make_converter(model)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = lambda: ([each[None].astype("float32")] for each in images)
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    converter.inference_input_type = converter.inference_output_type = tf.uint8
+    # As ``quantize_int8`` does, for the TensorFlow Lite of Coral devices.
+    converter._experimental_disable_per_channel_quantization_for_dense_layers = True
+    return converter
 
 
 def run_converter(convert: Callable[[], bytes]) -> bytes:

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from kerakit.errors import JobError
+from kerakit.errors import JobError, list_names
 from kerakit.report import charts
 from kerakit.run import Run, sort_key
 
@@ -144,10 +144,9 @@ class FailOnNaN(keras.callbacks.Callback):
         loss = (logs or {}).get("loss", 0.0)
         if not math.isfinite(loss):
             keys = self._batches.batch_keys(batch)
-            more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
             raise JobError(
                 f"the loss is {loss} at batch {batch + 1} of epoch {self._epoch + 1}, with the "
-                f"images {', '.join(keys[:3])}{more}. Earlier checkpoints are kept. Try a smaller "
+                f"images {list_names(keys)}. Earlier checkpoints are kept. Try a smaller "
                 "--learning_rate; in a custom loss, look for a division by zero or a logarithm of "
                 "zero."
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -13,7 +12,7 @@ from keras import layers
 from kerakit import JobError
 from kerakit.deploy.quantization.int8 import find_int8_problems, quantize_int8, quantize_int16x8
 from kerakit.deploy.quantization.ranges import collect_ranges, min_max_ranges, percentile_ranges
-from kerakit.tflite.convert import convert_float, make_converter, run_converter
+from kerakit.tflite.convert import convert_float, make_int8_converter, run_converter
 from kerakit.tflite.graph import read_graph
 from kerakit.tflite.runtime import start_interpreter, tflite_predict_fn
 
@@ -74,17 +73,7 @@ def test_one_scale_per_dense_output_is_refused(
 
 def test_an_input_other_than_raw_pixels_is_found() -> None:
     """That of a model for 0 to 1: the device would have to divide by 255."""
-    import tensorflow as tf
-
-    def calibration() -> Iterator[list[Any]]:
-        for image in pixels(20):
-            yield [image[None] / np.float32(255)]
-
-    converter = make_converter(small_model())
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.representative_dataset = calibration
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-    converter.inference_input_type = converter.inference_output_type = tf.uint8
+    converter = make_int8_converter(small_model(), pixels(20) / np.float32(255))
     problems = find_int8_problems(run_converter(converter.convert))
     assert any("raw pixels" in problem for problem in problems)
 

@@ -12,14 +12,11 @@ from numpy.typing import NDArray
 from kerakit.deploy.edgetpu.forecast import Forecast, OperatorForecast, forecast
 from kerakit.deploy.edgetpu.loader import DYNAMIC_SIZES, Refusal
 from kerakit.deploy.edgetpu.operators import TYPE, Verdict
-from kerakit.errors import JobError, UserError
-from kerakit.tflite.convert import make_converter, run_converter
+from kerakit.errors import JobError, UserError, list_names
+from kerakit.tflite.convert import make_int8_converter, run_converter
 
 if TYPE_CHECKING:
     import keras
-
-_MAX_NAMES = 3
-"""Number of layers that a sentence names."""
 
 
 def forecast_model(model: keras.Model) -> Forecast:
@@ -55,27 +52,16 @@ def forecast_model(model: keras.Model) -> Forecast:
         return Forecast((), (DYNAMIC_SIZES,), 0)
     try:
         with _in_float32(model):
-            content = _convert_int8(model)
+            content = run_converter(make_int8_converter(model, [_noise(model)]).convert)
     except JobError as error:
         return Forecast((), (Refusal(str(error), "TensorFlow's converter"),), 0)
     return forecast(content, model)
 
 
-def _convert_int8(model: keras.Model) -> bytes:
-    """Convert to int8 with uint8 input and output, as the export does, calibrated on noise."""
-    import tensorflow as tf
-
-    def random_images() -> Iterator[list[NDArray[np.float32]]]:
-        shape = (1, *model.input_shape[1:])
-        yield [np.random.default_rng(0).integers(0, 256, shape).astype(np.float32)]
-
-    converter = make_converter(model)
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.representative_dataset = random_images
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-    converter.inference_input_type = converter.inference_output_type = tf.uint8
-    converter._experimental_disable_per_channel_quantization_for_dense_layers = True
-    return run_converter(converter.convert)
+def _noise(model: keras.Model) -> NDArray[np.int64]:
+    """Return an image of random pixels, (height, width, channels)."""
+    shape: tuple[int, ...] = model.input_shape[1:]
+    return np.random.default_rng(0).integers(0, 256, shape)
 
 
 @contextlib.contextmanager
@@ -165,10 +151,8 @@ def _list_layers(operators: list[OperatorForecast]) -> str:
         ("after", [one.previous_layer for one in operators]),
     ):
         if unique := [name for name in dict.fromkeys(names) if name]:
-            more = len(unique) - _MAX_NAMES
-            listed = ", ".join(unique[:_MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
             plural = "s" if label == "layer" and len(unique) > 1 else ""
-            return f" ({label}{plural} {listed})"
+            return f" ({label}{plural} {list_names(unique)})"
     return ""
 
 
