@@ -21,6 +21,23 @@ ROUNDS, SIZE, BATCH, STEPS = 5, 96, 32, 15
 KINDS = ("kerakit", "cached", "arrays", "sequence")
 
 
+def compiled(image: Any, features: Any) -> Any:
+    """Return a compiled classifier on a backbone's features, (batch, height, width, channels)."""
+    import keras
+
+    x = keras.layers.GlobalAveragePooling2D()(features)
+    model = keras.Model(image, keras.layers.Dense(10, activation="softmax")(x))
+    model.compile("adam", "sparse_categorical_crossentropy")
+    return model
+
+
+def fit(model: Any, generator: Any, epochs: int, callback: Any) -> None:
+    """Fit as train.py does, and stop prefetching."""
+    callbacks = [generator.epoch_callback(), callback]
+    model.fit(generator, epochs=epochs, verbose=0, shuffle=False, callbacks=callbacks)
+    generator.close()
+
+
 def one(kind: str, folder: str) -> float:
     """Return the median time per step of the second epoch, in milliseconds."""
     import keras
@@ -45,11 +62,7 @@ def one(kind: str, folder: str) -> float:
     backbone = keras.applications.MobileNetV2(
         (SIZE, SIZE, 3), input_tensor=x, include_top=False, weights=None
     )
-    scores = keras.layers.Dense(10, activation="softmax")(
-        keras.layers.GlobalAveragePooling2D()(backbone.output)
-    )
-    model = keras.Model(image, scores)
-    model.compile("adam", "sparse_categorical_crossentropy")
+    model = compiled(image, backbone.output)
     times: list[float] = []
 
     class StepTimer(keras.callbacks.Callback):
@@ -62,14 +75,7 @@ def one(kind: str, folder: str) -> float:
         images, targets = (np.concatenate(part) for part in zip(*batches, strict=True))
         model.fit(images, targets, batch_size=BATCH, epochs=2, verbose=0, callbacks=[StepTimer()])
     else:
-        model.fit(
-            generator,
-            epochs=2,
-            verbose=0,
-            shuffle=False,
-            callbacks=[generator.epoch_callback(), StepTimer()],
-        )
-        generator.close()
+        fit(model, generator, 2, StepTimer())
     return statistics.median(np.diff(times[STEPS:])) * 1e3
 
 
@@ -89,9 +95,6 @@ def memory(folder: str) -> tuple[float, float]:
     )
     image = keras.Input((SIZE, SIZE, 3))
     x = keras.layers.Conv2D(8, 3, strides=4, activation="relu")(image)
-    scores = keras.layers.Dense(10, activation="softmax")(keras.layers.GlobalAveragePooling2D()(x))
-    model = keras.Model(image, scores)
-    model.compile("adam", "sparse_categorical_crossentropy")
     resident: list[float] = []
 
     class MemoryMonitor(keras.callbacks.Callback):
@@ -99,14 +102,7 @@ def memory(folder: str) -> tuple[float, float]:
             pages = int(Path("/proc/self/statm").read_text().split()[1])
             resident.append(pages * os.sysconf("SC_PAGE_SIZE") / 2**20)
 
-    model.fit(
-        generator,
-        epochs=20,
-        verbose=0,
-        shuffle=False,
-        callbacks=[generator.epoch_callback(), MemoryMonitor()],
-    )
-    generator.close()
+    fit(compiled(image, x), generator, 20, MemoryMonitor())
     return resident[1], resident[19]
 
 

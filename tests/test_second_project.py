@@ -6,9 +6,8 @@ import csv
 import json
 import subprocess
 import sys
-from pathlib import Path
 
-from projects import Project
+from projects import FOCAL_LOSS, Project, edit
 
 MODEL = '''
 """A model of its own."""
@@ -23,18 +22,6 @@ def construct(input_shape, num_classes):
     x = layers.SeparableConv2D(24, 3, strides=2, activation="relu6")(x)
     x = layers.GlobalMaxPooling2D()(x)
     return keras.Model(image, layers.Dense(num_classes, activation="softmax")(x), name="mine")
-'''
-
-LOSS = '''
-
-def focal(targets, predictions):
-    """Focal loss (Lin et al., 2017, arXiv:1708.02002)."""
-    index = keras.ops.cast(targets, "int32")[:, None]
-    of_class = keras.ops.take_along_axis(predictions, index, axis=1)[:, 0]
-    return -((1 - of_class) ** 2) * keras.ops.log(of_class + 1e-7)
-
-
-LOSSES["focal"] = focal
 '''
 
 TWO_OUTPUTS = '''
@@ -52,12 +39,6 @@ def construct(input_shape, num_classes):
 '''
 
 
-def edit(path: Path, old: str, new: str) -> None:
-    text = path.read_text()
-    assert text.count(old) == 1, f"{old!r} in {path}"
-    path.write_text(text.replace(old, new))
-
-
 def add_model(project: Project, name: str, source: str) -> None:
     (project.path / "models" / f"{name}.py").write_text(source)
 
@@ -65,7 +46,7 @@ def add_model(project: Project, name: str, source: str) -> None:
 def test_a_model_a_loss_and_an_augmentation_of_ones_own(project: Project) -> None:
     add_model(project, "mine", MODEL)
     with (project.path / "loss.py").open("a") as file:
-        file.write(LOSS)
+        file.write(FOCAL_LOSS)
     datagen = project.path / "datagen.py"
     edit(
         datagen,

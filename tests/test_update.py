@@ -17,18 +17,7 @@ from hypothesis import strategies as st
 from kerakit import UserError, __version__, update
 from kerakit.merge import merge_texts
 from kerakit.update import create_project, read_template, update_project
-from projects import Project
-
-LOSS = """
-
-def focal(targets, predictions):
-    index = keras.ops.cast(targets, "int32")[:, None]
-    of_class = keras.ops.take_along_axis(predictions, index, axis=1)[:, 0]
-    return -((1 - of_class) ** 2) * keras.ops.log(of_class + 1e-7)
-
-
-LOSSES["focal"] = focal
-"""
+from projects import FOCAL_LOSS, Project, edit
 
 MODEL = """
 def construct(input_shape, num_classes):
@@ -38,12 +27,6 @@ def construct(input_shape, num_classes):
     head = keras.layers.Dense(num_classes, activation="softmax")
     return keras.Sequential([keras.Input(input_shape), *layers, head])
 """
-
-
-def edit(path: Path, old: str, new: str) -> None:
-    text = path.read_text()
-    assert text.count(old) == 1, f"{old!r} in {path}"
-    path.write_text(text.replace(old, new))
 
 
 @pytest.fixture
@@ -59,7 +42,7 @@ def old_project(tmp_path: Path, photos: Path) -> Project:
     erasing = "A.Erasing(scale=(0.02, 0.1), p=0.2 * s),"
     edit(path / "datagen.py", erasing, f"{erasing} A.InvertImg(p=1.0),")
     with (path / "loss.py").open("a") as file:
-        file.write(LOSS)
+        file.write(FOCAL_LOSS)
     (path / "models" / "mine.py").write_text(MODEL)
     (path / "notes.txt").write_text("mine")
     return Project(path)

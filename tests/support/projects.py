@@ -21,6 +21,19 @@ from PIL import Image
 PROJECT = Path(__file__).parents[2] / "src" / "kerakit" / "project"
 """The template."""
 
+FOCAL_LOSS = '''
+
+def focal(targets, predictions):
+    """Focal loss (Lin et al., 2017, arXiv:1708.02002)."""
+    index = keras.ops.cast(targets, "int32")[:, None]
+    of_class = keras.ops.take_along_axis(predictions, index, axis=1)[:, 0]
+    return -((1 - of_class) ** 2) * keras.ops.log(of_class + 1e-7)
+
+
+LOSSES["focal"] = focal
+'''
+"""An owner's addition to loss.py."""
+
 
 def write_image(path: Path, seed: int, size: tuple[int, int] = (20, 16), hue: int = 0) -> Path:
     """Write an image of random blocks whose ground color is that of its class."""
@@ -123,6 +136,13 @@ def new_project(path: Path, data: Path) -> Project:
     made = subprocess.run(command, capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr
     return Project(path)
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    """Replace the only ``old`` in a file."""
+    text = path.read_text()
+    assert text.count(old) == 1, f"{old!r} in {path}"
+    path.write_text(text.replace(old, new))
 
 
 def copy_project(source: Path, path: Path, photos: Path) -> Project:
