@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -151,3 +152,20 @@ def test_names_that_are_no_unicode_are_read(photos: Path) -> None:
     assert np.isin(
         np.arange(61), np.concatenate([reader.indices(m) for m in ("train", "val", "test")])
     ).all()
+
+
+def test_a_recipe_restores_the_split_and_its_fingerprint(photos: Path) -> None:
+    odd = os.fsdecode(os.fsencode(photos) + b"/apple/caf\xe9%20.png")
+    shutil.copy(photos / "apple" / "00.png", odd)
+    (photos / "apple" / "01.png").rename(photos / "apple" / "50%25.png")
+    excluded = [os.fsdecode(b"apple/caf\xe9%20.png"), "apple/50%25.png", "pear/03.png"]
+    first = DataReader(photos, 0.7, 3, excluded)
+    recipe = json.loads(json.dumps(first.recipe(), ensure_ascii=False).encode())
+    assert first.num_excluded == 3
+    restored = DataReader(photos, recipe["train_ratio"], recipe["seed"], recipe["exclusions"])
+    assert restored.recipe() == recipe
+    assert DataReader(photos, 0.8, 3, excluded).recipe()["fingerprint"] != recipe["fingerprint"]
+    assert sum(recipe["counts"].values()) == len(restored) == 58
+    (photos / "apple" / "02.png").rename(photos / "pear" / "02-again.png")
+    moved = DataReader(photos, recipe["train_ratio"], recipe["seed"], recipe["exclusions"])
+    assert moved.recipe()["fingerprint"] != recipe["fingerprint"]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +20,9 @@ from kerakit.data.index import UNASSIGNED, ImageIndex
 from kerakit.data.split import MODES, Mode, assign
 from kerakit.data.tables import index_table, read_exclusions
 from kerakit.errors import UserError
+
+_CHUNK = 2**16
+"""Rows that are Python objects at the same time: a million would take 300 MB."""
 
 
 class Reader(Protocol):
@@ -75,11 +80,13 @@ class DataReader:
             validation and test are drawn from them; given training and test images, validation is
             drawn from training.
         seed: seed of the split.
-        exclusions: CSV file of ``kerakit check``; images with "yes" in the column exclude are
-            omitted. It need not exist.
+        exclusions: images to omit: a CSV file of ``kerakit check``, which need not exist (those
+            with "yes" in its column exclude), or the names in ``recipe()["exclusions"]``.
 
     Attributes:
         data: folder or table.
+        train_ratio: as passed.
+        seed: as passed.
         root: folder that keys are relative to.
         num_excluded: number of excluded images.
         class_names: in the order of the class indices.
@@ -106,14 +113,16 @@ class DataReader:
         data: Path | str,
         train_ratio: float = 0.8,
         seed: int = 0,
-        exclusions: Path | None = None,
+        exclusions: Path | Sequence[str] | None = None,
     ) -> None:
         data = Path(data)
         index = index_table(data) if data.is_file() else index_folder(data)
-        count = len(index.keys)
-        if exclusions is not None and exclusions.exists():
-            index = _exclude(index, exclusions)
-        self.num_excluded = count - len(index.keys)
+        excluded = pc.is_in(index.keys, value_set=_excluded_keys(exclusions))
+        self._excluded = index.keys.filter(excluded)
+        index = _filter(index, pc.invert(excluded))
+        self.num_excluded = len(self._excluded)
+        self.train_ratio = train_ratio
+        self.seed = seed
         self.data = data
         self.root = index.root
         self.class_names = index.class_names
@@ -153,6 +162,46 @@ class DataReader:
         """Return the number of images per class in ``mode``, int64 (classes,)."""
         return np.bincount(self.targets[self.indices(mode)], minlength=len(self.class_names))
 
+    def recipe(self) -> dict[str, Any]:
+        r"""Return the split's recipe and a fingerprint of its result, as JSON values.
+
+        ``DataReader(data, recipe["train_ratio"], recipe["seed"], recipe["exclusions"])`` restores
+        the split. Equal fingerprints: the same keys, labels and split, in any order.
+
+        Returns:
+            ``train_ratio`` and ``seed`` as passed; ``exclusions``, the sorted keys of the excluded
+            images (percent-encoded if they are not UTF-8); ``fingerprint``, the SHA-256 of the
+            sorted rows of key, class name and mode; ``counts``, the number of images per mode.
+
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     table = Path(folder) / "labels.csv"
+        ...     rows = ["path,label,split", "a.jpg,cat,train", "b.jpg,dog,train", "c.jpg,dog,val"]
+        ...     _ = table.write_text("\n".join(rows))
+        ...     recipe = DataReader(table, exclusions=["c.jpg"]).recipe()
+        >>> recipe["exclusions"], recipe["counts"], len(recipe["fingerprint"])
+        (['c.jpg'], {'train': 2, 'val': 0, 'test': 0}, 64)
+        """
+        sides = np.zeros(len(self), np.int8)
+        for number, mode in enumerate(MODES):
+            sides[self.indices(mode)] = number
+        names = pa.array([name.encode() for name in self.class_names], pa.binary())
+        modes = pa.array([mode.encode() for mode in MODES], pa.binary())
+        rows = pc.binary_join_element_wise(
+            self._keys, names.take(pa.array(self.targets)), modes.take(pa.array(sides)), b"\0"
+        )
+        digest = sha256()
+        rows = rows.take(pc.sort_indices(rows))
+        for start in range(0, len(rows), _CHUNK):
+            digest.update(b"".join(row + b"\n" for row in rows[start : start + _CHUNK].to_pylist()))
+        return {
+            "train_ratio": self.train_ratio,
+            "seed": self.seed,
+            "exclusions": sorted(_printable(key) for key in self._excluded.to_pylist()),
+            "fingerprint": digest.hexdigest(),
+            "counts": {mode: len(self.indices(mode)) for mode in MODES},
+        }
+
     def _check_classes(self) -> None:
         can_train = (self._splits == MODES.index("train")) | (self._splits == UNASSIGNED)
         counts = np.bincount(self.targets[can_train], minlength=len(self.class_names))
@@ -184,7 +233,9 @@ class DataReader:
         indices = np.flatnonzero(drawn_from)
         names = (index.keys if index.groups is None else index.groups).take(pa.array(indices))
         # In chunks: a million names are never Python objects at the same time.
-        chunks = (names[start : start + 2**16].to_pylist() for start in range(0, len(names), 2**16))
+        chunks = (
+            names[start : start + _CHUNK].to_pylist() for start in range(0, len(names), _CHUNK)
+        )
         drawn = np.concatenate([assign(chunk, seed, train_ratio) for chunk in chunks])
         if "test" in given:
             drawn[drawn == MODES.index("test")] = MODES.index("val")
@@ -269,8 +320,25 @@ class _Paths(Sequence[Path]):
         return map(self._reader.image_path, range(len(self)))
 
 
-def _exclude(index: ImageIndex, exclusions: Path) -> ImageIndex:
-    keep = pc.invert(pc.is_in(index.keys, value_set=read_exclusions(exclusions)))
+def _excluded_keys(exclusions: Path | Sequence[str] | None) -> pa.Array:
+    """Return the keys to exclude, binary (n,)."""
+    if isinstance(exclusions, Path):
+        return read_exclusions(exclusions) if exclusions.exists() else pa.array([], pa.binary())
+    names = exclusions or ()
+    # A name with "%" may be percent-encoded, or not.
+    encoded = [unquote_to_bytes(os.fsencode(name)) for name in names if "%" in name]
+    return pa.array([*(os.fsencode(name) for name in names), *encoded], pa.binary())
+
+
+def _printable(key: bytes) -> str:
+    """Return a key as valid Unicode: JSON cannot represent other names."""
+    try:
+        return key.decode()
+    except UnicodeDecodeError:
+        return quote_from_bytes(key)
+
+
+def _filter(index: ImageIndex, keep: pa.Array) -> ImageIndex:
     mask = keep.to_numpy(zero_copy_only=False)
     return replace(
         index,

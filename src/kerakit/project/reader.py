@@ -1,5 +1,6 @@
 """The reader: the list of images and their annotations. Images are decoded in datagen.py."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import config
@@ -21,5 +22,6 @@ class DataReader(data.DataReader):
         data_dir: Path | str = config.DATA_DIR,
         train_ratio: float = config.TRAIN_RATIO_DEFAULT,
         seed: int = config.RANDOM_SEED_DEFAULT,
+        exclusions: Path | Sequence[str] | None = config.EXCLUSIONS,
     ) -> None:
-        super().__init__(data_dir, train_ratio, seed, exclusions=config.EXCLUSIONS)
+        super().__init__(data_dir, train_ratio, seed, exclusions)
