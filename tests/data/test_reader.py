@@ -12,6 +12,7 @@ import pytest
 
 from kerakit import UserError
 from kerakit.data import DataReader, check_class_names, held_out_mode
+from kerakit.data.split import MODES
 from projects import write_image
 
 
@@ -26,14 +27,16 @@ def test_classes_paths_and_targets_belong_together(photos: Path) -> None:
         assert path.parent.name == reader.class_names[reader.target(i)]
 
 
-def test_a_new_image_moves_no_old_one(photos: Path) -> None:
+def test_new_images_of_a_class_move_no_image_of_another(photos: Path) -> None:
     before = DataReader(photos)
-    old = {mode: {before.key(i) for i in before.indices(mode)} for mode in ("train", "val", "test")}
+    old = {before.key(i): mode for mode in MODES for i in before.indices(mode)}
     for i in range(40):
         write_image(photos / "apple" / f"new-{i}.png", seed=i)
     after = DataReader(photos)
-    for mode, keys in old.items():
-        assert keys <= {after.key(i) for i in after.indices(mode)}  # type: ignore[arg-type]
+    new = {after.key(i): mode for mode in MODES for i in after.indices(mode)}
+    assert all(new[key] == old[key] for key in old if key.startswith("pear/"))
+    assert after.counts("train").tolist() == [56, 24]
+    assert after.counts("test").tolist() == [7, 3]
 
 
 def test_a_given_split_is_kept(tmp_path: Path) -> None:

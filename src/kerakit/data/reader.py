@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,12 +16,9 @@ from numpy.typing import NDArray
 
 from kerakit.data.folders import index_folder
 from kerakit.data.index import UNASSIGNED, ImageIndex
-from kerakit.data.split import MODES, Mode, assign
+from kerakit.data.split import CHUNK, MODES, Mode, assign
 from kerakit.data.tables import index_table, read_exclusions
-from kerakit.errors import UserError
-
-_CHUNK = 2**16
-"""Rows that are Python objects at the same time: a million would take 300 MB."""
+from kerakit.errors import UserError, list_names
 
 
 class Reader(Protocol):
@@ -70,8 +66,9 @@ class DataReader:
     A folder has one folder per class, or ``train/``, ``validation/`` (``val/``), ``test/`` with one
     folder per class each. A table is a CSV or Parquet file with the columns ``path`` and ``label``,
     and optionally ``split`` and ``group``; paths are relative to its folder. Class indices follow
-    the sorted class names. Without a given split, a hash of each image's path (or group) assigns
-    it, so adding images does not move others. Millions of rows are stored as columns.
+    the sorted class names. Without a given split, it is drawn within each class, by hashes of the
+    paths (or groups): every class has training images, and an added image moves at most one image
+    per border between two splits. Millions of rows are stored as columns.
 
     Args:
         data: folder or table.
@@ -118,19 +115,19 @@ class DataReader:
         data = Path(data)
         index = index_table(data) if data.is_file() else index_folder(data)
         excluded = pc.is_in(index.keys, value_set=_excluded_keys(exclusions))
+        usable = ~excluded.to_numpy(zero_copy_only=False)
+        # All images have a split, so that an exclusion moves no other image.
+        self._splits = _draw_splits(index, train_ratio, seed, usable)[usable]
+        self._keys = index.keys.filter(pc.invert(excluded))
         self._excluded = index.keys.filter(excluded)
-        index = _filter(index, pc.invert(excluded))
         self.num_excluded = len(self._excluded)
         self.train_ratio = train_ratio
         self.seed = seed
         self.data = data
         self.root = index.root
         self.class_names = index.class_names
-        self.targets = index.targets
-        self._keys = index.keys
-        self._splits = index.splits
+        self.targets = index.targets[usable]
         self._check_classes()
-        self._draw_splits(index, train_ratio, seed)
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -192,8 +189,8 @@ class DataReader:
         )
         digest = sha256()
         rows = rows.take(pc.sort_indices(rows))
-        for start in range(0, len(rows), _CHUNK):
-            digest.update(b"".join(row + b"\n" for row in rows[start : start + _CHUNK].to_pylist()))
+        for start in range(0, len(rows), CHUNK):
+            digest.update(b"".join(row + b"\n" for row in rows[start : start + CHUNK].to_pylist()))
         return {
             "train_ratio": self.train_ratio,
             "seed": self.seed,
@@ -203,45 +200,25 @@ class DataReader:
         }
 
     def _check_classes(self) -> None:
-        can_train = (self._splits == MODES.index("train")) | (self._splits == UNASSIGNED)
-        counts = np.bincount(self.targets[can_train], minlength=len(self.class_names))
-        empty = [name for name, count in zip(self.class_names, counts, strict=True) if count == 0]
         note = (
             f" {self.num_excluded} images are excluded by the list of kerakit check."
             if self.num_excluded
             else ""
         )
-        if len(empty) == len(self.class_names):
+        if not len(self):
             raise UserError(
                 f"{self.data} has no images in its class folders.{note} Expected files such as "
                 ".jpg or .png."
             )
-        if empty:
+        if empty := self._classes_without("train"):
             raise UserError(
-                f"class {empty[0]!r} in {self.data} has no training images.{note} Add some, or "
-                "remove the class."
+                f"{_describe_classes(empty)} in {self.data}: no training images.{note} Add some, "
+                "or remove the class."
             )
 
-    def _draw_splits(self, index: ImageIndex, train_ratio: float, seed: int) -> None:
-        """Draw the splits that are not given; validation images may come from training."""
-        given = {MODES[i] for i in np.unique(self._splits) if i != UNASSIGNED}
-        drawn_from = self._splits == UNASSIGNED
-        if given and "val" not in given:
-            drawn_from |= self._splits == MODES.index("train")
-        if not drawn_from.any():
-            return
-        indices = np.flatnonzero(drawn_from)
-        names = (index.keys if index.groups is None else index.groups).take(pa.array(indices))
-        # In chunks: a million names are never Python objects at the same time.
-        chunks = (
-            names[start : start + _CHUNK].to_pylist() for start in range(0, len(names), _CHUNK)
-        )
-        drawn = np.concatenate([assign(chunk, seed, train_ratio) for chunk in chunks])
-        if "test" in given:
-            drawn[drawn == MODES.index("test")] = MODES.index("val")
-        splits = self._splits.copy()
-        splits[indices] = drawn
-        self._splits = splits
+    def _classes_without(self, mode: Mode) -> list[str]:
+        counts = self.counts(mode)
+        return [name for name, n in zip(self.class_names, counts, strict=True) if not n]
 
 
 def held_out_mode(reader: Reader) -> Mode:
@@ -281,7 +258,7 @@ def data_warnings(reader: Reader) -> list[str]:
     ...     rows = ["path,label,split", "a.jpg,cat,train", "b.jpg,dog,train", "c.jpg,dog,val"]
     ...     _ = table.write_text("\n".join(rows))
     ...     print(*data_warnings(DataReader(table)), sep="\n")
-    class 'cat' has no validation images, so its accuracy cannot be measured.
+    class 'cat': no validation images, so the accuracy of this class cannot be measured.
     """
     lines: list[str] = []
     if not isinstance(reader, DataReader):
@@ -292,13 +269,12 @@ def data_warnings(reader: Reader) -> list[str]:
         lines.append(f"GIF images (only the first frame is read): {gifs}.")
     held_out: dict[Mode, str] = {"val": "validation", "test": "test"}
     for mode, split in held_out.items():
-        counts = reader.counts(mode)
-        if counts.any():
-            lines += [
-                f"class {reader.class_names[i]!r} has no {split} images, so its accuracy cannot be "
-                "measured."
-                for i in np.flatnonzero(counts == 0)
-            ]
+        missing = reader._classes_without(mode)
+        if missing and len(missing) < len(reader.class_names):
+            lines.append(
+                f"{_describe_classes(missing)}: no {split} images, so the accuracy of "
+                f"{'these classes' if len(missing) > 1 else 'this class'} cannot be measured."
+            )
     return lines
 
 
@@ -338,12 +314,35 @@ def _printable(key: bytes) -> str:
         return quote_from_bytes(key)
 
 
-def _filter(index: ImageIndex, keep: pa.Array) -> ImageIndex:
-    mask = keep.to_numpy(zero_copy_only=False)
-    return replace(
-        index,
-        keys=index.keys.filter(keep),
-        targets=index.targets[mask],
-        splits=index.splits[mask],
-        groups=None if index.groups is None else index.groups.filter(keep),
-    )
+def _describe_classes(names: Sequence[str]) -> str:
+    quoted = list_names([repr(name) for name in names])
+    return f"class {quoted}" if len(names) == 1 else f"{len(names)} classes ({quoted})"
+
+
+def _draw_splits(
+    index: ImageIndex, train_ratio: float, seed: int, usable: NDArray[np.bool_]
+) -> NDArray[np.int8]:
+    """Return the splits, with those drawn that are not given, as indices into MODES, int8 (n,).
+
+    Validation images may come from the given training images.
+    """
+    given = {MODES[i] for i in np.unique(index.splits) if i != UNASSIGNED}
+    drawn_from = index.splits == UNASSIGNED
+    if given and "val" not in given:
+        drawn_from |= index.splits == MODES.index("train")
+    if not drawn_from.any():
+        return index.splits
+    mask = pa.array(drawn_from)
+    names = (index.keys if index.groups is None else index.groups).filter(mask)
+    drawn = assign(names, index.targets[drawn_from], seed, train_ratio, usable[drawn_from])
+    if "test" in given:
+        drawn[drawn == MODES.index("test")] = MODES.index("val")
+    if index.groups is not None:
+        # Images of a group with a given split follow it.
+        fixed = pc.index_in(names, value_set=index.groups.filter(pc.invert(mask)))
+        follows = fixed.is_valid().to_numpy(zero_copy_only=False)
+        leaders = fixed.drop_null().to_numpy()
+        drawn[follows] = index.splits[~drawn_from][leaders]
+    splits = index.splits.copy()
+    splits[drawn_from] = drawn
+    return splits

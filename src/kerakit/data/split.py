@@ -1,16 +1,19 @@
-"""The split into training, validation and test: a pure function of (seed, key)."""
+"""The split into training, validation and test: by hashes of (seed, key), within each class."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from hashlib import sha256
 from typing import Literal, get_args
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 Mode = Literal["train", "val", "test"]
 MODES: tuple[Mode, ...] = get_args(Mode)
+
+CHUNK = 2**16
+"""Rows that are Python objects at the same time: a million would take 300 MB."""
 
 SPLIT_NAMES: dict[str, Mode] = {
     "train": "train",
@@ -22,22 +25,69 @@ SPLIT_NAMES: dict[str, Mode] = {
 """Names of splits in folders and tables."""
 
 
-def assign(keys: Iterable[bytes], seed: int, train_ratio: float) -> NDArray[np.int8]:
+def assign(
+    names: pa.Array,
+    classes: NDArray[np.int32],
+    seed: int,
+    train_ratio: float,
+    usable: NDArray[np.bool_] | None = None,
+) -> NDArray[np.int8]:
     """Return the split of each image as an index into MODES, int8 (n,).
 
-    Images outside training are divided equally into validation and test. Adding or removing images
-    does not move others; changing ``train_ratio`` only moves those between the old and the new
-    threshold.
+    Stratified: the images of a class are ordered by a hash of (seed, name). Of n images, the first
+    ``max(1, floor(train_ratio * n))`` are for training; validation has half of the others, rounded
+    up; test has the rest. So an added image moves at most one image across each of the two borders
+    of its class. Images with one name, such as a group, stay together: the one at a border
+    is on the side of its middle. Groups with images of several classes are a stratum of their own;
+    of a class that has no training image by then, the first group moves to training.
 
     Args:
-        keys: paths of the images relative to the data folder, with ``/``, in the file system's
-            encoding.
+        names: binary (n,), name of each image, or of its group.
+        classes: int32 (n,), class indices.
         seed: any integer.
         train_ratio: fraction of the images for training, in (0, 1).
+        usable: bool (n,), False for excluded images: they have a split, but are no training images
+            of their class. Default: all.
     """
+    encoded = names.dictionary_encode()
+    unit = encoded.indices.to_numpy()
+    draws = _draw(encoded.dictionary, seed)
+    sizes = np.bincount(unit)
+    lowest = np.full(len(sizes), classes.max(initial=0))
+    np.minimum.at(lowest, unit, classes)
+    stratum = np.zeros_like(lowest)
+    np.maximum.at(stratum, unit, classes)
+    stratum[lowest != stratum] = classes.max(initial=0) + 1
+    order = np.lexsort((draws, stratum))
+    _, first, inverse = np.unique(stratum[order], return_index=True, return_inverse=True)
+    stops = np.cumsum(sizes[order])
+    starts = stops - sizes[order]
+    counts = np.add.reduceat(sizes[order], first)
+    # A thousandth of an image more: 0.29 * 100 is less than 29 in float64.
+    train = np.maximum(1, np.floor(train_ratio * counts + 1e-3))
+    val = train + np.ceil((counts - train) / 2)
+    middle = (starts + stops) / 2 - starts[first][inverse]
+    sides = np.empty(len(sizes), np.int8)
+    sides[order] = (middle > train[inverse]).astype(np.int8) + (middle > val[inverse])
+    sides[order[first]] = 0
+    if usable is None:
+        usable = np.ones(len(unit), np.bool_)
+    trained = usable & (sides[unit] == 0)
+    for missing in np.setdiff1d(classes[usable], classes[trained]):
+        units = unit[usable & (classes == missing)]
+        if (sides[units] > 0).all():
+            sides[units[np.argmin(draws[units])]] = 0
+    per_image: NDArray[np.int8] = sides[unit]
+    return per_image
+
+
+def _draw(names: pa.Array, seed: int) -> NDArray[np.uint64]:
+    """Return the first 64 bits of the SHA-256 of (seed, name), uint64 (n,)."""
     prefix = b"%d:" % seed
-    digests = b"".join(sha256(prefix + key).digest()[:8] for key in keys)
-    # 53 bits, which a float64 represents exactly, so that the draw is uniform in [0, 1).
-    draws = (np.frombuffer(digests, ">u8") >> 11) / 2**53
-    bounds = np.array([train_ratio, (1 + train_ratio) / 2])
-    return np.searchsorted(bounds, draws, side="right").astype(np.int8)
+    draws = np.empty(len(names), np.uint64)
+    # In chunks: a million names are never Python objects at the same time.
+    for start in range(0, len(names), CHUNK):
+        chunk = names[start : start + CHUNK].to_pylist()
+        digests = b"".join(sha256(prefix + name).digest()[:8] for name in chunk)
+        draws[start : start + CHUNK] = np.frombuffer(digests, ">u8")
+    return draws
