@@ -116,7 +116,7 @@ def without_images(folder: Path) -> None:
         (lambda folder: empty(folder / "pear"), "'pear'"),
         (without_images, "no images"),
         (lambda folder: (folder / "pear").rename(folder / "a\nb"), "labels.txt"),
-        (lambda folder: write_image(folder / "train" / "a" / "1.png", 0), "one class (a)"),
+        (lambda folder: write_image(folder / "train" / "a" / "1.png", 0), "could be a split"),
     ],
 )
 def test_a_folder_that_cannot_be_trained_on_is_explained(

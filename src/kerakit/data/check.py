@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,8 +16,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from kerakit.console import print_table, printable
-from kerakit.data.decode import decode_image, detect_extension, read_bytes, read_size
-from kerakit.data.folders import is_hidden
+from kerakit.data.decode import (
+    IMAGE_EXTENSIONS,
+    decode_image,
+    detect_extension,
+    read_bytes,
+    read_size,
+)
 from kerakit.data.reader import DataReader
 from kerakit.data.similar import THUMBNAIL, find_near_duplicates, fingerprint
 from kerakit.data.split import MODES
@@ -42,7 +46,12 @@ FINDINGS = {
 }
 """Kinds of findings and their meanings, in the order of the report."""
 
-_ALIASES = {".jpeg": ".jpg", ".tif": ".tiff"}
+_ALIASES = {
+    **dict.fromkeys((".jpeg", ".jpe", ".jfif"), ".jpg"),
+    **dict.fromkeys((".pbm", ".pgm", ".pnm"), ".ppm"),
+    ".tif": ".tiff",
+    ".dib": ".bmp",
+}
 _UNSUPPORTED = {
     *(".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd"),
     *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw"),
@@ -193,7 +202,9 @@ def _check_each(reader: DataReader, facts: list[_ImageFacts]) -> Iterator[Findin
             continue
         width, height = image.size
         extension = Path(key).suffix.lower()
-        if image.extension and image.extension != _ALIASES.get(extension, extension):
+        # Other extensions, such as .jpg_large, name no other format.
+        is_known = extension in IMAGE_EXTENSIONS
+        if is_known and image.extension not in ("", _ALIASES.get(extension, extension)):
             yield Finding(key, "wrong file extension", f"is {image.extension[1:].upper()}")
         if image.frames > 1:
             yield Finding(key, "multiple frames", f"{image.frames} frames")
@@ -259,11 +270,6 @@ class _Duplicates:
 
 def _unsupported(reader: DataReader) -> Iterator[Finding]:
     """Yield images of unsupported formats in a data folder, such as the .heic files of phones."""
-    if reader.data.is_file():
-        return
-    for parent, folders, files in os.walk(reader.data):
-        folders[:] = sorted(name for name in folders if not is_hidden(name))
-        for name in sorted(files):
-            if not is_hidden(name) and Path(name).suffix.lower() in _UNSUPPORTED:
-                key = (Path(parent) / name).relative_to(reader.data).as_posix()
-                yield Finding(key, "unsupported format", "")
+    for key in reader.skipped:
+        if Path(key).suffix.lower() in _UNSUPPORTED:
+            yield Finding(key, "unsupported format", "")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import stat
 import struct
 import zlib
@@ -21,7 +22,12 @@ from PIL import Image, ImageOps
 
 from kerakit.errors import ImageError
 
-IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+IMAGE_EXTENSIONS = frozenset(
+    {
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib"),
+        *(".tif", ".tiff", ".pbm", ".pgm", ".ppm", ".pnm"),
+    }
+)
 """File extensions of images, in lower case."""
 
 DECODER_VERSION = "v2"
@@ -31,6 +37,7 @@ MAX_PIXELS = 250_000_000
 """Limit per image: a file of a few kilobytes may decode to gigabytes. Phones: up to 200 million."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+_NETPBM = re.compile(rb"P[1-6]\s+[\d#]")
 _SIGNATURES = {
     b"\xff\xd8": ".jpg",
     _PNG: ".png",
@@ -124,6 +131,8 @@ def decode_image(data: bytes, input_size: tuple[int, int]) -> Pixels:
 
 def detect_extension(data: bytes) -> str:
     """Return the file extension of the format of ``data`` by its first bytes; "" if unsupported."""
+    if _NETPBM.match(data):
+        return ".ppm"
     if data[:4] == b"RIFF":
         return ".webp" if data[8:12] == b"WEBP" else ""
     return next(

@@ -25,6 +25,8 @@ class ImageIndex:
         class_names: in the order of the class indices.
         splits: int8 (n,), indices into ``MODES``, or UNASSIGNED.
         groups: binary (n,): images of one group are always in the same split; None: no groups.
+        warnings: sentences about the dataset, such as the number of files that are not used.
+        skipped: paths of files in class folders that are not images of a supported format.
 
     >>> index = ImageIndex(
     ...     root=Path("photos"),
@@ -43,3 +45,5 @@ class ImageIndex:
     class_names: tuple[str, ...]
     splits: NDArray[np.int8]
     groups: pa.Array | None = None
+    warnings: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()

@@ -88,6 +88,8 @@ class DataReader:
         num_excluded: number of excluded images.
         class_names: in the order of the class indices.
         targets: int32 (n,), class index of each image.
+        warnings: sentences about the dataset, such as the number of files that are not used.
+        skipped: paths of files in class folders that are not images of a supported format.
 
     Raises:
         UserError: no such folder or table, no images, fewer than two classes, a class without
@@ -124,6 +126,8 @@ class DataReader:
         self.train_ratio = train_ratio
         self.seed = seed
         self.data = data
+        self.warnings = index.warnings
+        self.skipped = index.skipped
         self.root = index.root
         self.class_names = index.class_names
         self.targets = index.targets[usable]
@@ -249,8 +253,8 @@ def check_class_names(reader: Reader, class_names: tuple[str, ...]) -> None:
 def data_warnings(reader: Reader) -> list[str]:
     r"""Return warnings about a dataset before training; none for readers other than ``DataReader``.
 
-    They name: excluded images; GIFs, of which only the first frame is read; classes without
-    validation or test images.
+    They name: excluded images; files, folders and links that are not used; GIFs, of which only the
+    first frame is read; classes without validation or test images.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -265,6 +269,7 @@ def data_warnings(reader: Reader) -> list[str]:
         return lines
     if reader.num_excluded:
         lines.append(f"images excluded by the list of kerakit check: {reader.num_excluded}.")
+    lines += reader.warnings
     if gifs := pc.sum(pc.ends_with(reader._keys, ".gif", ignore_case=True)).as_py():
         lines.append(f"GIF images (only the first frame is read): {gifs}.")
     held_out: dict[Mode, str] = {"val": "validation", "test": "test"}

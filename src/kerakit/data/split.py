@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from hashlib import sha256
 from typing import Literal, get_args
 
@@ -15,14 +16,31 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 CHUNK = 2**16
 """Rows that are Python objects at the same time: a million would take 300 MB."""
 
-SPLIT_NAMES: dict[str, Mode] = {
-    "train": "train",
-    "validation": "val",
-    "val": "val",
-    "valid": "val",
-    "test": "test",
+_WORDS: dict[str, Mode] = {
+    **dict.fromkeys(("train", "training", "trn"), "train"),
+    **dict.fromkeys(("validation", "validate", "valid", "val", "dev", "eval", "evaluation"), "val"),
+    **dict.fromkeys(("test", "testing", "tst"), "test"),
 }
-"""Names of splits in folders and tables."""
+"""Names of splits, in lower case. Longer names come before their beginnings."""
+
+_NOUNS = "sets?|splits?|datasets?|data|images?|imgs?|photos?|pics?|samples?|folder"
+_NAME = re.compile(rf"({'|'.join(sorted(_WORDS, key=len, reverse=True))})({_NOUNS})?")
+
+
+def parse_split(name: str) -> tuple[Mode | None, tuple[str, ...]]:
+    """Return the split that a folder or a value names, or None, and the other words of the name.
+
+    >>> parse_split("Training"), parse_split("test-set"), parse_split("seg_train")
+    (('train', ()), ('test', ()), ('train', ('seg',)))
+    >>> parse_split("tractor")
+    (None, ('tractor',))
+    """
+    words = re.findall(r"[^\W\d_]+|\d+", name.casefold())
+    modes = [_WORDS[found[1]] for word in words if (found := _NAME.fullmatch(word))]
+    rest = [word for word in words if not _NAME.fullmatch(word)]
+    if len(modes) != 1:
+        return None, tuple(words)
+    return modes[0], tuple(word for word in rest if not re.fullmatch(_NOUNS, word))
 
 
 def assign(

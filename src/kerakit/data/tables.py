@@ -13,12 +13,10 @@ from pyarrow import csv, parquet
 
 from kerakit.data.folders import check_printable
 from kerakit.data.index import UNASSIGNED, ImageIndex
-from kerakit.data.split import MODES, SPLIT_NAMES
+from kerakit.data.split import MODES, parse_split
 from kerakit.errors import UserError, first_line
 
 _REQUIRED, _OPTIONAL = ("path", "label"), ("split", "group")
-_SPLITS = {**SPLIT_NAMES, "training": "train"}
-"""Values of the column ``split``, in lower case."""
 
 
 def index_table(path: Path) -> ImageIndex:
@@ -141,11 +139,12 @@ def _splits(path: Path, table: pa.Table) -> NDArray[np.int8]:
     encoded = table["split"].combine_chunks().dictionary_encode()
     codes = []
     for value in encoded.dictionary.to_pylist():
-        if value.strip().lower() not in _SPLITS:
+        mode, rest = parse_split(value)
+        if mode is None or rest:
             raise UserError(
                 f"{path}: unknown split {value!r}. Expected train, val, test, or an empty cell."
             )
-        codes.append(MODES.index(_SPLITS[value.strip().lower()]))
+        codes.append(MODES.index(mode))
     indices = encoded.indices.fill_null(len(codes)).to_numpy()
     splits: NDArray[np.int8] = np.array([*codes, UNASSIGNED], np.int8)[indices]
     return splits

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kerakit.data.decode import Pixels, read_image
-from kerakit.data.folders import list_images
+from kerakit.data.walk import list_images
 from kerakit.deploy.formats.base import LABELS
 from kerakit.deploy.formats.tflite import INT8
 from kerakit.errors import ImageError, JobError, UserError
