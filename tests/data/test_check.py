@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import signal
@@ -237,3 +238,17 @@ def test_a_picture_is_known_again_after_saving_and_scaling_and_others_are_not() 
     ]
     prints = np.concatenate([np.stack(part) for part in changed])
     np.testing.assert_array_equal(find_near_duplicates(prints), np.tile(np.arange(9), 4))
+
+
+def test_a_damaged_later_frame_does_not_end_the_check(photos: Path) -> None:
+    frames = [Image.new("RGB", (64, 64), color) for color in ("red", "lime", "blue")]
+    for kind in ("gif", "tiff"):
+        file = io.BytesIO()
+        frames[0].save(file, kind, save_all=True, append_images=frames[1:])
+        data = file.getvalue()
+        for i, at in enumerate(range(len(data) // 3, len(data), len(data) // 40)):
+            flipped = data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :]
+            (photos / "apple" / f"{i}-flipped.{kind}").write_bytes(flipped)
+            (photos / "apple" / f"{i}-cut.{kind}").write_bytes(data[:at])
+    found = check_images(DataReader(photos), 1)
+    assert "damaged frame" in {finding.kind for finding in found if not finding.exclude}

@@ -17,6 +17,7 @@ from sklearn.datasets import load_sample_image
 
 from kerakit import UserError
 from kerakit.data import decode_image, read_image
+from kerakit.data.decode import decode_with_warning
 
 SIZE = (48, 32)
 
@@ -141,3 +142,48 @@ def test_the_error_names_the_file(tmp_path: Path) -> None:
         read_image(tmp_path / "gone.jpg", SIZE)
     with pytest.raises(UserError, match="Is a directory"):
         read_image(tmp_path, SIZE)
+
+
+def warned(name: str) -> bytes:
+    """A JPEG with all its pixels, and a deviation that libjpeg warns of."""
+    data = encoded(photo(), "JPEG", quality=95, progressive="progressive" in name)
+    if "JFIF" in name:
+        data = data[:11] + b"\x09" + data[12:]
+    if "tables" in name:
+        at = data.index(b"\xff\xdb")
+        data = data[:at] + b"\0\1\2" + data[at:]
+    if "end" in name:
+        data = data[:-2] + b"\x00\x11\x22" * 20 + data[-2:]
+    if "transform" in name:
+        data = data[:2] + b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\x07" + data[2:]
+    return data
+
+
+WARNED = [
+    "JFIF revision",
+    "extraneous bytes before the tables",
+    "extraneous bytes before the end",
+    "JFIF revision, extraneous bytes before the end",
+    "unknown transform, bytes before the tables and the end",
+    "progressive, bytes before the end",
+]
+
+
+@pytest.mark.parametrize("name", WARNED)
+def test_a_jpeg_with_a_warning_and_all_pixels_is_read(name: str) -> None:
+    plain = decode_image(encoded(photo(), "JPEG", quality=95), SIZE)
+    pixels, warning = decode_with_warning(warned(name), SIZE)
+    np.testing.assert_array_equal(pixels, plain)
+    assert warning
+    assert decode_with_warning(encoded(photo(), "JPEG"), SIZE)[1] == ""
+
+
+@settings(max_examples=60, deadline=None)
+@given(name=st.sampled_from(WARNED), cut=st.floats(0, 0.99), is_ended=st.booleans())
+def test_a_jpeg_with_a_warning_and_missing_pixels_is_an_error(
+    name: str, cut: float, is_ended: bool
+) -> None:
+    data = warned(name)
+    data = data[: int(len(data) * cut)] + (b"\xff\xd9" if is_ended else b"")
+    with pytest.raises(ValueError, match=r".+"):
+        decode_image(data, SIZE)

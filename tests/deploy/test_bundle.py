@@ -48,7 +48,7 @@ def run(
         sys.executable,
         "-I",
         "-c",
-        ONLY.format(allowed=("classification", *packages)),
+        ONLY.format(allowed=("classification", "photo", *packages)),
         str(folder / "classify.py"),
         *map(str, words),
     ]
@@ -209,7 +209,7 @@ def write_pickle(path: Path) -> None:
             "another model",
         ),
         (lambda _: None, ["gone.png"], "gone.png"),
-        (lambda d: (d / "x.png").write_bytes(b"no image"), ["x.png"], "x.png: cannot identify"),
+        (lambda d: (d / "x.png").write_bytes(b"no image"), ["x.png"], "x.png: not an image"),
         (lambda _: None, ["."], "cannot use ."),
     ],
 )
@@ -238,7 +238,7 @@ def test_a_broken_photo_does_not_keep_the_others(device: Path) -> None:
 
 def test_it_is_python_3_7() -> None:
     """The grammar of 3.7. By hand it ran on 3.9 with tflite-runtime 2.7 and Pillow 8.4."""
-    for name in ("classify.py", "classification.py"):
+    for name in ("classify.py", "classification.py", "photo.py"):
         source = (Path(kerakit.device.__file__).parent / name).read_text()
         ast.parse(source, feature_version=(3, 7))
         assert "from __future__ import annotations" in source

@@ -18,7 +18,7 @@ from PIL import Image
 from kerakit.console import print_table, printable
 from kerakit.data.decode import (
     IMAGE_EXTENSIONS,
-    decode_image,
+    decode_with_warning,
     detect_extension,
     read_bytes,
     read_size,
@@ -39,6 +39,8 @@ FINDINGS = {
     "duplicate": "the same file twice",
     "near duplicate": "nearly identical to another image of its split",
     "wrong file extension": "the extension does not match the file format; the file is read anyway",
+    "JPEG warning": "the file violates the format, but its pixels are complete; it is read",
+    "damaged frame": "a frame after the first one is damaged; only the first frame is read",
     "multiple frames": "an animation; only the first frame is read",
     "tiny": f"a side shorter than {TINY} pixels",
     "huge": f"more than {HUGE // 10**6} million pixels",
@@ -87,6 +89,8 @@ class _ImageFacts:
     size: tuple[int, int] = (0, 0)
     extension: str = ""
     frames: int = 1
+    frame_error: str = ""
+    warning: str = ""
 
 
 def check_images(
@@ -173,16 +177,13 @@ def _inspect_all(reader: DataReader, threads: int) -> Iterator[list[_ImageFacts]
 def _inspect(path: Path) -> _ImageFacts:
     try:
         data = read_bytes(path)
-        thumbnail = decode_image(data, THUMBNAIL)
+        thumbnail, warning = decode_with_warning(data, THUMBNAIL)
     except ImageError as error:
         return _ImageFacts(error=error.reason)
     except ValueError as error:
         return _ImageFacts(error=str(error))
     extension = detect_extension(data)
-    frames = 1
-    if extension in (".gif", ".webp", ".png", ".tiff"):
-        with Image.open(io.BytesIO(data)) as image:
-            frames = getattr(image, "n_frames", 1)
+    frames, frame_error = _count_frames(data, extension)
     return _ImageFacts(
         "",
         hashlib.sha256(data).digest(),
@@ -190,7 +191,21 @@ def _inspect(path: Path) -> _ImageFacts:
         read_size(data),
         extension,
         frames,
+        frame_error,
+        warning,
     )
+
+
+def _count_frames(data: bytes, extension: str) -> tuple[int, str]:
+    """Return the number of frames, and the error if one after the first is damaged."""
+    if extension not in (".gif", ".webp", ".png", ".tiff"):
+        return 1, ""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return getattr(image, "n_frames", 1), ""
+    # Damaged files raise errors of many types in Pillow.
+    except Exception as error:
+        return 1, str(error) or type(error).__name__
 
 
 def _check_each(reader: DataReader, facts: list[_ImageFacts]) -> Iterator[Finding]:
@@ -206,6 +221,10 @@ def _check_each(reader: DataReader, facts: list[_ImageFacts]) -> Iterator[Findin
         is_known = extension in IMAGE_EXTENSIONS
         if is_known and image.extension not in ("", _ALIASES.get(extension, extension)):
             yield Finding(key, "wrong file extension", f"is {image.extension[1:].upper()}")
+        if image.warning:
+            yield Finding(key, "JPEG warning", image.warning)
+        if image.frame_error:
+            yield Finding(key, "damaged frame", image.frame_error)
         if image.frames > 1:
             yield Finding(key, "multiple frames", f"{image.frames} frames")
         if min(image.size) < TINY:

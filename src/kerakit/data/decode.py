@@ -12,14 +12,24 @@ import stat
 import struct
 import zlib
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
+from kerakit.device.photo import (
+    MAX_JPEG_PIXELS,
+    check_pixels,
+    clean_jpeg,
+    decode,
+    first_page,
+    jpeg_orientation,
+    jpeg_segments,
+    large_image,
+    turn_upright,
+)
 from kerakit.errors import ImageError
 
 IMAGE_EXTENSIONS = frozenset(
@@ -30,11 +40,8 @@ IMAGE_EXTENSIONS = frozenset(
 )
 """File extensions of images, in lower case."""
 
-DECODER_VERSION = "v2"
+DECODER_VERSION = "v3"
 """Part of the keys of caches on disk: change it whenever decoding changes any file's pixels."""
-
-MAX_PIXELS = 250_000_000
-"""Limit per image: a file of a few kilobytes may decode to gigabytes. Phones: up to 200 million."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _NETPBM = re.compile(rb"P[1-6]\s+[\d#]")
@@ -48,14 +55,21 @@ _SIGNATURES = {
 }
 """First bytes of a file, and the file extension of that format."""
 
+# Markers of JPEG segments with the size (ITU-T T.81, table B.1).
+_START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+
 Pixels = NDArray[np.uint8]
 """An image: uint8 (height, width, 3), RGB, 0 to 255.
 
 >>> black: Pixels = np.zeros((192, 224, 3), np.uint8)
 """
 
-# Pillow raises an error above twice this.
-Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
+# Warnings of libjpeg about a file whose pixels are complete: version, bytes that belong to no
+# segment, unknown parameters (jerror.h). Its other warnings mean that pixels are missing.
+_HARMLESS = (
+    *("unknown JFIF revision", "extraneous bytes", "Unknown Adobe color transform"),
+    *("Invalid SOS parameters", "bad ICC marker", "Inconsistent progression"),
+)
 
 # Batches are decoded by several threads at once; OpenCV's own threads would compete with them.
 cv2.setNumThreads(0)
@@ -123,10 +137,20 @@ def decode_image(data: bytes, input_size: tuple[int, int]) -> Pixels:
     >>> decode_image(file.getvalue(), input_size=(4, 4))[0, 0].tolist()
     [128, 128, 128]
     """
+    return decode_with_warning(data, input_size)[0]
+
+
+def decode_with_warning(data: bytes, input_size: tuple[int, int]) -> tuple[Pixels, str]:
+    """Decode as ``decode_image``; also return libjpeg's warning about the file, or ""."""
     if not data:
         raise ValueError("the file is empty")
-    pixels = _decode_jpeg(data, input_size) if data[:2] == b"\xff\xd8" else None
-    return _resize(_decode_other(data) if pixels is None else pixels, input_size)
+    if data[:2] == b"\xff\xd8":
+        pixels, warning = _decode_jpeg(data, input_size)
+    else:
+        if data.startswith(_PNG):
+            _check_png(data)
+        pixels, warning = decode(data, *input_size), ""
+    return _resize(pixels, input_size), warning
 
 
 def detect_extension(data: bytes) -> str:
@@ -144,37 +168,62 @@ def read_size(data: bytes) -> tuple[int, int]:
     """Return (width, height) in pixels from an image's header, before EXIF orientation."""
     if data[:2] == b"\xff\xd8":
         return _jpeg_size(data)
-    with Image.open(io.BytesIO(data)) as image:
+    with Image.open(io.BytesIO(first_page(data)[0])) as image:
         return image.size
 
 
-def _decode_jpeg(data: bytes, input_size: tuple[int, int]) -> Pixels | None:
-    """Decode a JPEG at ``input_size``, or None if only Pillow can decode it."""
-    orientation = _exif_orientation(data)
+def _decode_jpeg(data: bytes, input_size: tuple[int, int]) -> tuple[Pixels, str]:
+    """Decode a JPEG at ``input_size`` or larger; return libjpeg's warning, too."""
+    orientation = jpeg_orientation(data)
     stored_size = input_size if orientation < 5 else input_size[::-1]
     width, height = _jpeg_size(data)
+    divisor = _downscale(width, height, stored_size)
+    least = {"min_width": -(-width // divisor), "min_height": -(-height // divisor)}
     try:
-        divisor = _downscale(width, height, stored_size)
-        pixels = simplejpeg.decode_jpeg(
-            data, "RGB", min_width=-(-width // divisor), min_height=-(-height // divisor)
-        )
+        # A progressive JPEG takes 3 to 6 bytes per pixel, however small it is decoded.
+        with large_image(width, height):
+            pixels, warning = _decode_complete(data, least)
     except ValueError as error:
         if "colorspace" in str(error).lower() or "cmyk" in str(error).lower():
-            return None
+            return decode(data, *input_size), ""
         raise ValueError(f"damaged JPEG ({error})") from None
-    return _upright(pixels, orientation)
+    return turn_upright(pixels, orientation), warning
+
+
+def _decode_complete(data: bytes, least: dict[str, int]) -> tuple[Pixels, str]:
+    """Decode a JPEG unless pixels are missing; return the warning, too.
+
+    libjpeg returns its first warning alone, so one about the header would hide a cut-off scan.
+    """
+    try:
+        return simplejpeg.decode_jpeg(data, "RGB", **least), ""
+    except ValueError as error:
+        warning = str(error)
+        if not _is_harmless(warning):
+            raise
+    data = clean_jpeg(data)
+    try:
+        return simplejpeg.decode_jpeg(data, "RGB", **least), warning
+    except ValueError as error:
+        # About the scan. It is complete if the end of the image (0xFFD9) follows it.
+        if not _is_harmless(str(error)):
+            raise
+        if data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
+            raise ValueError("Premature end of JPEG file") from None
+    return simplejpeg.decode_jpeg(data, "RGB", strict=False, **least), warning
+
+
+def _is_harmless(warning: str) -> bool:
+    return any(part in warning for part in _HARMLESS)
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:
-    try:
-        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-    except ValueError as error:
-        raise ValueError(f"damaged JPEG ({error})") from None
-    if width * height > MAX_PIXELS:
-        raise ValueError(
-            f"{width} by {height} pixels exceed the limit of {MAX_PIXELS // 10**6} million"
-        )
-    return width, height
+    for marker, start, end in jpeg_segments(data):
+        if marker in _START_OF_FRAME and end - start >= 5:
+            height, width = struct.unpack_from(">HH", data, start + 1)
+            check_pixels(width, height, MAX_JPEG_PIXELS)
+            return width, height
+    raise ValueError("damaged JPEG (no start of frame)")
 
 
 def _downscale(width: int, height: int, size: tuple[int, int]) -> int:
@@ -187,55 +236,6 @@ def _downscale(width: int, height: int, size: tuple[int, int]) -> int:
     """
     fitting = (d for d in (8, 4, 2) if width // d >= size[0] and height // d >= size[1])
     return next(fitting, 1)
-
-
-def _exif_orientation(data: bytes) -> int:
-    """Return the EXIF orientation, 1 to 8 (EXIF 2.3, tag 0x0112); 1 without one."""
-    if b"Exif\0\0" not in data[: 2**16]:
-        return 1
-    try:
-        orientation: Any = Image.open(io.BytesIO(data)).getexif().get(0x0112, 1)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return 1
-    return orientation if orientation in range(1, 9) else 1
-
-
-def _upright(pixels: Pixels, orientation: int) -> Pixels:
-    """Apply an EXIF orientation."""
-    if orientation in (5, 6, 7, 8):
-        pixels = pixels.transpose(1, 0, 2)
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    return np.ascontiguousarray(pixels)
-
-
-def _decode_other(data: bytes) -> Pixels:
-    """Decode other formats than JPEG, and JPEGs that simplejpeg does not support, with Pillow."""
-    if data.startswith(_PNG):
-        _check_png(data)
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            upright: Image.Image = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I;16"):
-                upright = Image.fromarray((np.asarray(upright, np.uint16) >> 8).astype(np.uint8))
-            if upright.mode in ("I", "F"):
-                raise ValueError(
-                    f"pixels of mode {upright.mode} have no defined range; convert it to 8 or 16 "
-                    "bits"
-                )
-            if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
-                # Transparent pixels become white, as image viewers show them.
-                on_white = Image.new("RGBA", upright.size, "white")
-                upright = Image.alpha_composite(on_white, upright.convert("RGBA"))
-            return np.array(upright.convert("RGB"))
-    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        # Pillow's message names the BytesIO object; the caller names the file.
-        reason = (
-            "not an image of a supported format" if "cannot identify" in str(error) else str(error)
-        )
-        raise ValueError(reason) from None
 
 
 def _check_png(data: bytes) -> None:

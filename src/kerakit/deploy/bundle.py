@@ -26,7 +26,7 @@ from kerakit.tflite.runtime import start_interpreter, stored_predict_fn
 FOLDER = "device"
 GOLDEN = "golden.npz"
 PROGRAM = "classify.py"
-_COPIED = (PROGRAM, "classification.py", "README.txt")
+_COPIED = (PROGRAM, "classification.py", "photo.py", "README.txt")
 FILES = (INT8.file, EDGETPU.file, LABELS, GOLDEN, *_COPIED)
 """Names of all files of a bundle."""
 

@@ -28,7 +28,8 @@ from typing import Any
 
 import classification  # type: ignore[import-not-found]  # the file beside this one
 import numpy as np
-from PIL import Image, ImageOps
+import photo  # type: ignore[import-not-found]  # and this one
+from PIL import Image
 
 HERE = Path(__file__).resolve().parent
 EDGETPU = "libedgetpu.so.1"
@@ -37,7 +38,6 @@ AFFINE: Any = 0  # as a number: Pillow has moved the name
 # of 2021 differed by 0.7 steps of 1/256 on average and 17 at most (186 photos). So the mean may
 # differ by MEAN_STEPS, and the predicted class may change if it led by fewer than TIE_STEPS.
 MEAN_STEPS, TIE_STEPS = 1.5, 16
-Image.MAX_IMAGE_PIXELS = 125_000_000  # as in training: twice as many are an error
 
 
 class InputError(Exception):
@@ -51,7 +51,7 @@ def input_errors(path: Path) -> Iterator[None]:
         yield
     except (
         *(OSError, RuntimeError, ValueError, TypeError, KeyError, EOFError, SyntaxError),
-        *(struct.error, zipfile.BadZipFile, Image.DecompressionBombError),
+        *(struct.error, zipfile.BadZipFile),
     ) as error:
         raise InputError(f"cannot use {path}: {error}") from None
 
@@ -117,26 +117,13 @@ def read_photo(path: Path, height: int, width: int) -> Any:
     and 1 at most; files other than JPEG that shrink to a quarter or less, by 0.3 to 0.9 on average
     (20 photos of 3,024 by 4,032, of 1,000 by 1,400).
     """
-    with input_errors(path), Image.open(path) as opened:
-        turned = opened.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-        # A JPEG is scaled down by 2, 4 or 8 while it is decoded; no effect on other formats.
-        opened.draft(opened.mode, (height, width) if turned else (width, height))
-        image = ImageOps.exif_transpose(opened)
-        if image.mode.startswith("I;16"):
-            image = Image.fromarray((np.asarray(image, np.uint16) >> 8).astype(np.uint8))
-        if image.mode in ("I", "F"):
-            raise ValueError(
-                f"pixels of mode {image.mode} have no defined range; convert it to 8 bits"
-            )
-        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-            white = Image.new("RGBA", image.size, "white")
-            image = Image.alpha_composite(white, image.convert("RGBA"))
-        image = image.convert("RGB")
-        if image.width >= 4 * width or image.height >= 4 * height:
-            return np.array(image.resize((width, height), resample=4))  # area averaging
-        # Bilinear between the nearest four pixels as in OpenCV; Pillow's resize uses more of them.
-        matrix = (image.width / width, 0, 0, 0, image.height / height, 0)
-        return np.array(image.transform((width, height), AFFINE, matrix, resample=2))
+    with input_errors(path):
+        image = Image.fromarray(photo.decode(path.read_bytes(), width, height))
+    if image.width >= 4 * width or image.height >= 4 * height:
+        return np.array(image.resize((width, height), resample=4))  # area averaging
+    # Bilinear between the nearest four pixels as in OpenCV; Pillow's resize uses more of them.
+    matrix = (image.width / width, 0, 0, 0, image.height / height, 0)
+    return np.array(image.transform((width, height), AFFINE, matrix, resample=2))
 
 
 def check(model: Classifier, path: Path) -> bool:

@@ -1,0 +1,274 @@
+"""Image files as upright RGB pixels: one definition for training and for devices.
+
+Needs Python 3.7 or newer, NumPy, and Pillow 7 or newer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import struct
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "AVIF")
+"""Pillow's names of the formats that are read."""
+
+MAX_JPEG_PIXELS = 250_000_000
+"""Limit of JPEGs, which are decoded at a fraction of their size. Phones: up to 200 million."""
+
+MAX_PIXELS = 100_000_000
+"""Limit of other formats: a file of a few kilobytes may decode to gigabytes. Decoding takes up to
+16 bytes per pixel (WebP; others 4 to 8), at most 1.6 GB."""
+
+LARGE_PIXELS = 25_000_000
+"""Larger images are decoded one at a time, so that memory does not grow with the threads."""
+
+_ORIENTATION, _XMP = 0x0112, 700  # tags of TIFF and EXIF
+# Tags of TIFF about the layout and the meaning of pixels (TIFF 6.0; 339 to 347: its supplements).
+_NEEDED_TAGS = frozenset(
+    (
+        *(254, 256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 292, 293, 317, 320, 321),
+        *range(322, 326),
+        *range(332, 342),
+        347,
+        *range(512, 522),
+        *range(529, 533),
+    )
+)
+_SIZES = {1: "B", 3: "H", 4: "L"}  # types of TIFF that hold one small integer
+_XMP_ORIENTATION = re.compile(rb"tiff:Orientation\s*(?:=\s*[\"']|>)\s*([1-8])\b")
+_STRIP_PIXELS = 2**22
+_large_image = threading.Lock()
+
+# Pillow's own limit would warn about images that are read here, and be an error above twice this.
+Image.MAX_IMAGE_PIXELS = MAX_JPEG_PIXELS
+
+
+def decode(data: bytes, width: int, height: int) -> Any:
+    """Decode an image file with Pillow to uint8 (rows, columns, 3), RGB, upright.
+
+    The first frame is read. Transparency becomes white; of 16 bits, the upper 8 are used. A JPEG is
+    scaled down by 2, 4 or 8, to ``width`` by ``height`` at least.
+
+    Raises:
+        ValueError: not an image, a damaged one, or one of too many pixels.
+    """
+    try:
+        if data[:2] == b"\xff\xd8":
+            orientation = jpeg_orientation(data)
+            data = clean_jpeg(data)
+        else:
+            data, orientation = first_page(data)
+        with Image.open(io.BytesIO(data)) as image:
+            if image.format not in FORMATS:
+                raise ValueError(f"the format {image.format} is not supported")
+            is_jpeg = image.format == "JPEG"
+            check_pixels(*image.size, MAX_JPEG_PIXELS if is_jpeg else MAX_PIXELS)
+            with large_image(*image.size):
+                if is_jpeg:
+                    turned = orientation > 4
+                    image.draft(image.mode, (height, width) if turned else (width, height))
+                image.load()
+                return turn_upright(_to_rgb(image), orientation or _info_orientation(image.info))
+    except ValueError:
+        raise
+    # Damaged files raise errors of many types in Pillow: struct.error, AttributeError, zlib.error.
+    except Exception as error:
+        # Pillow's message names the BytesIO object; the caller names the file.
+        unknown = "cannot identify" in str(error)
+        reason = "not an image of a supported format" if unknown else str(error)
+        raise ValueError(reason or type(error).__name__) from None
+
+
+def check_pixels(width: int, height: int, limit: int) -> None:
+    """Raise ValueError if an image has more pixels than the limit."""
+    if width * height > limit:
+        raise ValueError(
+            f"{width} by {height} pixels exceed the limit of {limit // 10**6} million; scale the "
+            "image down"
+        )
+
+
+@contextlib.contextmanager
+def large_image(width: int, height: int) -> Iterator[None]:
+    """Wait until no other large image is decoded, if this one is large."""
+    if width * height <= LARGE_PIXELS:
+        yield
+        return
+    with _large_image:
+        yield
+
+
+def turn_upright(pixels: Any, orientation: int) -> Any:
+    """Apply an EXIF orientation, 1 to 8."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def jpeg_orientation(data: bytes) -> int:
+    """Return the orientation of a JPEG, 1 to 8: that of its EXIF, else of its XMP, else 1."""
+    from_xmp = 0
+    for marker, start, end in jpeg_segments(data):
+        if marker != 0xE1:
+            continue
+        segment = data[start:end]
+        if segment.startswith(b"Exif\0\0"):
+            orientation = _exif_orientation(segment[6:])
+            if orientation:
+                return orientation
+        elif segment.startswith(b"http://ns.adobe.com/xap/1.0/\0"):
+            from_xmp = from_xmp or _xmp_orientation(segment)
+    return from_xmp or 1
+
+
+def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield marker, start and end of the content of each segment up to the first scan (0xDA)."""
+    at = 2
+    while True:
+        at = data.find(b"\xff", at)  # bytes between segments are skipped, as libjpeg does
+        while 0 <= at < len(data) and data[at] == 0xFF:
+            at += 1
+        if at < 0 or at + 3 > len(data):
+            return
+        marker = data[at]
+        at += 1
+        if marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:  # markers without a segment
+            continue
+        length = int.from_bytes(data[at : at + 2], "big")
+        if marker == 0xD9 or length < 2:
+            return
+        yield marker, at + 2, min(at + length, len(data))
+        if marker == 0xDA:
+            return
+        at += length
+
+
+def clean_jpeg(data: bytes) -> bytes:
+    """Return a JPEG without what decoding does not need, and JFIF as version 1.01.
+
+    EXIF, profiles and previews go, and bytes that belong to no segment.
+    """
+    parts = [data[:2]]
+    for marker, start, end in jpeg_segments(data):
+        if marker == 0xDA:
+            return b"".join([*parts, data[start - 4 :]])
+        content = data[start:end]
+        if content[:5] == b"JFIF\0":
+            content = content[:5] + b"\1\1" + content[7:]
+        # Of comments and APP0 to APP15, only JFIF and Adobe's have a part in the colors.
+        is_needed = content[:5] in (b"JFIF\0", b"Adobe")
+        if is_needed or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
+            parts.append(bytes([0xFF, marker]) + data[start - 2 : start] + content)
+    return data
+
+
+def _info_orientation(info: Any) -> int:
+    """Return the orientation in the EXIF or XMP that Pillow has found, or 1."""
+    exif = info.get("exif", b"")
+    if not exif and isinstance(info.get("Raw profile type exif"), str):  # ImageMagick's, in PNG
+        with contextlib.suppress(ValueError):
+            exif = bytes.fromhex("".join(info["Raw profile type exif"].split("\n")[3:]))
+    if exif[:6] == b"Exif\0\0":
+        exif = exif[6:]
+    xmp = info.get("xmp") or info.get("XML:com.adobe.xmp") or b""
+    if isinstance(xmp, str):
+        xmp = xmp.encode("utf-8", "replace")
+    return _exif_orientation(exif) or _xmp_orientation(xmp) or 1
+
+
+def _xmp_orientation(xmp: bytes) -> int:
+    match = _XMP_ORIENTATION.search(xmp)
+    return int(match.group(1)) if match else 0
+
+
+def _exif_orientation(exif: bytes) -> int:
+    """Return the orientation in a block of EXIF, 1 to 8 (EXIF 2.3, tag 0x0112), or 0."""
+    order = _byte_order(exif)
+    for entry in _tiff_entries(exif):
+        tag, kind, count = struct.unpack_from(order + "HHL", entry)
+        if tag == _ORIENTATION and kind in _SIZES and count == 1:
+            (value,) = struct.unpack_from(order + _SIZES[kind], entry, 8)
+            return value if 1 <= value <= 8 else 0
+    return 0
+
+
+def _byte_order(data: bytes) -> str:
+    return "<" if data[:1] == b"I" else ">"
+
+
+def _tiff_entries(data: bytes) -> list[bytes]:
+    """Return the entries of the first directory of a TIFF or of EXIF, 12 bytes each."""
+    if data[:4] not in (b"II*\0", b"MM\0*") or len(data) < 8:
+        return []
+    order = _byte_order(data)
+    (at,) = struct.unpack_from(order + "L", data, 4)
+    if at + 2 > len(data):
+        return []
+    (count,) = struct.unpack_from(order + "H", data, at)
+    last = min(at + 2 + 12 * count, len(data)) - 12
+    return [data[start : start + 12] for start in range(at + 2, last + 1, 12)]
+
+
+def first_page(data: bytes) -> tuple[bytes, int]:
+    """Return a TIFF as its first page with the tags that decoding needs, and its orientation.
+
+    New versions of Pillow turn a TIFF themselves, old ones do not; other tags and later pages may
+    be damaged. Other files are returned as they are, with orientation 0.
+    """
+    entries, order = _tiff_entries(data), _byte_order(data)
+    if not entries:
+        return data, 0
+    needed, from_xmp = [], 0
+    for entry in entries:
+        tag, _, count, at = struct.unpack_from(order + "HHLL", entry)
+        if tag in _NEEDED_TAGS:
+            needed.append(entry)
+        elif tag == _XMP:
+            from_xmp = _xmp_orientation(data[at : at + count])
+    page = bytearray(data)
+    (start,) = struct.unpack_from(order + "L", data, 4)
+    directory = struct.pack(order + "H", len(needed)) + b"".join(needed) + bytes(4)
+    page[start : start + len(directory)] = directory
+    return bytes(page), _exif_orientation(data) or from_xmp or 1
+
+
+def _to_rgb(image: Any) -> Any:
+    """Convert in strips, so that an image with transparency does not take four times its memory."""
+    width, height = image.size
+    rows = max(1, _STRIP_PIXELS // width)
+    if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
+        raise ValueError(
+            f"pixels of mode {image.mode} have no defined range; convert it to 8 or 16 bits"
+        )
+    if rows >= height:
+        return _strip_to_rgb(image)
+    pixels = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        pixels[top:bottom] = _strip_to_rgb(image.crop((0, top, width, bottom)))
+    return pixels
+
+
+def _strip_to_rgb(image: Any) -> Any:
+    transparent = image.info.get("transparency")
+    if image.mode.startswith("I"):  # 16 bits; mode I for PNG before Pillow 10.3
+        values = np.asarray(image)
+        gray = (values >> 8).astype(np.uint8)
+        if isinstance(transparent, int):
+            gray[values == transparent] = 255
+        return np.repeat(gray[:, :, None], 3, axis=2)
+    if image.mode in ("RGBA", "LA", "PA") or transparent is not None:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return np.array(image.convert("RGB"))
