@@ -13,7 +13,7 @@ from digits import NAMES, TRAINED, Exported, calibration, digits
 from kerakit import JobError, UserError
 from kerakit.deploy import EdgeTpuOptions, ExportFolder, FormatResult, export_model
 from kerakit.deploy.edgetpu.compiled import check_compiled_file, verify_compiled
-from kerakit.deploy.edgetpu.operators import MAPPED
+from kerakit.deploy.edgetpu.verdicts import MAPPED
 from kerakit.tasks import Classification
 from kerakit.tflite.graph import read_graph
 

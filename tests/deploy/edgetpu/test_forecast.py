@@ -25,7 +25,7 @@ from converted import (
 from kerakit import cli
 from kerakit.deploy.edgetpu.forecast import Forecast, forecast, format_bytes, format_forecast
 from kerakit.deploy.edgetpu.loader import COMPILED
-from kerakit.deploy.edgetpu.operators import LIMIT, MAPPED, SUBGRAPH, TYPE, UNSUPPORTED
+from kerakit.deploy.edgetpu.verdicts import LIMIT, MAPPED, SUBGRAPH, TYPE, UNSUPPORTED
 from kerakit.tflite.convert import convert_float, make_converter, run_converter
 from kerakit.tflite.graph import read_graph
 
@@ -98,7 +98,9 @@ ENDS: dict[str, Callable[[Any], Any]] = {
     "gelu": lambda x: classify(layers.Activation("gelu")(x)),
     "selu": lambda x: classify(layers.Activation("selu")(x)),
     "elu": lambda x: classify(layers.Activation("elu")(x)),
-    "rows": lambda x: layers.Dense(4)(layers.Reshape((64, 32))(x)),
+    "enlarged": lambda x: classify(
+        layers.MaxPooling2D(8)(layers.UpSampling2D(16, interpolation="bilinear")(x))
+    ),
     "large": lambda x: layers.Dense(4096)(layers.Flatten()(x)),
 }
 
@@ -138,10 +140,10 @@ def test_a_branch_beside_it_is_mapped(files: dict[str, bytes]) -> None:
 
 
 def test_what_nothing_decides_is_unknown_and_what_follows_too(files: dict[str, bytes]) -> None:
-    result = forecast(files["squeeze"])
+    result = forecast(files["enlarged"])
     after = [one.target for one in result.operators]
     first = after.index("unknown")
-    assert result.operators[first].op == "MUL"
+    assert result.operators[first].op == "RESIZE_BILINEAR"
     assert set(after[:first]) == {"tpu"}
     assert set(after[first:]) == {"unknown"}
     assert result.on_tpu + result.on_cpu + result.unknown == len(result.operators)
@@ -174,8 +176,10 @@ def test_float_operators_amid_the_model_end_the_partition(files: dict[str, bytes
     assert status(result, "QUANTIZE")[1] == LIMIT
 
 
-def test_a_dense_layer_on_rows_is_not_mapped(files: dict[str, bytes]) -> None:
-    assert status(forecast(files["rows"]), "FULLY_CONNECTED") == [LIMIT]
+def test_squeeze_and_excite_maps(files: dict[str, bytes]) -> None:
+    result = forecast(files["squeeze"])
+    assert "MUL" in {one.op for one in result.operators}
+    assert {one.target for one in result.operators} == {"tpu"}
 
 
 def test_what_does_not_fit_on_the_chip_is_streamed(files: dict[str, bytes]) -> None:
@@ -269,7 +273,7 @@ def test_the_command_prints_the_compilers_table(run: Run, tmp_path: Path) -> Non
         "Operator                       Count      Status",
         f"CONV_2D                        36         {MAPPED}",
         f"CONV_2D                        2          {SUBGRAPH}",
-        f"RESIZE_BILINEAR                1          {LIMIT}",
+        f"RESIZE_BILINEAR                2          {LIMIT}",
     ):
         assert line in out.splitlines()
     _, reasons = out.split("Unsupported operators")
@@ -278,11 +282,13 @@ def test_the_command_prints_the_compilers_table(run: Run, tmp_path: Path) -> Non
 
 
 def test_unknown_operators_are_listed_apart(files: dict[str, bytes]) -> None:
-    text = format_forecast(forecast(files["squeeze"]), "model.tflite", 1)
+    result = forecast(files["enlarged"])
+    text = format_forecast(result, "model.tflite", 1)
     assert "Unsupported operators" not in text
+    assert f"Number of operations whose target is unknown: {result.unknown}" in text
     _, reasons = text.split("unknown, the first of each kind")
-    assert "MUL version" in reasons
-    assert "squeeze-and-excite" in reasons
+    assert "RESIZE_BILINEAR version" in reasons
+    assert "factor above 8" in reasons
 
 
 def names_transpose_conv_4(model: Any) -> None:

@@ -16,7 +16,7 @@ from converted import add_convolution, classify, convert_int8, edit, read_pair
 from kerakit import UserError
 from kerakit.deploy.edgetpu.forecast import Forecast, forecast, format_forecast
 from kerakit.deploy.edgetpu.loader import LAST_CODE, NEWEST, OLDEST
-from kerakit.deploy.edgetpu.operators import LIMIT, MAPPED, RANK, STRIDES, TYPE, UNSUPPORTED
+from kerakit.deploy.edgetpu.verdicts import LIMIT, MAPPED, RANK, STRIDES, TYPE, UNSUPPORTED
 
 TINY = read_pair("split_concat")
 

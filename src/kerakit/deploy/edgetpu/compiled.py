@@ -8,7 +8,7 @@ from typing import Any
 
 from kerakit.deploy.edgetpu.forecast import forecast
 from kerakit.deploy.edgetpu.loader import COMPILED
-from kerakit.deploy.edgetpu.operators import MAPPED
+from kerakit.deploy.edgetpu.verdicts import MAPPED
 from kerakit.errors import JobError, UserError
 from kerakit.tflite.graph import Graph, Operator, Tensor, read_graph
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kerakit.deploy.edgetpu.loader import COMPILED
-from kerakit.deploy.edgetpu.operators import MAPPED
+from kerakit.deploy.edgetpu.verdicts import MAPPED
 from kerakit.errors import JobError
 
 PROGRAM = "edgetpu_compiler"

@@ -14,16 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kerakit.deploy.edgetpu.failures import find_likely_failures
 from kerakit.deploy.edgetpu.loader import Refusal, find_refusals
-from kerakit.deploy.edgetpu.operators import (
-    DOCUMENT,
-    MAPPED,
-    SUBGRAPH,
-    Target,
-    Verdict,
-    apply_rules,
-)
+from kerakit.deploy.edgetpu.operators import apply_rules
 from kerakit.deploy.edgetpu.partition import MAYBE, NO, YES, select_partition
+from kerakit.deploy.edgetpu.verdicts import DOCUMENT, MAPPED, SUBGRAPH, Target, Verdict
 from kerakit.errors import UserError
 from kerakit.tflite.graph import Graph, Operator, Tensor, read_graph
 from kerakit.tflite.layers import keras_layer_names
@@ -87,11 +82,13 @@ class Forecast:
         refusals: reasons why the compiler writes no file, the one that it reports first; () if it
             writes one.
         parameter_bytes: estimated memory for the parameters on the Edge TPU, with padding.
+        warnings: patterns of the graph on which the compiler is known to fail without a reason.
     """
 
     operators: tuple[OperatorForecast, ...]
     refusals: tuple[Refusal, ...]
     parameter_bytes: int
+    warnings: tuple[str, ...] = ()
 
     @property
     def refused(self) -> Refusal | None:
@@ -148,6 +145,7 @@ class Forecast:
             "subgraphs": self.subgraphs,
             "on_chip_bytes": self.on_chip_bytes,
             "streamed_bytes": self.streamed_bytes,
+            "warnings": list(self.warnings),
             "refused": self.refused.reason if self.refused else None,
         }
 
@@ -182,12 +180,15 @@ def forecast(content: bytes, model: keras.Model | None = None) -> Forecast:
             graph.operators, layers, verdicts, by_itself, strict=True
         )
     ]
-    mapped = (
-        operator
-        for operator, verdict in zip(graph.operators, verdicts, strict=True)
-        if verdict.target == "tpu"
+    targets = [
+        (one, verdict.target) for one, verdict in zip(graph.operators, verdicts, strict=True)
+    ]
+    return Forecast(
+        tuple(forecasts),
+        refusals,
+        sum(_parameter_bytes(one) for one, target in targets if target == "tpu"),
+        tuple(find_likely_failures([one for one, target in targets if target != "cpu"])),
     )
-    return Forecast(tuple(forecasts), refusals, sum(map(_parameter_bytes, mapped)))
 
 
 def forecast_file(path: Path) -> Forecast:
@@ -319,7 +320,7 @@ def format_forecast(forecast: Forecast, name: str, size: int) -> str:
         f"Number of operations that will run on CPU: {forecast.on_cpu}",
     ]
     if forecast.unknown:
-        lines.append(f"Number of operations that may run on either: {forecast.unknown}")
+        lines.append(f"Number of operations whose target is unknown: {forecast.unknown}")
     lines += ["", f"{'Operator':<30} {'Count':<10} Status", ""]
     rows = Counter((operator.op, operator.status) for operator in forecast.operators)
     lines += [f"{op:<30} {count:<10} {status}" for (op, status), count in rows.items()]
@@ -329,6 +330,7 @@ def format_forecast(forecast: Forecast, name: str, size: int) -> str:
     ):
         if reasons := _format_reasons(forecast.operators, target):
             lines += ["", heading, *reasons]
+    lines += [line for warning in forecast.warnings for line in ("", f"WARNING: {warning}")]
     return "\n".join(lines)
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kerakit.deploy.edgetpu.operators import ALTERNATIVES, is_grouped
+from kerakit.deploy.edgetpu.limits import is_grouped
+from kerakit.deploy.edgetpu.verdicts import ALTERNATIVES
 from kerakit.tflite.graph import Graph, Kind, Operator
 
 TABLE = (

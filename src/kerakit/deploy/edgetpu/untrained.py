@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from kerakit.deploy.edgetpu.forecast import Forecast, OperatorForecast, forecast
 from kerakit.deploy.edgetpu.loader import DYNAMIC_SIZES, Refusal
-from kerakit.deploy.edgetpu.operators import TYPE, Verdict
+from kerakit.deploy.edgetpu.verdicts import TYPE, Verdict
 from kerakit.errors import JobError, UserError, list_names
 from kerakit.tflite.convert import make_int8_converter, run_converter
 
@@ -86,7 +86,8 @@ def describe_unsupported(forecast: Forecast) -> list[str]:
 
     Returns:
         A sentence per kind of operator that is rejected, unsupported or unknown, with the names of
-        its layers and what to use instead. Empty if all operators map to the Edge TPU.
+        its layers and what to use instead, and the warnings of the forecast. Empty if all operators
+        map to the Edge TPU.
 
     >>> import keras
     >>> image = keras.Input((8, 8, 3))
@@ -109,7 +110,7 @@ def describe_unsupported(forecast: Forecast) -> list[str]:
         described[kind] = _sentences(cause, refusal)
     layers = {one.layer for one in refused if one.layer}
     rest = [one for one in forecast.operators if one not in refused and one.layer not in layers]
-    return [*described.values(), *_describe_operators(rest)]
+    return [*described.values(), *_describe_operators(rest), *forecast.warnings]
 
 
 def _find_refused(forecast: Forecast, kind: tuple[str, int]) -> list[OperatorForecast]:
