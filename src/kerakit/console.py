@@ -14,6 +14,9 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from kerakit.errors import printable as printable
+from kerakit.errors import printable_lines
+
 SECONDS_BETWEEN_LINES = 2
 """Interval of progress lines where stdout is not a terminal."""
 
@@ -71,7 +74,7 @@ def print_table(
 
     Args:
         headings: column headings.
-        rows: the cells of each row.
+        rows: the cells of each row; their control characters are escaped.
         title: above the table.
         left: headings of left-aligned columns; others: right-aligned.
         options: options for ``rich.table.Table.add_column``, for every column.
@@ -80,14 +83,9 @@ def print_table(
     for heading in headings:
         table.add_column(heading, justify="left" if heading in left else "right", **options)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(printable_lines, row))
     width = None if sys.stdout.isatty() else _LOG_WIDTH
     Console(width=width, markup=False, highlight=False).print(table)
-
-
-def printable(text: str) -> str:
-    """Return ``text``, escaped where it has control characters or bytes that are not text."""
-    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 class progress:  # noqa: N801 - used as `with progress(...) as update:`

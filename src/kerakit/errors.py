@@ -75,3 +75,23 @@ def list_names(names: Sequence[str]) -> str:
     """
     listed, others = ", ".join(names[:_LISTED]), len(names) - _LISTED
     return f"{listed} and {others} more" if others > 0 else listed
+
+
+def printable(text: str) -> str:
+    r"""Return one line of untrusted text with escaped control characters and undecodable bytes.
+
+    >>> printable("café \x1b[31m")
+    'café \\x1b[31m'
+    """
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def printable_lines(text: str) -> str:
+    r"""Return untrusted text as ``printable`` does, with its line breaks.
+
+    >>> printable_lines("a\nb\x07").splitlines()
+    ['a', 'b\\x07']
+    """
+    return "\n".join(map(printable, text.split("\n")))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from kerakit.config import Config
-from kerakit.errors import KerakitError
+from kerakit.errors import KerakitError, printable_lines
 from kerakit.run import Run
 
 ConfigT = TypeVar("ConfigT", bound=Config)
@@ -73,8 +73,11 @@ def call(function: Callable[[], None]) -> None:
 
 
 def fail(message: str, code: int) -> None:
-    """Print ``message`` as an error and exit with ``code``."""
-    print(f"error: {message}", file=sys.stderr)
+    """Print ``message`` as an error and exit with ``code``.
+
+    A message may contain names from files, and thus control characters: they are escaped.
+    """
+    print(f"error: {printable_lines(message)}", file=sys.stderr)
     raise SystemExit(code)
 
 

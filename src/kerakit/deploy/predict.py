@@ -15,7 +15,7 @@ from kerakit.data.decode import Pixels, read_image
 from kerakit.data.walk import list_images
 from kerakit.deploy.formats.base import LABELS
 from kerakit.deploy.formats.tflite import INT8
-from kerakit.errors import ImageError, JobError, UserError
+from kerakit.errors import ImageError, JobError, UserError, printable
 from kerakit.inference import PredictFn
 from kerakit.machine import available_cores
 from kerakit.tasks.base import Task
@@ -82,7 +82,7 @@ def load_exported(path: Path) -> tuple[PredictFn, tuple[int, int], Task]:
             f"there is no {labels}. Expected the class names, one per line, as deploy.py writes "
             "them next to the model."
         )
-    names = labels.read_text(encoding="utf-8").splitlines()
+    names = [*map(printable, labels.read_text(encoding="utf-8").splitlines())]
     try:
         interpreter = start_interpreter(file.read_bytes(), str(file))
         (into,), (out,) = interpreter.get_input_details(), interpreter.get_output_details()
@@ -158,7 +158,7 @@ def write_predictions(predictions: Iterable[Prediction | ImageError], as_json: b
     for one in predictions:
         if isinstance(one, ImageError):
             errors += 1
-            print(f"error: {one}", file=sys.stderr)
+            print(f"error: {printable(str(one))}", file=sys.stderr)
             continue
         path, records = one
         if as_json:

@@ -1,8 +1,8 @@
 """The adapter of Google's Edge TPU compiler.
 
 The compiler is not available here. REPLAY stands in for it: a program that prints the output of the
-real compiler, verbatim from public logs of versions 16.0.384591198 and 14.1, and writes its files.
-It proves how output, files and exit codes are read, and nothing about compiling.
+real compiler, verbatim from public logs of versions 16.0.384591198 and 14.1, and writes a real
+compiled file. It proves how output, files and exit codes are read, and nothing about compiling.
 """
 # ruff: noqa: E501 - verbatim logs
 
@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import json
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from converted import read_pair
 from kerakit import JobError
 from kerakit.deploy.edgetpu.compiler import compile_model
+from kerakit.deploy.edgetpu.verdicts import MAPPED
 from kerakit.deploy.formats.base import EdgeTpuOptions, ExportSource, FormatUnavailable
 from kerakit.deploy.formats.edgetpu import EDGETPU
 from kerakit.deploy.quantization.calibration import Calibration
@@ -45,31 +48,24 @@ details, visit g.co/coral/model-reqs.
 Number of operations that will run on Edge TPU: 289
 Number of operations that will run on CPU: 5
 """
-YOLO_TABLE = """
+# The operators of the pair below, in the layout of the log.
+TABLE = """
 Operator                       Count      Status
 
-RESIZE_NEAREST_NEIGHBOR        2          Mapped to Edge TPU
-CONCATENATION                  1          Operation is otherwise supported, but not mapped due to some unspecified limitation
-CONCATENATION                  17         Mapped to Edge TPU
-STRIDED_SLICE                  13         Mapped to Edge TPU
-TRANSPOSE                      1          Operation is otherwise supported, but not mapped due to some unspecified limitation
-TRANSPOSE                      2          Mapped to Edge TPU
-MAX_POOL_2D                    3          Mapped to Edge TPU
-LOGISTIC                       62         Mapped to Edge TPU
-QUANTIZE                       2          Operation is otherwise supported, but not mapped due to some unspecified limitation
-QUANTIZE                       24         Mapped to Edge TPU
-SUB                            3          Mapped to Edge TPU
-PAD                            6          Mapped to Edge TPU
-RESHAPE                        1          Operation is otherwise supported, but not mapped due to some unspecified limitation
-RESHAPE                        5          Mapped to Edge TPU
+QUANTIZE                       1          More than one subgraph is not supported
+CONV_2D                        2          More than one subgraph is not supported
+CONV_2D                        36         Mapped to Edge TPU
+DEPTHWISE_CONV_2D              17         Mapped to Edge TPU
 ADD                            10         Mapped to Edge TPU
-MUL                            80         Mapped to Edge TPU
-CONV_2D                        62         Mapped to Edge TPU
+AVERAGE_POOL_2D                1          Mapped to Edge TPU
+RESIZE_BILINEAR                3          Operation is otherwise supported, but not mapped due to some unspecified limitation
+CONCATENATION                  1          More than one subgraph is not supported
+ARG_MAX                        1          Operation is working on an unsupported data type
 """
 LOG_HEAD = (
     "Edge TPU Compiler version 16.0.384591198\nInput: model.tflite\nOutput: model_edgetpu.tflite\n"
 )
-COMPILED = b"\x20\x00\x00\x00TFL3" + b"edgetpu-custom-op" + bytes(64)
+MODEL, COMPILED = (read_pair(f"deeplabv3_mnv2_dm05_pascal_quant{end}") for end in ("", "_edgetpu"))
 
 REPLAY = """
 import json, pathlib, sys, time
@@ -98,8 +94,8 @@ def compiler(tmp_path: Path, executable: Callable[[str], Path]) -> Compiler:
     """Make a REPLAY of one run of the compiler."""
 
     def make(
-        said: str = YOLO + YOLO_TABLE + TAIL,
-        log: str | None = LOG_HEAD + YOLO_TABLE,
+        said: str = YOLO + TABLE + TAIL,
+        log: str | None = LOG_HEAD + TABLE,
         compiled: bytes | None = COMPILED,
         code: int = 0,
         sleep: float = 0,
@@ -125,21 +121,23 @@ def compiler(tmp_path: Path, executable: Callable[[str], Path]) -> Compiler:
 def model(tmp_path: Path) -> Path:
     path = tmp_path / "a folder with 'quotes' and -dashes" / "model.tflite"
     path.parent.mkdir()
-    path.write_bytes(b"model")
+    path.write_bytes(MODEL)
     return path
 
 
 def test_what_the_compiler_says_is_read(compiler: Compiler, model: Path) -> None:
-    details = compile_model(compiler(), model, model.parent)
+    # The file of this pair is smaller than that of the log.
+    said = (YOLO + TABLE + TAIL).replace("1.70MiB", "0.70MiB")
+    details = compile_model(compiler(said), model, model.parent)
     assert details["compiler_version"] == "16.0.384591198"
-    assert (details["on_tpu"], details["on_cpu"], details["subgraphs"]) == (289, 5, 2)
+    assert (details["on_tpu"], details["on_cpu"], details["subgraphs"]) == (64, 8, 1)
     assert details["on_chip_bytes"] == round(6.08 * 2**20)
     assert details["on_chip_remaining_bytes"] == 0
-    assert details["streamed_bytes"] == round(1.70 * 2**20)
-    assert len(details["operators"]) == 17
-    assert details["operators"][1] == {
-        "op": "CONCATENATION",
-        "count": 1,
+    assert details["streamed_bytes"] == round(0.70 * 2**20)
+    assert len(details["operators"]) == 9
+    assert details["operators"][6] == {
+        "op": "RESIZE_BILINEAR",
+        "count": 3,
         "status": "Operation is otherwise supported, but not mapped due to some unspecified limitation",
     }
     assert model.with_name("model_edgetpu.tflite").read_bytes() == COMPILED
@@ -204,7 +202,7 @@ def test_real_failures_are_failures_whatever_the_exit_code(
     ("change", "reason"),
     [
         ({"code": 1}, "exit code 1"),
-        ({"code": -11}, "exit code"),
+        ({"code": -11}, "exit code 245"),
         ({"compiled": None}, "wrote no model_edgetpu.tflite"),
         ({"compiled": b""}, "wrote no model_edgetpu.tflite"),
         ({"log": None}, "wrote no model_edgetpu.log"),
@@ -212,14 +210,10 @@ def test_real_failures_are_failures_whatever_the_exit_code(
         ({"said": "\x00\xff nonsense", "log": None}, "nonsense"),
         ({"said": ""}, "no output"),
         ({"compiled": b"TFL3 a copy of the input"}, "mapped no operator"),
-        ({"log": LOG_HEAD}, "lists no mapped operator"),
-        (
-            {
-                "log": LOG_HEAD
-                + "\nADD                            2          Operation not supported\n"
-            },
-            "lists no mapped operator",
-        ),
+        ({"compiled": COMPILED[: len(COMPILED) // 2]}, "damaged"),
+        ({"compiled": COMPILED[:8] + b"edgetpu-custom-op"}, "damaged"),
+        ({"compiled": read_pair("dense_256_edgetpu")}, "made from another model"),
+        ({"compiled": MODEL + b"edgetpu-custom-op"}, "mapped no operator"),
     ],
 )
 def test_success_is_what_all_of_its_signs_say(
@@ -235,7 +229,7 @@ def test_a_file_of_an_earlier_run_does_not_pass_for_this_one(
     compiler: Compiler, model: Path
 ) -> None:
     model.with_name("model_edgetpu.tflite").write_bytes(COMPILED)
-    model.with_name("model_edgetpu.log").write_text(LOG_HEAD + YOLO_TABLE)
+    model.with_name("model_edgetpu.log").write_text(LOG_HEAD + TABLE)
     with pytest.raises(JobError, match="wrote no"):
         compile_model(compiler(compiled=None, log=None), model, model.parent)
 
@@ -258,6 +252,144 @@ sleep.wait()
     while time.monotonic() < ended and state.exists() and ") Z " not in state.read_text():
         time.sleep(0.02)
     assert not state.exists() or ") Z " in state.read_text()
+
+
+# Programs that end, or not, in other ways than the real one.
+WRITE = f"""
+import os, pathlib, sys, time
+folder = pathlib.Path(sys.argv[sys.argv.index("--out_dir") + 1])
+(folder / "model_edgetpu.tflite").write_bytes(bytes.fromhex({COMPILED.hex()!r}))
+(folder / "model_edgetpu.log").write_text({LOG_HEAD + TABLE!r})
+"""
+
+
+def test_a_daemon_that_keeps_the_output_open_does_not_hold_it(
+    executable: Callable[[str], Path], model: Path, tmp_path: Path
+) -> None:
+    """The daemon leaves the process group, as daemons do, and prints for ever."""
+    source = f"""{WRITE}
+print({YOLO + TAIL!r}, flush=True)
+if not os.fork():
+    os.setsid()
+    pathlib.Path({str(tmp_path / "daemon")!r}).write_text(str(os.getpid()))
+    ended = time.monotonic() + 60
+    while time.monotonic() < ended:
+        print("a line of the daemon", flush=True)
+    os._exit(0)
+while not pathlib.Path({str(tmp_path / "daemon")!r}).exists():
+    time.sleep(0.01)
+"""
+    details = compile_model(executable(source), model, model.parent, timeout_s=50)
+    assert details["compiler_version"] == "16.0.384591198"
+    # Its pipe is closed, so that it ends.
+    state = Path(f"/proc/{(tmp_path / 'daemon').read_text()}/stat")
+    ended = time.monotonic() + 30
+    while time.monotonic() < ended and state.exists() and ") Z " not in state.read_text():
+        time.sleep(0.02)
+    assert not state.exists() or ") Z " in state.read_text()
+
+
+def test_much_output_takes_little_memory(executable: Callable[[str], Path], model: Path) -> None:
+    source = f"""{WRITE}
+print({HEAD!r}, flush=True)
+for _ in range(300):
+    os.write(1, bytes([120, 10]) * 2**19)
+print({YOLO + TAIL!r}, flush=True)
+"""
+    program = executable(source)
+    tracemalloc.start()
+    try:
+        details = compile_model(program, model, model.parent)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert details["on_chip_bytes"] == round(6.08 * 2**20)
+    assert details["compiler_version"] == "16.0.384591198"
+    assert peak < 30 * 2**20
+
+
+def test_endless_output_ends_at_the_limit(
+    executable: Callable[[str], Path], model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kerakit.deploy.edgetpu.compiler.GRACE_S", 0)
+    source = "import os\nwhile True: os.write(1, b'x' * 2**16)"
+    with pytest.raises(JobError, match="killed after 1 s"):
+        compile_model(executable(source), model, model.parent, timeout_s=1)
+
+
+def test_a_closed_output_does_not_hide_the_end(
+    executable: Callable[[str], Path], model: Path
+) -> None:
+    source = "import os, time\nos.close(1); os.close(2); time.sleep(0.2); os._exit(3)"
+    with pytest.raises(JobError, match=r"exit code 3.*no output"):
+        compile_model(executable(source), model, model.parent)
+
+
+def test_a_crash_is_named_by_its_signal(executable: Callable[[str], Path], model: Path) -> None:
+    source = "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)"
+    with pytest.raises(JobError, match="killed by signal 11"):
+        compile_model(executable(source), model, model.parent)
+
+
+def test_control_characters_and_invalid_utf8_are_escaped(compiler: Compiler, model: Path) -> None:
+    with pytest.raises(JobError) as error:
+        compile_model(
+            compiler("ERROR: \x1b[2J\x9b31m red\n", log=None, compiled=None, code=1),
+            model,
+            model.parent,
+        )
+    assert str(error.value).isprintable()
+    assert r"\x1b[2J" in str(error.value)
+    log = LOG_HEAD + TABLE.replace("More than one", "More \x1b[31m than one")
+    details = compile_model(compiler(log=log), model, model.parent)
+    assert all(row["status"].isprintable() for row in details["operators"])
+
+
+def test_bytes_that_are_not_text_are_read(executable: Callable[[str], Path], model: Path) -> None:
+    source = "import os\nos.write(1, bytes(range(256)) + b'\\nERROR: \\xff\\xfe')\nos._exit(1)"
+    with pytest.raises(JobError, match="ERROR: \ufffd\ufffd"):
+        compile_model(executable(source), model, model.parent)
+
+
+@pytest.mark.parametrize(
+    ("figure", "value"),
+    [
+        ("0.00B", 0),
+        ("8.00MiB", 8 * 2**20),
+        ("-1.00MiB", None),
+        ("9.00GiB", None),
+        ("1.2.3MiB", None),
+        ("9" * 5000 + "MiB", None),
+        ("nanMiB", None),
+    ],
+)
+def test_impossible_memory_is_not_reported(
+    compiler: Compiler, model: Path, figure: str, value: int | None
+) -> None:
+    said = (YOLO + TAIL).replace("6.08MiB", figure).replace("1.70MiB", figure)
+    details = compile_model(compiler(said), model, model.parent)
+    assert details["on_chip_bytes"] == value
+    # The parameters that are streamed are in the file.
+    assert details["streamed_bytes"] == (value if value == 0 else None)
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        "",
+        LOG_HEAD,
+        LOG_HEAD + TABLE.replace("36 ", "37 "),
+        LOG_HEAD + TABLE.replace("36 ", "9" * 5000 + " "),
+        LOG_HEAD + "\nADD                            2          Operation not supported\n",
+    ],
+)
+def test_counts_are_those_of_the_files_whatever_the_log_says(
+    compiler: Compiler, model: Path, log: str
+) -> None:
+    details = compile_model(compiler(log=log or "?"), model, model.parent)
+    assert (details["on_tpu"], details["on_cpu"], details["subgraphs"]) == (64, 8, 1)
+    assert sum(row["count"] for row in details["operators"]) == 72
+    assert {"op": "CONV_2D", "count": 36, "status": MAPPED} in details["operators"]
 
 
 def test_a_program_that_cannot_be_run_is_named(model: Path, tmp_path: Path) -> None:

@@ -38,12 +38,37 @@ def check_compiled_file(path: Path) -> None:
 def verify_compiled(compiled: bytes, int8: bytes) -> dict[str, Any]:
     """Verify that a compiled file belongs to an int8 file; return the details for the report.
 
+    Raises:
+        JobError: as ``compare_compiled``.
+    """
+    predicted = forecast(int8)
+    return {
+        "compiler": "edgetpu_compiler on another machine",
+        "note": "inputs, outputs and operators match model.tflite; the weights cannot be compared",
+        **compare_compiled(compiled, int8),
+        "forecast": {
+            "on_tpu": predicted.on_tpu,
+            "on_cpu": predicted.on_cpu,
+            "unknown": predicted.unknown,
+            "subgraphs": predicted.subgraphs,
+        },
+    }
+
+
+def compare_compiled(compiled: bytes, int8: bytes) -> dict[str, Any]:
+    """Return which operators of an int8 file its compiled file maps.
+
     Args:
         compiled: content of the compiled file.
         int8: content of the file that it should be compiled from.
 
+    Returns:
+        ``operators`` (number of operators per kind and target), ``on_tpu``, ``on_cpu`` and
+        ``subgraphs``.
+
     Raises:
         JobError: its inputs, its outputs, or its operators on the CPU are not those of ``int8``.
+        UserError: one of the files is damaged.
     """
     after, before = read_graph(compiled), read_graph(int8)
     for noun, found, expected in (
@@ -63,20 +88,11 @@ def verify_compiled(compiled: bytes, int8: bytes) -> dict[str, Any]:
                 "the compiled file was made from another model: model.tflite has no "
                 f"{operator.op} {operator.outputs[0].name}."
             )
-    predicted = forecast(int8)
     return {
-        "compiler": "edgetpu_compiler on another machine",
-        "note": "inputs, outputs and operators match model.tflite; the weights cannot be compared",
         "operators": _rows(before.operators, on_cpu),
         "on_tpu": len(before.operators) - len(on_cpu),
         "on_cpu": len(on_cpu),
         "subgraphs": _count_compiled(after),
-        "forecast": {
-            "on_tpu": predicted.on_tpu,
-            "on_cpu": predicted.on_cpu,
-            "unknown": predicted.unknown,
-            "subgraphs": predicted.subgraphs,
-        },
     }
 
 

@@ -6,17 +6,22 @@ The compiler is a program for Linux on x86-64 that may not be redistributed
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import select
 import shutil
 import signal
 import subprocess
+import time
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
+from kerakit.deploy.edgetpu.compiled import compare_compiled
 from kerakit.deploy.edgetpu.loader import COMPILED
 from kerakit.deploy.edgetpu.verdicts import MAPPED
-from kerakit.errors import JobError
+from kerakit.errors import JobError, UserError, printable_lines
 
 PROGRAM = "edgetpu_compiler"
 
@@ -27,7 +32,16 @@ MAX_ATTEMPTS = 3
 GRACE_S = 30
 """Time beyond the limit for the compiler to report it, in seconds."""
 
+_KEPT_BYTES = 2**18
+"""Number of bytes at the begin and at the end of the output that are read: the version is in the
+first line, errors may be in both, success in the last line."""
+_CHUNK_BYTES = 2**16
+_POLL_S = 0.05
+_LONGEST_REASON = 1_000
+
 _UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_CHIP_BYTES = 8 * 2**20
+"""Memory of the chip."""
 
 
 def find_compiler(path: Path | None) -> Path | None:
@@ -57,7 +71,7 @@ def compile_model(
 
     Raises:
         JobError: the compiler failed, hung, or lacks a sign of success: exit code 0, its closing
-            line, a file with an Edge TPU operator, a log of at least one mapped operator.
+            line, a compiled file that belongs to the model and has an Edge TPU operator, a log.
     """
     compiled, log = (
         folder.resolve() / f"{model.stem}_edgetpu{extension}" for extension in (".tflite", ".log")
@@ -78,7 +92,10 @@ def compile_model(
         code, output = _run([*command, str(model.resolve())], timeout_s + GRACE_S)
         try:
             _check_success(code, output, compiled, log)
-            details = _parse_output(output, log.read_text("utf-8", "replace"))
+            details = {
+                **_parse_output(output, compiled.stat().st_size),
+                **_count(compiled, model, log),
+            }
             return {**details, "attempts": attempt}
         except JobError as error:
             for partial in (compiled, log):
@@ -88,7 +105,12 @@ def compile_model(
 
 
 def _run(command: list[str], timeout_s: float) -> tuple[int, str]:
-    """Run a program; return its exit code and output. On a timeout its process group is killed."""
+    """Run a program; return its exit code and the begin and end of its output.
+
+    It ends with its first process: a child may keep the output open. Then, on a timeout and on
+    Ctrl-C, which does not reach a session of its own, the whole process group is killed. The output
+    is read from a pipe and mostly dropped: a file could fill the disk, all of it the memory.
+    """
     try:
         process = subprocess.Popen(  # noqa: S603 - a list, absolute paths, no shell
             command,
@@ -101,18 +123,44 @@ def _run(command: list[str], timeout_s: float) -> tuple[int, str]:
         raise JobError(
             f"the Edge TPU compiler {command[0]} cannot be run: {error.strerror}."
         ) from None
-    try:
-        output, _ = process.communicate(timeout=timeout_s)
-    except BaseException as error:
-        # Ctrl-C does not reach a session of its own, so it is passed on too.
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        if isinstance(error, subprocess.TimeoutExpired):
+    with cast("IO[bytes]", process.stdout) as pipe:
+        try:
+            output = _read_until_exit(process, pipe.fileno(), timeout_s)
+        finally:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            code = process.wait()
+    return code, printable_lines(output.decode("utf-8", "replace"))
+
+
+def _read_until_exit(process: subprocess.Popen[bytes], pipe: int, timeout_s: float) -> bytes:
+    """Return the first and last _KEPT_BYTES of the output.
+
+    Raises:
+        JobError: the process is still running after ``timeout_s``.
+    """
+    begin, end = b"", b""
+    deadline = time.monotonic() + timeout_s
+    os.set_blocking(pipe, False)
+    left = _KEPT_BYTES  # to read after the exit, where a child of the process may print for ever
+    closed = False
+    while left > 0:
+        exited = process.poll() is not None
+        wait_s = 0 if exited else _POLL_S
+        ready = not closed and select.select([pipe], [], [], wait_s)[0]
+        chunk = os.read(pipe, _CHUNK_BYTES) if ready else b""
+        closed = closed or bool(ready and not chunk)
+        missing = _KEPT_BYTES - len(begin)
+        begin, end = begin + chunk[:missing], (end + chunk[missing:])[-_KEPT_BYTES:]
+        if exited:
+            left = left - len(chunk) if chunk else 0
+        elif time.monotonic() > deadline:
             raise JobError(
                 f"the Edge TPU compiler was killed after {timeout_s:g} s without a result."
-            ) from None
-        raise
-    return process.returncode, output.decode("utf-8", "replace")
+            )
+        elif closed:
+            time.sleep(_POLL_S)
+    return begin + end
 
 
 def _check_success(code: int, output: str, compiled: Path, log: Path) -> None:
@@ -125,9 +173,10 @@ def _check_success(code: int, output: str, compiled: Path, log: Path) -> None:
     reason = (
         " ".join(line.strip() for line in dict.fromkeys(reasons))
         or (output.strip().splitlines() or ["no output"])[-1]
-    )
+    )[:_LONGEST_REASON]
     if code != 0 or "Compilation failed!" in output:
-        raise JobError(f"the Edge TPU compiler failed (exit code {code}): {reason}")
+        how = f"exit code {code}" if code >= 0 else f"killed by signal {-code}"
+        raise JobError(f"the Edge TPU compiler failed ({how}): {reason}")
     if "Compilation succeeded!" not in output:
         raise JobError(f"the Edge TPU compiler did not report success: {reason}")
     for path in (compiled, log):
@@ -139,36 +188,62 @@ def _check_success(code: int, output: str, compiled: Path, log: Path) -> None:
         )
 
 
-def _parse_output(output: str, log: str) -> dict[str, Any]:
-    """Return the details that the compiler printed: bytes, counts and its own statuses."""
-    operators = [
+def _count(compiled: Path, model: Path, log: Path) -> dict[str, Any]:
+    """Return the number of operators per target from the files, with the statuses of the log.
+
+    The files decide: where the log contradicts them, its statuses are dropped.
+
+    Raises:
+        JobError: the compiled file is damaged, or of another model.
+    """
+    try:
+        counts = compare_compiled(compiled.read_bytes(), model.read_bytes())
+    except UserError as error:
+        raise JobError(f"the Edge TPU compiler wrote a damaged file: {error}") from None
+    if not counts["subgraphs"]:
+        raise JobError(f"the Edge TPU compiler mapped no operator of {model.name}.")
+    logged = _read_log(log)
+    if _per_target(logged) == _per_target(counts["operators"]):
+        counts["operators"] = logged
+    return counts
+
+
+def _read_log(path: Path) -> list[dict[str, Any]]:
+    with path.open("rb") as file:
+        text = printable_lines(file.read(_KEPT_BYTES).decode("utf-8", "replace"))
+    return [
         {"op": op, "count": int(count), "status": status.strip()}
-        for op, count, status in re.findall(r"^(\w+) +(\d+) +(\S.*)$", log, re.MULTILINE)
+        for op, count, status in re.findall(
+            r"^(\w{1,99}) {1,99}(\d{1,9}) {1,99}(\S.{0,200})$", text, re.MULTILINE
+        )
     ]
-    on_tpu = sum(row["count"] for row in operators if row["status"] == MAPPED)
-    if not on_tpu:
-        raise JobError("the log of the Edge TPU compiler lists no mapped operator.")
+
+
+def _per_target(rows: list[dict[str, Any]]) -> Counter[tuple[str, bool]]:
+    """Return the number of operators per kind, and whether it is mapped."""
+    counts: Counter[tuple[str, bool]] = Counter()
+    for row in rows:
+        counts[row["op"], row["status"] == MAPPED] += row["count"]
+    return counts
+
+
+def _parse_output(output: str, compiled_bytes: int) -> dict[str, Any]:
+    """Return the version and the memory that the compiler printed; None for impossible values."""
     on_chip = "On-chip memory {} for caching model parameters"
     streamed = "Off-chip memory used for streaming uncached model parameters"
+    match = re.search(r"^Edge TPU Compiler version ([\w.]{1,99})$", output, re.MULTILINE)
     return {
         "compiler": PROGRAM,
-        "compiler_version": _find(r"^Edge TPU Compiler version (\S+)", output),
-        "operators": operators,
-        "on_tpu": on_tpu,
-        "on_cpu": sum(row["count"] for row in operators) - on_tpu,
-        "subgraphs": int(_find(r"^Number of Edge TPU subgraphs: (\d+)", output) or 0),
-        "on_chip_bytes": _find_bytes(on_chip.format("used"), output),
-        "on_chip_remaining_bytes": _find_bytes(on_chip.format("remaining"), output),
-        "streamed_bytes": _find_bytes(streamed, output),
+        "compiler_version": match.group(1) if match else None,
+        "on_chip_bytes": _find_bytes(on_chip.format("used"), output, _CHIP_BYTES),
+        "on_chip_remaining_bytes": _find_bytes(on_chip.format("remaining"), output, _CHIP_BYTES),
+        # The parameters are in the file.
+        "streamed_bytes": _find_bytes(streamed, output, compiled_bytes),
     }
 
 
-def _find(pattern: str, text: str) -> str | None:
-    match = re.search(pattern, text, re.MULTILINE)
-    return match.group(1) if match else None
-
-
-def _find_bytes(label: str, output: str) -> int | None:
-    pattern = rf"^{re.escape(label)}: ([\d.]+)({'|'.join(_UNITS)})\s*$"
+def _find_bytes(label: str, output: str, most: int) -> int | None:
+    pattern = rf"^{re.escape(label)}: (\d{{1,9}}(?:\.\d{{1,9}})?)({'|'.join(_UNITS)})\s*$"
     match = re.search(pattern, output, re.MULTILINE)
-    return round(float(match.group(1)) * _UNITS[match.group(2)]) if match else None
+    size = round(float(match.group(1)) * _UNITS[match.group(2)]) if match else most + 1
+    return size if size <= most else None

@@ -19,7 +19,7 @@ from kerakit.deploy.edgetpu.loader import Refusal, find_refusals
 from kerakit.deploy.edgetpu.operators import apply_rules
 from kerakit.deploy.edgetpu.partition import MAYBE, NO, YES, select_partition
 from kerakit.deploy.edgetpu.verdicts import DOCUMENT, MAPPED, SUBGRAPH, Target, Verdict
-from kerakit.errors import UserError
+from kerakit.errors import UserError, printable_lines
 from kerakit.tflite.graph import Graph, Operator, Tensor, read_graph
 from kerakit.tflite.layers import keras_layer_names
 
@@ -289,7 +289,7 @@ def print_forecast(forecast: Forecast, path: Path, as_json: bool) -> None:
     if as_json:
         print(json.dumps(forecast.to_json(), indent=2))
     else:
-        print(format_forecast(forecast, path.name, path.stat().st_size))
+        print(printable_lines(format_forecast(forecast, path.name, path.stat().st_size)))
 
 
 def format_forecast(forecast: Forecast, name: str, size: int) -> str:
