@@ -217,9 +217,23 @@ def unknown_dimension(model: Any) -> None:
     quantization.quantizedDimension = 7
 
 
+def many_dimensions(model: Any) -> None:
+    """The product of so many sizes takes minutes."""
+    model.subgraphs[0].tensors[0].shape = [2**30] * 33
+
+
+def long_name_of_an_operator(model: Any) -> None:
+    """Each message on one of the operators would repeat it."""
+    code = model.operatorCodes[0]
+    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.CUSTOM
+    code.customCode = "x" * 201
+
+
 @pytest.mark.parametrize(
     "change",
     [
+        many_dimensions,
+        long_name_of_an_operator,
         own_output,
         later_output,
         no_subgraph,
@@ -235,6 +249,17 @@ def test_contradictions_are_damage(change: Callable[[Any], None]) -> None:
     assert read_graph(changed(content, lambda _: None)).operators
     with pytest.raises(UserError, match="damaged"):
         read_graph(changed(content, change))
+
+
+def test_messages_are_short_whatever_the_names() -> None:
+    def long_names(model: Any) -> None:
+        larger_constant(model)
+        for tensor in model.subgraphs[0].tensors:
+            tensor.name = "x" * 100_000
+
+    with pytest.raises(UserError, match=r"x{200} of shape") as error:
+        read_graph(changed(real_file("split_concat.tflite.gz"), long_names))
+    assert len(str(error.value)) < 1_000
 
 
 def test_more_entries_than_the_limit_are_damage(monkeypatch: pytest.MonkeyPatch) -> None:

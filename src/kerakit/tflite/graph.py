@@ -24,6 +24,12 @@ _MAX_ENTRIES = 1_000_000
 _CHARACTERS_PER_ENTRY = 64
 """Number of characters of a name that count as one entry."""
 
+_MAX_RANK = 32
+"""Limit on the dimensions of a tensor; TensorFlow Lite's kernels have at most 8."""
+
+_LONGEST_NAME = 200
+"""Number of characters of a name in a message, and of a custom operator's name in a file."""
+
 _DTYPES: dict[str, np.dtype[Any]] = {
     "FLOAT32": np.dtype("<f4"),
     "FLOAT16": np.dtype("<f2"),
@@ -135,7 +141,7 @@ class Tensor:
         """
         dtype = _DTYPES.get(self.type)
         if self.data is None or dtype is None or self.data.size != self.size * dtype.itemsize:
-            raise UserError(f"tensor {self.name} of type {self.type} is not a dense constant.")
+            raise UserError(f"{_describe(self.name)} of type {self.type} is not a dense constant.")
         return self.data.view(dtype).reshape(self.shape)
 
     @property
@@ -161,8 +167,8 @@ class Tensor:
         if parameters.size != 1:
             if not self.shape or parameters.size != self.shape[self.quantized_dimension]:
                 raise UserError(
-                    f"tensor {self.name} of shape {list(self.shape)} has {parameters.size} "
-                    "quantization parameters."
+                    f"{_describe(self.name, self.shape)} has {parameters.size} quantization "
+                    "parameters."
                 )
             shape[self.quantized_dimension] = -1
         return parameters.astype(np.float32).reshape(shape)
@@ -322,7 +328,10 @@ class _Reader:
         # Files from before 2020 have only the older field, of 8 bits; newer files have both.
         number = max(int(code.DeprecatedBuiltinCode()), int(code.BuiltinCode()))
         op = self.ops.get(number, str(number))
-        return Kind(number, op, self._text(code.CustomCode()), int(code.Version()))
+        custom = self._text(code.CustomCode())
+        if len(custom) > _LONGEST_NAME:
+            raise _DamagedError(f"the name of a custom operator has {len(custom):,} characters")
+        return Kind(number, op, custom, int(code.Version()))
 
     def _tensor(self, index: int, table: Any) -> Tensor:
         name, shape = self._text(table.Name()), self._sizes(table.ShapeAsNumpy())
@@ -335,14 +344,14 @@ class _Reader:
             and not table.Sparsity()
             and data.size != math.prod(shape) * _DTYPES[type_].itemsize
         ):
-            raise _DamagedError(f"constant {name} of shape {list(shape)} has {data.size} bytes")
+            raise _DamagedError(f"{_describe(name, shape)} has {data.size} bytes")
         quantization = table.Quantization()
         scales = self._vector(quantization.ScaleAsNumpy() if quantization else 0)
         zero_points = self._vector(quantization.ZeroPointAsNumpy() if quantization else 0)
         dimension = int(quantization.QuantizedDimension()) if quantization else 0
         if not 0 <= dimension < len(shape):
             if scales.size > 1 and shape:
-                raise _DamagedError(f"{name} of shape {list(shape)} has no dimension {dimension}")
+                raise _DamagedError(f"{_describe(name, shape)} has no dimension {dimension}")
             dimension = 0
         return Tensor(
             name=name,
@@ -364,7 +373,10 @@ class _Reader:
         return text
 
     def _sizes(self, values: Any) -> tuple[int, ...]:
-        return tuple(self._vector(values).tolist())
+        sizes = self._vector(values).tolist()
+        if len(sizes) > _MAX_RANK:
+            raise _DamagedError(f"a tensor has {len(sizes):,} dimensions")
+        return tuple(sizes)
 
     def _data(self, buffer: int) -> NDArray[np.uint8] | None:
         table = self.model.Buffers(self._checked(buffer, self.model.BuffersLength()))
@@ -414,6 +426,12 @@ class _Reader:
     def _array(values: Any) -> NDArray[Any]:
         """Return a vector of numbers; an empty one if absent: the schema's classes return 0."""
         return values if isinstance(values, np.ndarray) else np.empty(0, np.uint8)
+
+
+def _describe(name: str, shape: tuple[int, ...] | None = None) -> str:
+    """Return a tensor's name and shape for a message; a name in a damaged file may be endless."""
+    text = f"tensor {name[:_LONGEST_NAME]}"
+    return text if shape is None else f"{text} of shape {list(shape)}"
 
 
 def _check_order(operators: list[Operator]) -> None:

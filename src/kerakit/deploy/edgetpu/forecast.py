@@ -32,6 +32,9 @@ ON_CHIP = 15 * 2**19
 """Typical memory for parameters: 7.5 MiB. Compiler logs show 6.1 to 7.9 MiB, less where activations
 are larger."""
 
+MAX_FILE_BYTES = 2**31
+"""Limit of TensorFlow Lite's file format, whose offsets have 32 bits."""
+
 _CASCADE = f"{DOCUMENT}; pair: deeplabv3_mnv2_dm05_pascal_quant; log of yolov3-tiny"
 
 
@@ -197,12 +200,13 @@ def forecast_file(path: Path) -> Forecast:
     Raises:
         UserError: it does not exist, or is not a TensorFlow Lite model.
     """
-    try:
-        content = path.read_bytes()
-    except IsADirectoryError:
-        raise UserError(f"{path} is a folder. Expected a .tflite file.") from None
-    except FileNotFoundError:
-        raise UserError(f"no such file: {path}") from None
+    if path.is_dir():
+        raise UserError(f"{path} is a folder. Expected a .tflite file.")
+    if not path.exists():
+        raise UserError(f"no such file: {path}")
+    if not path.is_file() or path.stat().st_size > MAX_FILE_BYTES:
+        raise UserError(f"{path} is not a TensorFlow Lite model, which is a file of at most 2 GiB.")
+    content = path.read_bytes()
     try:
         return forecast(content)
     except UserError as error:
