@@ -277,7 +277,7 @@ def _forecast(content: bytes) -> list[Block]:
             Paragraph(found.refused.reason, Badge("refused", "bad")),
             Note(found.refused.advice),
         ]
-    unknown = f", {found.unknown} on either" if found.unknown else ""
+    unknown = f", {found.unknown} unknown" if found.unknown else ""
     on_chip, streamed = (
         format_value(size, "bytes") for size in (found.on_chip_bytes, found.streamed_bytes)
     )
@@ -292,7 +292,7 @@ def _forecast(content: bytes) -> list[Block]:
         for (op, target, status), count in counts.items()
     ]
     table = Table(["operator", "count", "target", "status"], rows, ["count"])
-    return [note, Paragraph(summary), table]
+    return [note, Paragraph(summary), *map(Note, found.warnings), table]
 
 
 def _details(results: Sequence[FormatResult]) -> list[Section]:
