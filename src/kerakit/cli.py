@@ -72,8 +72,8 @@ def check(
 ) -> None:
     """Check a dataset: unreadable images, duplicates, leaks between splits, rare classes.
 
-    Writes the findings to check.csv. A project reads the check.csv in its own folder. No image is
-    changed.
+    Writes the findings to check.csv; your edits of an earlier list are kept. A project reads the
+    check.csv in its own folder. No image is changed.
 
     Args:
         data: Image folder or table, as for kerakit new.
@@ -82,22 +82,23 @@ def check(
         seed: Seed of the split: --seed of train.py.
     """
     from kerakit.console import progress
-    from kerakit.data import DataReader
-    from kerakit.data.check import check_images, print_findings, write_findings
+    from kerakit.data.check import (
+        UncheckedReader,
+        check_images,
+        print_findings,
+        summarize_list,
+        write_findings,
+    )
+    from kerakit.data.exclusions import check_list
     from kerakit.machine import available_cores
 
-    if save_to.is_dir() or not save_to.parent.is_dir():
-        raise UserError(
-            f"cannot write {save_to}: expected a file name in an existing folder, such as "
-            "check.csv."
-        )
-    reader = DataReader(data, train_ratio, seed)
+    check_list(save_to)
+    reader = UncheckedReader(data, train_ratio, seed)
     with progress("checking", len(reader)) as advance:
         findings = check_images(reader, available_cores(), advance)
     print_findings(reader, findings)
-    write_findings(save_to, findings)
-    excluded = len({finding.key for finding in findings if finding.exclude})
-    print(f"{len(findings):,} findings, {excluded:,} images excluded from training: {save_to}")
+    edits = write_findings(save_to, findings)
+    print(summarize_list(save_to, len(findings), edits))
 
 
 @app.command

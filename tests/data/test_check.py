@@ -22,6 +22,7 @@ from kerakit import UserError
 from kerakit.data import DataReader, data_warnings
 from kerakit.data.check import check_images, write_findings
 from kerakit.data.decode import decode_image
+from kerakit.data.exclusions import check_list
 from kerakit.data.similar import (
     MAX_DHASH_DISTANCE,
     MAX_PHASH_DISTANCE,
@@ -126,6 +127,57 @@ def test_the_list_may_be_edited(split: Path, tmp_path: Path) -> None:
     path.write_text("something else")
     with pytest.raises(UserError, match="kerakit check"):
         DataReader(split, exclusions=path)
+
+
+def test_edits_of_the_list_survive_another_check(photos: Path, tmp_path: Path) -> None:
+    broken = photos / "apple" / "03.png"
+    broken.write_bytes(b"no image")
+    shutil.copy(photos / "apple" / "00.png", photos / "apple" / "copy.png")
+    path = tmp_path / "check.csv"
+    assert kerakit("check", photos, cwd=tmp_path).returncode == 0
+    text = path.read_text().replace(",exclude", ",exclude,note").replace("yes", "no,mine", 1)
+    # As a spreadsheet writes it.
+    path.write_text((text + "pear/05.png,blurred,,YES,\n").replace(",", ";"), "utf-8-sig")
+    done = kerakit("check", photos, cwd=tmp_path)
+    assert "2 edits of the earlier list are kept" in done.stdout, done.stderr
+    rows = path.read_text().splitlines()
+    assert rows[0] == "path,finding,detail,exclude,note"
+    assert "apple/03.png,unreadable,not an image of a supported format,no,mine" in rows
+    assert "pear/05.png,blurred,,YES," in rows
+    reader = DataReader(photos, exclusions=path)
+    assert reader.recipe()["exclusions"] == ["apple/copy.png", "pear/05.png"]
+    broken.unlink()
+    (photos / "apple" / "copy.png").unlink()
+    assert kerakit("check", photos, cwd=tmp_path).returncode == 0
+    rows = [row for row in path.read_text().splitlines()[1:] if ",tiny," not in row]
+    assert rows == ["pear/05.png,blurred,,YES,"]
+
+
+@pytest.mark.parametrize("content", ["DATA_DIR = 1\n", "path,label\na.png,cat\n", "", b"\xff\0"])
+def test_a_file_of_the_user_is_not_replaced(
+    photos: Path, tmp_path: Path, content: str | bytes
+) -> None:
+    path = tmp_path / "config.py"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    before = path.read_bytes()
+    for target in (path, "/dev/null"):
+        with pytest.raises(UserError, match="not written by kerakit check"):
+            check_list(Path(target))
+    assert path.read_bytes() == before
+    assert Path("/dev/null").is_char_device()
+
+
+def test_an_empty_class_is_a_finding(photos: Path, tmp_path: Path) -> None:
+    (photos / "plum").mkdir()
+    (photos / "apple" / "03.png").write_bytes(b"no image")
+    done = kerakit("check", photos, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "empty class" in done.stdout
+    rows = (tmp_path / "check.csv").read_text().splitlines()
+    assert [row.split(",")[:2] for row in rows[1:3]] == [
+        ["plum", "empty class"],
+        ["apple/03.png", "unreadable"],
+    ]
 
 
 def test_odd_names_survive_the_list(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from pyarrow import parquet
 
 from kerakit import UserError
 from kerakit.data import DataReader, data_warnings
+from kerakit.machine import available_memory
 
 Rows = list[dict[str, Any]]
 
@@ -111,7 +112,10 @@ def test_a_missing_column_is_named(tmp_path: Path, change: dict[str, None], said
         ({"path": "", "label": "cat"}, "row 6: the column 'path' is empty"),
         ({"path": "../secret.jpg", "label": "cat"}, "row 6: the path '../secret.jpg'"),
         ({"path": "a/../../b.jpg", "label": "cat"}, "outside the table's folder"),
-        ({"path": "images/0000.jpg", "label": "cat"}, "'images/0000.jpg' more than once"),
+        (
+            {"path": "images/0000.jpg", "label": "cat"},
+            "rows 1 and 6: the path 'images/0000.jpg' has two",
+        ),
         ({"path": "a.jpg", "label": "c\nat"}, "labels.txt"),
     ],
 )
@@ -183,3 +187,129 @@ def test_a_million_rows_stay_columns(tmp_path: Path) -> None:
     assert len(reader.image_paths) == count
     assert reader.image_paths[count - 1] == tmp_path / "images/999/0999999.jpg"
     assert os.fspath(reader.image_paths[0]).endswith("images/000/0000000.jpg")
+
+
+def images(folder: Path, count: int = 6) -> list[str]:
+    (folder / "images").mkdir()
+    paths = [f"images/{i}.png" for i in range(count)]
+    for path in paths:
+        (folder / path).touch()
+    return paths
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "encoding"),
+    [
+        ("path,label", "{path},{label}", "utf-8-sig"),
+        ("path, label", "{path}, {label}", "utf-8"),
+        (" Path ,LABEL", " {path} ,{label} ", "utf-8"),
+        ("path;label", "{path};{label}", "utf-8"),
+        ("path\tlabel", "{path}\t{label}", "utf-8"),
+        ('"path", "label"', '"{path}", "{label}"', "utf-8"),
+        ('"path","label","caption"', '"{path}","{label}","two, or\nthree"', "utf-8"),
+        ("label,width,width,path", "{label},1,2,./{path}", "utf-8"),
+        ("path,label", "./images/.//{name},{label}", "utf-8"),
+        ("path,label", "images\\{name},{label}", "utf-8"),
+        ("path,label", ".\\images\\{name},{label}", "utf-8"),
+        ("path,label", "{root}/{path},{label}", "utf-8"),
+        ("\n\npath,label", "{path},{label}", "utf-8"),
+    ],
+)
+def test_tables_as_people_have_them(tmp_path: Path, header: str, row: str, encoding: str) -> None:
+    paths = images(tmp_path)
+    rows = [
+        row.format(path=path, label=label, root=tmp_path, name=path.removeprefix("images/"))
+        for path, label in zip(
+            paths, ["cat", "café", "cat ", "cafe\u0301", "cat", "café"], strict=True
+        )
+    ]
+    (tmp_path / "t.csv").write_text("\n".join([header, *rows]), encoding=encoding)
+    reader = DataReader(tmp_path / "t.csv")
+    assert reader.class_names == ("café", "cat")
+    assert [reader.key(i) for i in range(6)] == paths
+    assert reader.targets.tolist() == [1, 0] * 3
+
+
+def test_names_of_files_may_have_spaces_and_backslashes(tmp_path: Path) -> None:
+    names = [" a .png", "b\\1.png"]
+    for name in names:
+        (tmp_path / name).touch()
+    rows = [{"path": name, "label": str(i)} for i, name in enumerate(names)]
+    reader = DataReader(write(tmp_path, rows))
+    assert [reader.key(i) for i in range(2)] == names
+
+
+def test_an_image_listed_twice_is_one_and_two_labels_are_an_error(tmp_path: Path) -> None:
+    rows = [
+        {"path": f"{prefix}a/{i}.jpg", "label": i % 2} for prefix in ("", "./") for i in range(9)
+    ]
+    reader = DataReader(write(tmp_path, rows))
+    assert len(reader) == 9
+    assert "rows that list an image again, ignored: 9." in data_warnings(reader)
+    for change in ({"label": 1}, {"split": "test"}, {"group": "2"}):
+        first = {"path": "a/0.jpg", "label": 0, "split": "train", "group": "1"}
+        second = {**first, "path": ".//a//0.jpg", **change}
+        with pytest.raises(UserError, match=r"rows 1 and 3: the path 'a/0.jpg' has two different"):
+            DataReader(write(tmp_path, [first, {**first, "path": "b", "label": 1}, second]))
+
+
+def test_groups_and_splits_are_normalized(tmp_path: Path) -> None:
+    rows = [
+        {**row, "group": f"patient {i // 8}{' ' * (i % 2)}", "split": "Test-Set " if i < 80 else ""}
+        for i, row in enumerate(many())
+    ]
+    reader = DataReader(write(tmp_path, rows))
+    assert set(reader.indices("test")) == set(range(80))
+    train = {i // 8 for i in reader.indices("train")}
+    assert not train & {i // 8 for i in reader.indices("val")}
+
+
+def test_measurements_as_labels_are_split_as_one_class(tmp_path: Path) -> None:
+    rows = [{"path": f"{i}.jpg", "label": i / 7} for i in range(100)]
+    reader = DataReader(write(tmp_path, rows))
+    assert [len(reader.indices(mode)) for mode in ("train", "val", "test")] == [80, 10, 10]
+    assert "20 classes" in data_warnings(reader)[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("path,label,label\na,b,c\n", "2 columns 'label'"),
+        ("path,Path ,label\na,b,c\n", "2 columns 'path'"),
+        ("path,label\na.jpg,größe\n".encode("latin-1"), "not UTF-8 text"),
+        ("path,label\na.jpg,cat\n".encode("utf-16"), "not UTF-8 text"),
+        (b"path,label\na\0.jpg,cat\nb.jpg,dog\n", "row 1: the path has a NUL"),
+        (b"path,label\na.jpg,c\0t\nb.jpg,dog\n", "labels.txt"),
+        ("path,label\nC:\\photos\\a.jpg,cat\nb.jpg,dog\n", "row 1: 'C:.*a path of Windows"),
+        ("path,label\n" + "x" * 2**25 + ",cat\nb.jpg,dog\n", "cannot read the table"),
+        ("x" * 2**25, "cannot read the table"),
+        ('path,label\n"a.jpg,cat\nb.jpg,dog\n', "cannot read the table"),
+    ],
+)
+def test_what_is_wrong_with_a_csv_is_said(tmp_path: Path, content: str | bytes, said: str) -> None:
+    data = content if isinstance(content, bytes) else content.encode()
+    (tmp_path / "t.csv").write_bytes(data)
+    with pytest.raises(UserError, match=said) as error:
+        DataReader(tmp_path / "t.csv")
+    assert len(str(error.value)) < 1000
+
+
+def test_a_small_parquet_file_does_not_fill_the_memory(tmp_path: Path) -> None:
+    """Equal rows take no space in the file: more than the free memory can hold."""
+    path = tmp_path / "t.parquet"
+    text = pa.DictionaryArray.from_arrays(np.zeros(2**17, np.int32), ["x" * 2**20])
+    parquet.write_table(pa.table({"path": text, "label": text}), path, store_schema=False)
+    assert path.stat().st_size < 2**20
+    with pytest.raises(UserError, match=r"131,072 rows, which need about 256\.0 GiB of memory"):
+        DataReader(path)
+    column = pa.chunked_array([np.zeros(2**22, np.int8)] * (available_memory() // 2**22 // 200))
+    parquet.write_table(pa.table({"path": column, "label": column}), path)
+    assert path.stat().st_size < 2**20
+    with pytest.raises(UserError, match=r"rows, which need about .* GiB of memory"):
+        DataReader(path)
+
+
+@pytest.mark.parametrize("label", [["cat"], {"name": "cat"}, b"\xff"])
+def test_other_types_of_columns_are_an_error(tmp_path: Path, label: object) -> None:
+    with pytest.raises(UserError, match="cannot read the table"):
+        DataReader(write(tmp_path, [{"path": "a.jpg", "label": label}] * 2, "parquet"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
 from collections import Counter
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -23,16 +23,17 @@ from kerakit.data.decode import (
     read_bytes,
     read_size,
 )
+from kerakit.data.exclusions import read_exclusions, write_list
 from kerakit.data.reader import DataReader
 from kerakit.data.similar import THUMBNAIL, find_near_duplicates, fingerprint
 from kerakit.data.split import MODES
 from kerakit.errors import ImageError
-from kerakit.files import atomic_write
 
 TINY, HUGE = 32, 50_000_000
 """Images with a side of fewer pixels are tiny; images with more pixels in total are huge."""
 
 FINDINGS = {
+    "empty class": "the class has no training images; add some, or remove the class",
     "unreadable": "cannot be decoded, or is truncated",
     "conflicting labels": "the same file in several classes",
     "leak": "a training image that is nearly identical to a held-out image",
@@ -79,6 +80,14 @@ class Finding:
     exclude: bool = False
 
 
+class UncheckedReader(DataReader):
+    """A dataset that may have classes without training images: findings, as the others."""
+
+    def _check_classes(self) -> None:
+        if not len(self):
+            super()._check_classes()
+
+
 @dataclass(frozen=True)
 class _ImageFacts:
     """Facts about one image: an error, or the rest."""
@@ -114,23 +123,33 @@ def check_images(
         *_check_each(reader, facts),
         *_Duplicates(reader, facts).findings(),
         *_unsupported(reader),
+        *_empty_classes(reader),
     ]
     order = list(FINDINGS)
     return sorted(findings, key=lambda finding: order.index(finding.kind))
 
 
-def write_findings(path: Path, findings: list[Finding]) -> None:
-    """Write the list that ``DataReader(exclusions=...)`` reads; users may edit it.
+def write_findings(path: Path, findings: list[Finding]) -> int:
+    """Write the list that ``DataReader(exclusions=...)`` reads; edits of a user are kept.
 
-    A CSV file with the columns path, finding, detail, exclude ("yes" or "no").
+    A CSV file with the columns path, finding, detail, exclude ("yes" or "no"). Returns the number
+    of edits that an existing list had.
     """
-    with (
-        atomic_write(path) as temporary,
-        temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
-    ):
-        writer = csv.writer(file)
-        writer.writerow(["path", "finding", "detail", "exclude"])
-        writer.writerows([f.key, f.kind, f.detail, "yes" if f.exclude else "no"] for f in findings)
+    rows = [(f.key, f.kind, f.detail, "yes" if f.exclude else "no") for f in findings]
+    return write_list(path, rows, FINDINGS)
+
+
+def summarize_list(path: Path, findings: int, edits: int) -> str:
+    """Return a sentence about the list that was written, and its effect."""
+    excluded = len(pc.unique(read_exclusions(path)))
+    kept = f" {edits:,} edits of the earlier list are kept." if edits else ""
+    effect = (
+        f"{excluded:,} images have exclude = yes: train.py omits them if the list is check.csv in "
+        "the project's folder."
+        if excluded
+        else "No image is excluded from training."
+    )
+    return f"{findings:,} findings, written to {path}.{kept} {effect}"
 
 
 def print_findings(reader: DataReader, findings: list[Finding]) -> None:
@@ -153,8 +172,10 @@ def print_findings(reader: DataReader, findings: list[Finding]) -> None:
     if rows:
         headings = ["images", "finding", "example"]
         print_table(headings, rows, "Findings", left=headings[1:], overflow="fold")
+    for warning in reader.warnings:
+        print(warning)
     train = counts[0]
-    if train.max() > 10 * train.min():
+    if train.min() and train.max() > 10 * train.min():
         rare, common = (printable(reader.class_names[i]) for i in (train.argmin(), train.argmax()))
         print(
             f"class imbalance: {rare!r} has {train.min():,} training images, {common!r} "
@@ -285,6 +306,12 @@ class _Duplicates:
     def _finding(self, i: int, kind: str, other: int, exclude: bool) -> Finding:
         detail = f"{self._reader.key(int(other))}, {self._modes[other]}"
         return Finding(self._reader.key(int(i)), kind, detail, exclude)
+
+
+def _empty_classes(reader: DataReader) -> Iterator[Finding]:
+    for name, count in zip(reader.class_names, reader.counts("train"), strict=True):
+        if not count:
+            yield Finding(name, "empty class", "")
 
 
 def _unsupported(reader: DataReader) -> Iterator[Finding]:

@@ -14,10 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from kerakit.data.exclusions import read_exclusions
 from kerakit.data.folders import index_folder
 from kerakit.data.index import UNASSIGNED, ImageIndex
 from kerakit.data.split import CHUNK, MODES, Mode, assign
-from kerakit.data.tables import index_table, read_exclusions
+from kerakit.data.tables import index_table
 from kerakit.errors import UserError, list_names
 
 
@@ -214,7 +215,8 @@ class DataReader:
                 f"{self.data} has no images in its class folders.{note} Expected files such as "
                 ".jpg or .png."
             )
-        if empty := self._classes_without("train"):
+        empty = self._classes_without("train")
+        if empty and not _are_measurements(self.class_names):
             raise UserError(
                 f"{_describe_classes(empty)} in {self.data}: no training images.{note} Add some, "
                 "or remove the class."
@@ -269,6 +271,11 @@ def data_warnings(reader: Reader) -> list[str]:
         return lines
     if reader.num_excluded:
         lines.append(f"images excluded by the list of kerakit check: {reader.num_excluded}.")
+    if missing := reader._classes_without("train"):
+        lines.append(
+            f"{_describe_classes(missing)}: no training images, so the model cannot learn them. "
+            "Labels that are numbers need a task of your own."
+        )
     lines += reader.warnings
     if gifs := pc.sum(pc.ends_with(reader._keys, ".gif", ignore_case=True)).as_py():
         lines.append(f"GIF images (only the first frame is read): {gifs}.")
@@ -319,6 +326,14 @@ def _printable(key: bytes) -> str:
         return quote_from_bytes(key)
 
 
+def _are_measurements(labels: Sequence[str]) -> bool:
+    """Whether all labels are numbers, and some are no integers."""
+    try:
+        return any(not float(label).is_integer() for label in labels)
+    except (ValueError, OverflowError):
+        return False
+
+
 def _describe_classes(names: Sequence[str]) -> str:
     quoted = list_names([repr(name) for name in names])
     return f"class {quoted}" if len(names) == 1 else f"{len(names)} classes ({quoted})"
@@ -339,7 +354,11 @@ def _draw_splits(
         return index.splits
     mask = pa.array(drawn_from)
     names = (index.keys if index.groups is None else index.groups).filter(mask)
-    drawn = assign(names, index.targets[drawn_from], seed, train_ratio, usable[drawn_from])
+    strata = index.targets[drawn_from]
+    if _are_measurements(index.class_names) and (np.bincount(strata) == 1).sum() > len(strata) / 2:
+        # For a reader whose targets are numbers: each image would be a class of its own.
+        strata = np.zeros_like(strata)
+    drawn = assign(names, strata, seed, train_ratio, usable[drawn_from])
     if "test" in given:
         drawn[drawn == MODES.index("test")] = MODES.index("val")
     if index.groups is not None:

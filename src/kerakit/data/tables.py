@@ -1,7 +1,9 @@
-"""Datasets in tables: CSV or Parquet with path and label, and optionally split and group."""
+"""Datasets in tables: CSV, TSV or Parquet with path and label, and optionally split and group."""
 
 from __future__ import annotations
 
+import csv
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +11,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pyarrow import csv, parquet
+from pyarrow import csv as arrow_csv
+from pyarrow import parquet
 
-from kerakit.data.folders import check_printable
+from kerakit.data.folders import check_printable, normalize_name, warn_of_case_variants
 from kerakit.data.index import UNASSIGNED, ImageIndex
 from kerakit.data.split import MODES, parse_split
 from kerakit.errors import UserError, first_line
+from kerakit.machine import available_memory
 
 _REQUIRED, _OPTIONAL = ("path", "label"), ("split", "group")
+
+_MAX_HEADER, _BLOCK_SIZE = 2**20, 2**24
+"""Sizes in bytes: of the part of a CSV that has the header; the largest size of a row."""
+
+_BYTES_PER_ROW = 240
+"""Peak memory while a table is read; measured with a million rows."""
 
 
 def index_table(path: Path) -> ImageIndex:
@@ -24,88 +34,210 @@ def index_table(path: Path) -> ImageIndex:
 
     Raises:
         UserError: no table, a missing column, an empty cell, an unknown split, fewer than two
-            classes, a duplicate path, a path outside the folder.
+            classes, a path with two labels or splits, a path outside the folder, more rows than
+            the memory can hold.
     """
     table = _read(path)
     for name in _REQUIRED:
         _check_cells(path, name, table[name])
-    keys, labels = (table[name].combine_chunks() for name in _REQUIRED)
-    _check_paths(path, keys)
-    encoded = labels.dictionary_encode()
-    names = np.array(encoded.dictionary.to_pylist(), object)
-    if len(names) < 2:
+    keys = _normalize_keys(path, table["path"].combine_chunks())
+    targets, class_names = _encode(table["label"])
+    if len(class_names) < 2:
         raise UserError(
-            f"{path} has one class ({names[0]}). Expected at least two different values in the "
-            "column label."
+            f"{path} has one class ({class_names[0]}). Expected at least two different values in "
+            "the column label."
         )
-    order = np.argsort(names)
-    class_names = tuple(names[order])
     check_printable(class_names, path)
-    targets = np.argsort(order).astype(np.int32)[encoded.indices.to_numpy()]
+    columns: dict[str, NDArray[Any]] = {"labels": targets, "splits": _splits(path, table)}
     groups = None
     if "group" in table.column_names:
         _check_cells(path, "group", table["group"])
-        groups = table["group"].combine_chunks().cast(pa.binary())
+        columns["groups"], names = _encode(table["group"])
+        groups = pa.array(names).take(pa.array(columns["groups"])).cast(pa.binary())
+    warnings = warn_of_case_variants(class_names)
+    once = _find_unique(path, keys, columns)
+    if len(once) < len(keys):
+        warnings.append(f"rows that list an image again, ignored: {len(keys) - len(once):,}.")
     return ImageIndex(
-        path.parent, keys.cast(pa.binary()), targets, class_names, _splits(path, table), groups
+        path.parent,
+        keys.take(pa.array(once)).cast(pa.binary()),
+        targets[once],
+        class_names,
+        columns["splits"][once].astype(np.int8),
+        None if groups is None else groups.take(pa.array(once)),
+        tuple(warnings),
     )
 
 
-def read_exclusions(path: Path) -> pa.Array:
-    """Return the keys of the images that a list of ``kerakit check`` excludes, binary (n,).
-
-    Raises:
-        UserError: the file cannot be read, has no column path or exclude, or a value of exclude is
-            neither yes nor no.
-    """
-    as_text = csv.ConvertOptions(column_types={"path": pa.binary(), "exclude": pa.string()})
-    try:
-        table = csv.read_csv(path, convert_options=as_text)
-        exclude = pc.utf8_lower(pc.utf8_trim_whitespace(table["exclude"]))
-        keys = table["path"]
-    except (pa.ArrowException, OSError, UnicodeDecodeError, KeyError) as error:
-        raise UserError(
-            f"cannot read the list {path}: {first_line(error)}. Create it again with kerakit check."
-        ) from None
-    if other := [value for value in pc.unique(exclude).to_pylist() if value not in ("yes", "no")]:
-        raise UserError(
-            f"{path}: the column exclude has the value {other[0]!r}; expected yes or no."
-        )
-    return keys.filter(pc.equal(exclude, "yes")).combine_chunks()
-
-
 def _read(path: Path) -> pa.Table:
-    try:
-        if path.suffix.lower() == ".parquet":
-            names = parquet.read_schema(path).names
-            table = parquet.read_table(
-                path, columns=[name for name in names if name in _REQUIRED + _OPTIONAL]
-            )
-        elif path.suffix.lower() == ".csv":
-            # As text, so that labels and groups such as 007 keep their zeros.
-            as_text = csv.ConvertOptions(
-                column_types=dict.fromkeys(_REQUIRED + _OPTIONAL, pa.string()),
-                null_values=[""],
-                strings_can_be_null=True,
-            )
-            table = csv.read_csv(path, convert_options=as_text)
-        else:
-            raise UserError(
-                f"{path} is not a table. Expected a folder, or a file with the extension .csv or "
-                ".parquet."
-            )
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the table {path}: {first_line(error)}") from None
-    if missing := [name for name in _REQUIRED if name not in table.column_names]:
+    """Return the columns of a table as text."""
+    readers = {".csv": _read_csv, ".tsv": _read_csv, ".parquet": _read_parquet}
+    if (read := readers.get(path.suffix.lower())) is None:
         raise UserError(
-            f"{path} has no column {missing[0]!r}; its columns are "
-            f"{', '.join(table.column_names)}. Expected path and label, and optionally split and "
-            "group."
+            f"{path} is not a table. Expected a folder, or a file with the extension .csv, .tsv or "
+            ".parquet."
         )
+    try:
+        table = read(path)
+    except (pa.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:
+        is_encoding = isinstance(error, UnicodeDecodeError) or "UTF8" in str(error)
+        reason = "it is not UTF-8 text. Save it as UTF-8" if is_encoding else first_line(error)
+        raise UserError(f"cannot read the table {path}: {reason.rstrip('.')}.") from None
     if not table.num_rows:
         raise UserError(f"{path} has no rows. Expected one row per image.")
-    # Labels and groups may be numbers in Parquet.
-    return pa.table({name: table[name].cast(pa.string()) for name in table.column_names})
+    return table
+
+
+def _select_columns(path: Path, names: list[str]) -> dict[int, str]:
+    """Return the columns to read by their indices; names may differ in case and spaces."""
+    plain = [name.strip().casefold() for name in names]
+    for name in (*_REQUIRED, *_OPTIONAL):
+        if plain.count(name) > 1:
+            raise UserError(
+                f"{path} has {plain.count(name)} columns {name!r}. Expected one. Rename or remove "
+                "the others."
+            )
+    if missing := [name for name in _REQUIRED if name not in plain]:
+        raise UserError(
+            f"{path} has no column {missing[0]!r}; its columns are {', '.join(names[:20])}. "
+            "Expected path and label, and optionally split and group."
+        )
+    return {i: name for i, name in enumerate(plain) if name in _REQUIRED + _OPTIONAL}
+
+
+def _read_csv(path: Path) -> pa.Table:
+    with path.open("rb") as file:
+        start = file.read(_MAX_HEADER).decode("utf-8-sig", "replace")
+    lines = start.lstrip("\r\n").splitlines()
+    if not lines:
+        raise UserError(f"cannot read the table {path}: it is empty.")
+    if "\0" in lines[0]:
+        raise UserError(f"cannot read the table {path}: it is not UTF-8 text. Save it as UTF-8.")
+    delimiter, header = split_header(lines[0])
+    selected = _select_columns(path, header)
+    names = [selected.get(i, f"column {i}") for i in range(len(header))]
+    skipped = start[: start.index(lines[0])].count("\n") + 1
+    if len(start) < _MAX_HEADER and len(lines) == 1:
+        return pa.table({name: pa.array([], pa.string()) for name in selected.values()})
+    # As text, so that labels and groups such as 007 keep their zeros.
+    return arrow_csv.read_csv(
+        path,
+        arrow_csv.ReadOptions(column_names=names, skip_rows=skipped, block_size=_BLOCK_SIZE),
+        arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+        arrow_csv.ConvertOptions(
+            column_types=dict.fromkeys(selected.values(), pa.string()),
+            include_columns=list(selected.values()),
+            null_values=[""],
+            strings_can_be_null=True,
+        ),
+    )
+
+
+def split_header(line: str) -> tuple[str, list[str]]:
+    """Return the delimiter of a CSV file (spreadsheets also use ; and tabs), and its columns."""
+    headers = {
+        delimiter: next(csv.reader([line], delimiter=delimiter, skipinitialspace=True))
+        for delimiter in ",;\t|"
+    }
+    return max(headers.items(), key=lambda item: len(item[1]))
+
+
+def _read_parquet(path: Path) -> pa.Table:
+    file = parquet.ParquetFile(path)
+    selected = _select_columns(path, file.schema_arrow.names)
+    names = [file.schema_arrow.names[i] for i in selected]
+    metadata = file.metadata
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
+    size = sum(
+        chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema in set(names)
+    )
+    _check_memory(path, metadata.num_rows, size)
+    # As dictionaries: a small file may repeat one long text millions of times.
+    text = [name for name in names if pa.types.is_string(file.schema_arrow.field(name).type)]
+    table = parquet.read_table(path, columns=names, read_dictionary=text)
+    size = sum(
+        pc.sum(pc.binary_length(chunk.dictionary).take(chunk.indices)).as_py() or 0
+        for name in text
+        for chunk in table[name].chunks
+    )
+    _check_memory(path, metadata.num_rows, size)
+    # Labels and groups may be numbers.
+    return pa.table(
+        {name: table[names[n]].cast(pa.string()) for n, name in enumerate(selected.values())}
+    )
+
+
+def _check_memory(path: Path, rows: int, size: int) -> None:
+    needed, free = rows * _BYTES_PER_ROW + size, available_memory()
+    if needed > free:
+        raise UserError(
+            f"{path} has {rows:,} rows, which need about {needed / 2**30:,.1f} GiB of memory; "
+            f"{free / 2**30:,.1f} GiB are free. Divide it into several tables."
+        )
+
+
+def _encode(column: Any) -> tuple[NDArray[np.int32], tuple[str, ...]]:
+    """Return the index of each value, int32 (n,), and the sorted normalized values."""
+    encoded = column.combine_chunks().dictionary_encode()
+    names = [normalize_name(_unquote(value)) for value in encoded.dictionary.to_pylist()]
+    unique = sorted(set(names))
+    numbers = {name: i for i, name in enumerate(unique)}
+    codes = np.array([numbers[name] for name in names], np.int32)
+    return codes[encoded.indices.to_numpy()], tuple(unique)
+
+
+def _unquote(value: str) -> str:
+    """Return a value without the quotes that a space before them made part of it."""
+    stripped = value.strip()
+    is_quoted = len(stripped) > 1 and stripped[0] == stripped[-1] == '"'
+    return stripped[1:-1] if is_quoted else stripped
+
+
+def _normalize_keys(path: Path, keys: Any) -> Any:
+    """Return paths with ``/``, relative to the table where they are below it, without ``./``."""
+    if (row := pc.index(pc.match_substring(keys, "\0"), True).as_py()) >= 0:
+        raise UserError(f"{path}, row {row + 1}: the path has a NUL character.")
+    if (row := pc.index(pc.match_substring_regex(keys, r"^[A-Za-z]:[\\/]"), True).as_py()) >= 0:
+        raise UserError(
+            f"{path}, row {row + 1}: {keys[row].as_py()!r} is a path of Windows. Expected a path "
+            "relative to the table's folder."
+        )
+    for pattern, replacement in ((r'^\s*"(.*)"\s*$', r"\1"), (r"^\s+|\s+$", ""), (r"\\", "/")):
+        changed = pc.index(pc.match_substring_regex(keys, pattern), True).as_py()
+        # Names of files may have spaces and backslashes, too: the first one decides.
+        if changed >= 0 and not os.path.lexists(path.parent / keys[changed].as_py()):
+            keys = pc.replace_substring_regex(keys, pattern, replacement)
+    keys = pc.replace_substring_regex(keys, "/{2,}", "/")
+    keys = pc.replace_substring_regex(keys, r"(^|/)(\./)+", r"\1")
+    for root in {os.path.abspath(path.parent), os.path.realpath(path.parent)}:
+        below = pc.starts_with(keys, f"{root}/")
+        keys = pc.if_else(below, pc.utf8_slice_codeunits(keys, len(root) + 1), keys)
+    outside = pc.match_substring_regex(keys, r"(^|/)\.\.(/|$)")
+    if (row := pc.index(outside, True).as_py()) >= 0:
+        raise UserError(
+            f"{path}, row {row + 1}: the path {keys[row].as_py()!r} is outside the table's folder."
+        )
+    return keys
+
+
+def _find_unique(path: Path, keys: Any, columns: dict[str, NDArray[Any]]) -> NDArray[np.int64]:
+    """Return the indices of the first row of each path, int64 (images,).
+
+    Raises:
+        UserError: two rows of one path differ.
+    """
+    codes = keys.dictionary_encode().indices.to_numpy()
+    _, first = np.unique(codes, return_index=True)
+    for name, values in columns.items():
+        differs = values != values[first][codes]
+        if differs.any():
+            row = int(np.flatnonzero(differs)[0])
+            raise UserError(
+                f"{path}, rows {first[codes[row]] + 1} and {row + 1}: the path "
+                f"{keys[row].as_py()!r} has two different {name}. Remove one of the rows."
+            )
+    return first.astype(np.int64)
 
 
 def _check_cells(path: Path, name: str, column: Any) -> None:
@@ -115,21 +247,6 @@ def _check_cells(path: Path, name: str, column: Any) -> None:
     if (row := pc.index(empty, True).as_py()) >= 0:
         raise UserError(
             f"{path}, row {row + 1}: the column {name!r} is empty. Fill it in, or remove the row."
-        )
-
-
-def _check_paths(path: Path, keys: Any) -> None:
-    outside = pc.match_substring_regex(keys, r"(^|[/\\])\.\.([/\\]|$)")
-    if (row := pc.index(outside, True).as_py()) >= 0:
-        raise UserError(
-            f"{path}, row {row + 1}: the path {keys[row].as_py()!r} is outside the table's folder."
-        )
-    if len(pc.unique(keys)) < len(keys):
-        counts = pc.value_counts(keys)
-        twice = counts.filter(pc.greater(counts.field("counts"), 1))[0]["values"].as_py()
-        raise UserError(
-            f"{path} has the path {twice!r} more than once. An image must be in one split only. "
-            "Remove the duplicates."
         )
 
 
