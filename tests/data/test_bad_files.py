@@ -128,6 +128,7 @@ ODD: dict[str, tuple[bytes, str | None]] = {
     "a_png.jpg": (encoded("PNG"), "wrong file extension"),
     "a_jpeg.png": (encoded("JPEG"), "wrong file extension"),
     "frames.gif": (frames(), "multiple frames"),
+    "version.jpg": (encoded("JPEG").replace(b"JFIF\0\1", b"JFIF\0\x09"), "JPEG warning"),
     "pixel.png": (encoded("PNG", PHOTO[:1, :1]), "tiny"),
     "line.png": (encoded("PNG", np.zeros((1, 60000, 3), np.uint8)), "tiny"),
     "tail.jpg": (encoded("JPEG") + b"and more" * 100, None),

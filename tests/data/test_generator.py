@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import time
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -385,3 +387,135 @@ def test_load_batch_reads_the_same_batch_without_reading_ahead(photos: Path) -> 
     loaded = [generator.load_batch(i) for i in range(len(generator))]
     assert generator.timer.images == 0
     assert same(loaded, epoch_of(generator, 2))
+
+
+class Applied(A.ImageOnlyTransform):
+    """Applies a function to each image."""
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        super().__init__(p=1)
+        self.function = function
+
+    def apply(self, img: Any, **_: Any) -> Any:
+        return self.function(img)
+
+
+@pytest.mark.parametrize(
+    ("transform", "said"),
+    [
+        (A.Normalize(), r"get_aug_pipeline\(\) returned float32 \(16, 20, 3\), -\d.* to \d"),
+        (A.ToFloat(max_value=255), r"returned float32 \(16, 20, 3\), 0"),
+        (A.ToGray(num_output_channels=1, p=1), r"returned uint8 \(16, 20\)"),
+        (
+            Applied(lambda image: image.astype(np.int16)),
+            r"returned int16 \(16, 20, 3\)",
+        ),
+        (
+            Applied(lambda image: image[..., 0]),
+            r"returned uint8 \(16, 20\)|\(16, 20, 1\)",
+        ),
+        (A.Resize(8, 10), r"get_aug_pipeline\(\) returned uint8 \(8, 10, 3\).*\(16, 20, 3\)"),
+        (A.RandomCrop(8, 8), r"get_aug_pipeline\(\) returned uint8 \(8, 8, 3\)"),
+        (Applied(lambda image: image // 255), "whose pixels are 0 or 1"),
+    ],
+)
+def test_a_pipeline_that_returns_other_than_images_is_an_error(
+    photos: Path, transform: Any, said: str
+) -> None:
+    class Odd(BatchGenerator):
+        def get_aug_pipeline(self) -> Any:
+            return A.Compose([transform])
+
+    generator = Odd(DataReader(photos), "train", 8, (20, 16), jitter=True)
+    with pytest.raises(UserError, match=said):
+        epoch_of(generator, 0)
+    assert isinstance(generator.error, UserError)
+    generator.close()
+
+
+@pytest.mark.parametrize("pipeline", [None, [A.HorizontalFlip()], lambda **data: data])
+def test_a_pipeline_that_is_none_is_an_error(photos: Path, pipeline: Any) -> None:
+    class Odd(BatchGenerator):
+        def get_aug_pipeline(self) -> Any:
+            return pipeline
+
+    with pytest.raises(UserError, match=r"Expected an albumentations\.Compose"):
+        Odd(DataReader(photos), "train", 8, (20, 16), jitter=True).load_batch(0)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda x, y: (x / 255, y), r"preprocess\(\) returned float64 \(16, 20, 3\), 0.* to \d"),
+        (lambda x, y: (x.astype(np.float32), y), r"float32 \(16, 20, 3\)"),
+        (lambda x, y: (x.astype(np.float16) / 127.5 - 1, y), r"float16 \(16, 20, 3\), -"),
+        (lambda x, y: (x.astype(np.int16), y), r"int16"),
+        (lambda x, y: (x.astype(np.int8), y), r"int8"),
+        (lambda x, y: (x > 100, y), r"bool \(16, 20, 3\)"),
+        (lambda x, y: (x[..., 0], y), r"uint8 \(16, 20\)"),
+        (lambda x, y: (x[..., :1], y), r"uint8 \(16, 20, 1\)"),
+        (lambda x, y: (np.dstack([x, x[..., :1]]), y), r"uint8 \(16, 20, 4\)"),
+        (lambda x, y: (x.transpose(2, 0, 1), y), r"uint8 \(3, 16, 20\)"),
+        (lambda x, y: (x[None], y), r"uint8 \(1, 16, 20, 3\)"),
+        (lambda x, y: (x[:10], y), r"preprocess\(\) returned uint8 \(10, 20, 3\).*the input size"),
+        (lambda x, y: (x[:0], y), r"uint8 \(0, 20, 3\)"),
+        (lambda x, y: (x.tolist(), y), "type list"),
+        (lambda x, y: (memoryview(x), y), "type memoryview"),
+        (lambda _, y: (None, y), "returned None"),
+        (lambda x, y: (x.astype(object), y), "object"),
+        (lambda x, y: (x.astype(np.float64) * np.nan, y), "nan to nan"),
+        (lambda *_: None, "type NoneType. Expected a tuple"),
+        (lambda x, _: x, "type ndarray. Expected a tuple"),
+        (lambda x, y: (x, y, 1), "Expected a tuple"),
+        (lambda x, y: ((x / 255).astype(np.uint8), y), "whose pixels are 0 or 1"),
+    ],
+)
+@pytest.mark.parametrize("mode", ["train", "val"])
+def test_preprocess_that_returns_other_than_an_image_is_an_error(
+    photos: Path, change: Any, said: str, mode: Any
+) -> None:
+    class Odd(BatchGenerator):
+        def preprocess(self, image: Any, annot: Any) -> Any:
+            return change(image, annot)
+
+    with pytest.raises(UserError, match=said):
+        Odd(DataReader(photos), mode, 4, (20, 16)).load_batch(0)
+
+
+def test_a_crop_in_preprocess_and_dark_images_are_allowed(photos: Path) -> None:
+    class Half(BatchGenerator):
+        def get_aug_pipeline(self) -> Any:
+            return A.Compose([A.RandomCrop(12, 12)])
+
+        def preprocess(self, image: Any, annot: Any) -> Any:
+            return np.ascontiguousarray(np.resize(image, (16, 20, 3))), annot
+
+    reader = DataReader(photos)
+    assert Half(reader, "train", 8, (20, 16), jitter=True).load_batch(0)[0].shape == (8, 16, 20, 3)
+    dark = BatchGenerator(
+        reader, "train", 8, (20, 16), read=lambda _: np.ones((16, 20, 3), np.uint8)
+    )
+    assert dark.load_batch(0)[0].max() == 1
+
+
+def test_other_packages_do_not_change_the_bits(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With torch, albumentations reads the seed of its data loader's workers."""
+    reader = DataReader(photos)
+    without = epoch_of(Generator(reader, "train", 8, (20, 16), jitter=True), 0)
+    torch = types.ModuleType("torch")
+    torch.initial_seed = lambda: 7  # type: ignore[attr-defined]
+    data = types.ModuleType("torch.utils.data")
+    data.get_worker_info = lambda: "a worker"  # type: ignore[attr-defined]
+    utils = types.ModuleType("torch.utils")
+    utils.data, torch.utils = data, utils  # type: ignore[attr-defined]
+    for name, module in (("torch", torch), ("torch.utils", utils), ("torch.utils.data", data)):
+        monkeypatch.setitem(sys.modules, name, module)
+    assert same(epoch_of(Generator(reader, "train", 8, (20, 16), jitter=True), 0), without)
+
+    class Seeded(Generator):
+        def get_aug_pipeline(self) -> Any:
+            return A.Compose(super().get_aug_pipeline().transforms, seed=5)
+
+    assert same(epoch_of(Seeded(reader, "train", 8, (20, 16), jitter=True), 0), without)

@@ -12,6 +12,7 @@ import stat
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,7 +22,7 @@ from PIL import Image
 
 from kerakit.device.photo import (
     MAX_JPEG_PIXELS,
-    check_pixels,
+    check_size,
     clean_jpeg,
     decode,
     first_page,
@@ -30,7 +31,7 @@ from kerakit.device.photo import (
     large_image,
     turn_upright,
 )
-from kerakit.errors import ImageError
+from kerakit.errors import ImageError, UserError
 
 IMAGE_EXTENSIONS = frozenset(
     {
@@ -153,6 +154,49 @@ def decode_with_warning(data: bytes, input_size: tuple[int, int]) -> tuple[Pixel
     return _resize(pixels, input_size), warning
 
 
+def checked_pixels(value: Any, source: str, input_size: tuple[int, int] | None = None) -> Pixels:
+    """Return ``value`` if it is an image: uint8 (height, width, 3).
+
+    Args:
+        value: what a function of the user returned.
+        source: name of that function.
+        input_size: (width, height) that the image has to have; default: any.
+
+    Raises:
+        UserError: it is something else.
+    """
+    is_image = (
+        isinstance(value, np.ndarray)
+        and value.dtype == np.uint8
+        and value.ndim == 3
+        and value.shape[2] == 3
+        and value.size > 0
+    )
+    if not is_image:
+        raise UserError(
+            f"{source} returned {_describe(value)}. Expected an image, uint8 (height, width, 3) "
+            "with pixels of 0 to 255. Models normalize their pixels: omit A.Normalize, A.ToFloat, "
+            "ToTensorV2, and a division by 255."
+        )
+    if input_size is not None and value.shape[:2] != input_size[::-1]:
+        raise UserError(
+            f"{source} returned {_describe(value)}. Expected the input size: (height, width, 3) is "
+            f"{(*input_size[::-1], 3)}. Resize the image, or change --input_size."
+        )
+    pixels: Pixels = value
+    return pixels
+
+
+def _describe(value: Any) -> str:
+    """Return dtype, shape and range of an array, or the type of another value."""
+    if not isinstance(value, np.ndarray):
+        return "None" if value is None else f"a value of type {type(value).__name__}"
+    text = f"{value.dtype} {value.shape}"
+    if value.size and value.dtype.kind in "biuf":
+        text += f", {value.min():.4g} to {value.max():.4g}"
+    return text
+
+
 def detect_extension(data: bytes) -> str:
     """Return the file extension of the format of ``data`` by its first bytes; "" if unsupported."""
     if _NETPBM.match(data):
@@ -221,7 +265,7 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
     for marker, start, end in jpeg_segments(data):
         if marker in _START_OF_FRAME and end - start >= 5:
             height, width = struct.unpack_from(">HH", data, start + 1)
-            check_pixels(width, height, MAX_JPEG_PIXELS)
+            check_size(width, height, MAX_JPEG_PIXELS)
             return width, height
     raise ValueError("damaged JPEG (no start of frame)")
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from kerakit.console import quiet_logs
 from kerakit.data import memory
 from kerakit.data.augment import Augmenter, derive_seed
-from kerakit.data.decode import Pixels, read_image
+from kerakit.data.decode import Pixels, checked_pixels, read_image
 from kerakit.data.mix import Mix
 from kerakit.data.order import class_balanced_order, permutation
 from kerakit.data.read_timer import ReadTimer
@@ -38,6 +38,10 @@ MAX_UNREADABLE = 0.01
 
 BATCHES_AHEAD = 4
 """Number of batches read ahead beyond one per thread. Memory: (threads + BATCHES_AHEAD) batches."""
+
+
+_RANGE_IMAGES = 4
+"""Fewest images of a batch whose range is checked: augmentation may make a single image black."""
 
 
 class BatchGenerator(keras.utils.PyDataset):
@@ -76,7 +80,8 @@ class BatchGenerator(keras.utils.PyDataset):
 
     Raises:
         UserError: the split has no images. While reading: more than 1 % of the images, and more
-            than one, are unreadable.
+            than one, are unreadable; augmentation or ``preprocess`` returned anything but images,
+            uint8 (height, width, 3), of the input size.
         ImageError: while reading: an image is unreadable.
 
     >>> from tempfile import TemporaryDirectory
@@ -154,7 +159,10 @@ class BatchGenerator(keras.utils.PyDataset):
         )
 
     def preprocess(self, image: Pixels, annot: Any) -> tuple[Any, Any]:
-        """Preprocess an augmented image, uint8 (height, width, 3), and its annotation."""
+        """Return an augmented image, uint8 (height, width, 3), and its annotation, preprocessed.
+
+        The image that is returned has to be uint8 and of the input size.
+        """
         return image, annot
 
     # ----------------------------------------------------------------------------- sequence
@@ -202,9 +210,9 @@ class BatchGenerator(keras.utils.PyDataset):
             epoch, key = i // len(self.index), self.data_reader.key(dataset_index)
             followers = self._followers(annot)
             augmented = self._augmenter(epoch, key, image=image, **followers)
-            image = augmented.pop("image")
+            image = checked_pixels(augmented.pop("image"), self._name("get_aug_pipeline"))
             annot = {**annot, **augmented} if followers else annot
-        image, annot = self.preprocess(image, annot)
+        image, annot = self._preprocessed(image, annot)
         return image, annot if self.task is None else self.task.encode(annot, self.input_size)
 
     def epoch_callback(self) -> keras.callbacks.Callback:
@@ -281,6 +289,33 @@ class BatchGenerator(keras.utils.PyDataset):
             dataset_index = int(self.index[derive_seed(self.seed, attempt, key) % len(self.index)])
         raise AssertionError("unreachable")
 
+    def _preprocessed(self, image: Pixels, annot: Any) -> tuple[Pixels, Any]:
+        """Return what ``preprocess`` returns, checked."""
+        name, result = self._name("preprocess"), self.preprocess(image, annot)
+        if not isinstance(result, tuple | list) or len(result) != 2:
+            raise UserError(
+                f"{name} returned a value of type {type(result).__name__}. Expected a tuple: the "
+                "image and its annotation."
+            )
+        if result[0] is image and self._augmenter is not None:
+            name = self._name("get_aug_pipeline")  # what has another size
+        return checked_pixels(result[0], name, self.input_size), result[1]
+
+    def _check_range(self, images: Any, samples: range) -> None:
+        """Raise UserError if all pixels of a batch are 0 or 1, and those of its files are not."""
+        if len(images) < _RANGE_IMAGES or images.max() > 1:
+            return
+        files = [self._read_image(self._dataset_index(sample))[1] for sample in samples]
+        if min(int(image.max()) for image in files) > 1:
+            raise UserError(
+                f"{self._name('get_aug_pipeline')} or {self._name('preprocess')} returned images "
+                f"whose pixels are 0 or 1: {len(images)} of {len(images)} images of a batch. "
+                "Expected pixels of 0 to 255, uint8: omit a division by 255."
+            )
+
+    def _name(self, method: str) -> str:
+        return f"{type(self).__name__}.{method}()"
+
     def _followers(self, annot: Any) -> dict[str, Any]:
         """Return the entries of an annotation that are augmented with the image."""
         if self.task is not None:
@@ -290,8 +325,10 @@ class BatchGenerator(keras.utils.PyDataset):
     def _load(self, batch: int) -> tuple[Any, Any]:
         """Return a batch, which is counted over epochs."""
         epoch, i = divmod(batch, len(self))
-        samples = map(self.sample, self._sample_indices(epoch, i))
-        images, targets = (_stack(part) for part in zip(*samples, strict=True))
+        samples = self._sample_indices(epoch, i)
+        pairs = map(self.sample, samples)
+        images, targets = (_stack(part) for part in zip(*pairs, strict=True))
+        self._check_range(images, samples)
         if self.mix is None:
             return images, targets
         if self.mode != "train":

@@ -69,7 +69,7 @@ def decode(data: bytes, width: int, height: int) -> Any:
             if image.format not in FORMATS:
                 raise ValueError(f"the format {image.format} is not supported")
             is_jpeg = image.format == "JPEG"
-            check_pixels(*image.size, MAX_JPEG_PIXELS if is_jpeg else MAX_PIXELS)
+            check_size(*image.size, MAX_JPEG_PIXELS if is_jpeg else MAX_PIXELS)
             with large_image(*image.size):
                 if is_jpeg:
                     turned = orientation > 4
@@ -86,7 +86,7 @@ def decode(data: bytes, width: int, height: int) -> Any:
         raise ValueError(reason or type(error).__name__) from None
 
 
-def check_pixels(width: int, height: int, limit: int) -> None:
+def check_size(width: int, height: int, limit: int) -> None:
     """Raise ValueError if an image has more pixels than the limit."""
     if width * height > limit:
         raise ValueError(
