@@ -100,6 +100,7 @@ class progress:  # noqa: N801 - used as `with progress(...) as update:`
     def __init__(self, label: str, total: int, unit: str = "images") -> None:
         self._label, self._total, self._unit = label, total, unit
         self._last_line = time.monotonic()
+        self._done = self._printed = 0
         self._bar = Progress(transient=True) if sys.stdout.isatty() else None
 
     def __enter__(self) -> Callable[[int], None]:
@@ -111,12 +112,15 @@ class progress:  # noqa: N801 - used as `with progress(...) as update:`
         task = bar.add_task(self._label, total=self._total)
         return lambda done: bar.update(task, completed=done)
 
-    def __exit__(self, *_: object) -> None:
-        """Remove the bar."""
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Remove the bar, or print the last line if others were printed."""
         if self._bar is not None:
             self._bar.stop()
+        elif kind is None and 0 < self._printed < self._done:
+            self._print_line(self._done, is_last=True)
 
-    def _print_line(self, done: int) -> None:
-        if time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
-            self._last_line = time.monotonic()
+    def _print_line(self, done: int, is_last: bool = False) -> None:
+        self._done = done
+        if is_last or time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
+            self._last_line, self._printed = time.monotonic(), done
             print(f"{self._label}: {done:,} of {self._total:,} {self._unit}", flush=True)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import albumentations as A  # noqa: N812
+import cv2
 import keras
 import numpy as np
 import pytest
@@ -112,6 +115,105 @@ def test_a_second_time_they_are_found(
         FeatureStore(backbone, tmp_path).compute(BatchGenerator(reader, "train", 8, (20, 16)))
 
 
+def test_a_change_of_the_owners_code_or_of_what_it_returns_is_noticed(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file of a helper module that is imported; a value that no file shows."""
+    backbone, _ = split_at(model())
+    reader = DataReader(photos)
+    helper = tmp_path / "owners_helper.py"
+    helper.write_text("WHITE = 255\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    owner = vars(importlib.import_module("owners_helper"))
+
+    class Inverted(BatchGenerator):
+        invert = False
+
+        def preprocess(self, image: Any, annot: Any) -> Any:
+            return (owner["WHITE"] - image if self.invert else image), annot
+
+    def count_found() -> int:
+        generator = Inverted(reader, "train", 8, (20, 16))
+        stored = FeatureStore(backbone, tmp_path / "kept").compute(generator)
+        images = np.concatenate([generator.load_batch(i)[0] for i in range(len(generator))])
+        expected = backbone.predict(images, verbose=0)
+        np.testing.assert_allclose(read_all(stored)[0], expected, atol=2e-5)
+        return stored.num_found
+
+    everything = len(reader.indices("train"))
+    assert [count_found(), count_found()] == [0, everything]
+    Inverted.invert = True
+    assert [count_found(), count_found()] == [0, everything]
+    helper.write_text("WHITE = 254\n")
+    owner["WHITE"] = 254
+    assert [count_found(), count_found()] == [0, everything]
+    monkeypatch.setattr(cv2, "__version__", "0.0")
+    assert [count_found(), count_found()] == [0, everything]
+    sys.modules.pop("owners_helper")
+
+
+def augmented_model(*layers: keras.layers.Layer) -> keras.Model:
+    image = x = keras.Input((16, 20, 3))
+    for layer in layers:
+        x = layer(x)
+    x = keras.layers.GlobalAveragePooling2D(name="features")(x)
+    return keras.Model(image, keras.layers.Dense(2)(x))
+
+
+@pytest.mark.parametrize(
+    ("layer", "expected"),
+    [
+        (keras.layers.RandomFlip, "act in training only: random_flip"),
+        (keras.layers.Dropout, "Dropout in frozen layers is off: dropout"),
+        (keras.layers.Rescaling, "features (train): 46 computed, 0 from the cache"),
+    ],
+)
+def test_frozen_layers_that_act_in_training_are_not_silently_off(
+    layer: Any,
+    expected: str,
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    keras.backend.clear_session()
+    made = layer() if layer is keras.layers.RandomFlip else layer(0.5)
+    backbone, _ = split_at(augmented_model(made))
+    reader = DataReader(photos)
+    train, val = (BatchGenerator(reader, mode, 8, (20, 16)) for mode in ("train", "val"))
+    found = FeatureStore(backbone, tmp_path).datasets(train, val)
+    assert (found is None) == (layer is keras.layers.RandomFlip)
+    assert expected in capsys.readouterr().out
+
+
+def test_images_replace_features_that_cannot_be_exact_or_stored(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Random(BatchGenerator):
+        rng = np.random.default_rng(0)
+
+        def preprocess(self, image: Any, annot: Any) -> Any:
+            return self.rng.integers(0, 255, image.shape).astype(np.uint8), annot
+
+    class Two(BatchGenerator):
+        def preprocess(self, image: Any, annot: Any) -> Any:
+            return image, (annot, annot)
+
+    backbone, _ = split_at(model())
+    reader = DataReader(photos)
+    (tmp_path / "file").touch()
+    for kind, folder, expected in (
+        (Random, "kept", "differently each time"),
+        (Two, "kept", "several arrays of targets"),
+        (BatchGenerator, "file", "cannot be written"),
+        (BatchGenerator, "file/below", "cannot be written"),
+    ):
+        train, val = (kind(reader, mode, 8, (20, 16)) for mode in ("train", "val"))
+        assert FeatureStore(backbone, tmp_path / folder).datasets(train, val) is None
+        out = capsys.readouterr().out
+        assert expected in out
+        assert len(out.splitlines()) == 1
+
+
 def test_a_damaged_store_is_repaired(photos: Path, tmp_path: Path) -> None:
     backbone, _ = split_at(model())
     generator = BatchGenerator(DataReader(photos), "train", 8, (20, 16))
@@ -208,7 +310,7 @@ def test_the_oldest_features_make_room(
     folder = tmp_path / "kept"
     (folder / "of the user").mkdir(parents=True)
     store = FeatureStore(backbone, folder)
-    record = 8 * 4 + 4 + 32  # features, target, entry of the index
+    record = 8 * 4 + 4 + 16 + 32  # features, target, fingerprint, entry of the index
     size = len(generator.index) * record
 
     def disk_usage(_: Path) -> Any:
@@ -301,7 +403,7 @@ def test_several_targets_are_refused_and_missing_images_are_named(
 
     backbone, _ = split_at(model())
     reader = DataReader(photos)
-    with pytest.raises(UserError, match="--strategy scratch"):
+    with pytest.raises(UserError, match="several arrays of targets"):
         FeatureStore(backbone, tmp_path / "kept").compute(Two(reader, "train", 8, (20, 16)))
     missing = reader.image_path(int(reader.indices("train")[3]))
     missing.unlink()

@@ -5,16 +5,23 @@ A cache stores the uint8 array before augmentation, so it does not change batche
 
 from __future__ import annotations
 
+import contextlib
+import os
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from kerakit.data.decode import DECODER_VERSION, Pixels, read_image
-from kerakit.data.store import ArrayStore, default_limit, digest
+from kerakit.data.decode import Pixels, read_image
+from kerakit.data.identity import decoder_identity
+from kerakit.data.store import ArrayStore, default_limit, digest, remove_oldest
 from kerakit.machine import available_memory
 
 CacheKind = Literal["none", "ram", "disk"]
+
+
+ROOM_IMAGES = 256
+"""Number of images that a disk cache makes room for, by removing images of other sizes."""
 
 
 class RamCache:
@@ -48,7 +55,9 @@ class RamCache:
 class DiskCache:
     """Cache on disk, shared by runs. Once it is full, further images are decoded at each call.
 
-    Images are keyed by path, size and time of modification: an edited image is decoded again.
+    Images are keyed by path, size, and times of modification and change, and by the versions of
+    the decoders: an edited image is decoded again. Whatever is wrong with the folder, images are
+    decoded.
 
     Args:
         folder: folder of the caches of all input sizes.
@@ -60,12 +69,14 @@ class DiskCache:
     def __init__(self, folder: Path, input_size: tuple[int, int], limit: int | None = None) -> None:
         self._input_size = input_size
         self._folder = folder
-        self._store = ArrayStore(
-            folder / f"{input_size[0]}x{input_size[1]}-{DECODER_VERSION}",
-            _bytes_per_image(input_size),
-            default_limit(folder) if limit is None else limit,
-            root=folder,
-        )
+        own = folder / f"{input_size[0]}x{input_size[1]}-{decoder_identity()}"
+        record_bytes = _bytes_per_image(input_size)
+        limit = default_limit(folder) if limit is None else limit
+        # Pixels of other sizes and decoders are not read by this run.
+        remove_oldest(folder, "*/*.index", ROOM_IMAGES * record_bytes, limit, keep=own)
+        self._store = ArrayStore(own, record_bytes, limit, root=folder)
+        with contextlib.suppress(OSError):
+            os.utime(own)
 
     def __len__(self) -> int:
         """Return the number of cached images."""
@@ -77,7 +88,7 @@ class DiskCache:
             status = path.stat()
         except OSError:
             return read_image(path, self._input_size)  # raises an ImageError that says why
-        key = digest(str(path.absolute()), status.st_size, status.st_mtime_ns)
+        key = digest(str(path.absolute()), status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         image = np.empty((self._input_size[1], self._input_size[0], 3), np.uint8)
         if self._store.read(key, image):
             return image
@@ -86,8 +97,8 @@ class DiskCache:
             self._store.write(key, image)
         except OSError as error:
             print(
-                f"WARNING: the cache {self._folder} is full ({error}). Other images are decoded "
-                "in every epoch.",
+                f"WARNING: the cache {self._folder} cannot be written ({error.strerror}). Images "
+                "that are not in it are decoded in every epoch.",
                 flush=True,
             )
         return image

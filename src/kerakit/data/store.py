@@ -4,27 +4,35 @@ A store is a folder with pairs of files: ``*.records`` holds records end to end,
 digests. A process appends to its own pair and reads all pairs. Nothing is synced: each entry has a
 CRC-32 of its record, verified when a process first reads a record of another one, so that a kill or
 a power cut may lose records but never returns a wrong one.
+
+Whatever fails while reading is a missing record. Only ``write`` raises, and only once.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import secrets
 import shutil
 import struct
 import threading
+import time
 import zlib
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from kerakit.files import make_dir
-
 RECORDS_PER_COUNT = 64
 """Number of writes after which the used space is measured again: other processes write, too."""
+
+MAX_OPEN_FILES = 64
+"""Number of files that a store holds open; records of further files are opened at each read."""
+
+ORPHAN_SECONDS = 3600
+"""Age at which one file of a pair, without the other, is removed: no process is creating it."""
 
 _ENTRY = struct.Struct("<16sQII")
 """Digest, index of the record in its file, CRC-32 of the record, CRC-32 of these three."""
@@ -49,9 +57,13 @@ def used_bytes(folder: Path) -> int:
 
 
 def default_limit(folder: Path) -> int:
-    """Return half of the bytes that are free on the disk or used by ``folder``."""
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
-    return (shutil.disk_usage(existing).free + used_bytes(folder)) // 2
+    """Return half of the bytes that are free on the disk or used by ``folder``; 0: unknown."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if os.path.isdir(path))
+    try:
+        free = shutil.disk_usage(existing).free
+    except OSError:
+        return 0
+    return (free + used_bytes(folder)) // 2
 
 
 def remove_store(folder: Path) -> None:
@@ -60,6 +72,49 @@ def remove_store(folder: Path) -> None:
         for path in [*folder.glob("*.index"), *folder.glob("*.records")]:
             path.unlink(missing_ok=True)
         folder.rmdir()
+
+
+def remove_oldest(root: Path, pattern: str, needed: int, limit: int, keep: Path) -> None:
+    """Remove the least recently used stores until ``needed`` more bytes fit into ``limit``.
+
+    Args:
+        root: folder of the stores.
+        pattern: glob pattern of the index files below ``root``.
+        needed: bytes.
+        limit: largest size of ``root`` in bytes.
+        keep: the store that is not removed.
+    """
+    stores: list[tuple[float, Path]] = []
+    with contextlib.suppress(OSError):  # another process may remove stores meanwhile
+        folders = {path.parent for path in root.glob(pattern)} - {keep}
+        stores = sorted((folder.stat().st_mtime, folder) for folder in folders)
+    excess = used_bytes(root) + needed - limit
+    for _, folder in stores:
+        if excess <= 0:
+            return
+        excess -= used_bytes(folder)
+        remove_store(folder)
+
+
+def _list_indexes(folder: Path) -> list[Path]:
+    """Return the index files of a store in their order; remove orphans of killed processes."""
+    try:
+        paths = [Path(entry.path) for entry in os.scandir(folder)]
+    except OSError:
+        return []
+    partner = {".index": ".records", ".records": ".index"}
+    names = {path.name for path in paths}
+    pairs = []
+    for path in paths:
+        if path.suffix not in partner:
+            continue
+        if path.with_suffix(partner[path.suffix]).name in names:
+            pairs.append(path)
+            continue
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > ORPHAN_SECONDS:
+                path.unlink()
+    return sorted(path for path in pairs if path.suffix == ".index")
 
 
 class ArrayStore:
@@ -79,14 +134,16 @@ class ArrayStore:
         self._record_bytes = record_bytes
         self._limit = limit
         self._lock = threading.Lock()
-        self._files: list[int] = []
+        self._is_broken = False
+        self._descriptors: list[int] = []
         # By digest: file, index in it, and the CRC-32 until it is verified, then None.
-        self._entries: dict[bytes, tuple[int, int, int | None]] = {}
+        self._entries: dict[bytes, tuple[int | Path, int, int | None]] = {}
         self._own: tuple[int, int] | None = None
         self._written = 0
         self._room = self._count_room()
-        for index in sorted(folder.glob("*.index")):
-            self._open(index)
+        for index in _list_indexes(folder):
+            with contextlib.suppress(OSError):
+                self._open(index)
 
     def __len__(self) -> int:
         """Return the number of records."""
@@ -102,8 +159,10 @@ class ArrayStore:
         if entry is None:
             return False
         file, i, crc = entry
-        # Not memory-mapped: one copy into the caller's arrays, without holding the GIL.
-        read = os.preadv(file, [array.data for array in into], i * self._record_bytes)
+        try:
+            read = self._read_at(file, [array.data for array in into], i * self._record_bytes)
+        except OSError:
+            read = 0
         if read != self._record_bytes or (crc is not None and _crc32(into) != crc):
             self._entries.pop(key, None)
             return False
@@ -116,6 +175,7 @@ class ArrayStore:
 
         Raises:
             OSError: the disk is full, or the folder is read-only. From then on the store is full.
+                Its ``filename`` is the folder.
         """
         with self._lock:
             if self._room <= 0:
@@ -127,14 +187,14 @@ class ArrayStore:
                 records, index = self._own or self._create()
             buffers = [array.data for array in arrays]
             if os.pwritev(records, buffers, i * self._record_bytes) != self._record_bytes:
-                raise OSError("no space left on the disk")
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             crc = _crc32(arrays)
             os.write(index, _ENTRY.pack(key, i, crc, _entry_crc32(key, i, crc)))
-        except OSError:
+        except OSError as error:
             with self._lock:
-                is_first, self._room = self._room > 0, 0
+                is_first, self._room, self._is_broken = not self._is_broken, 0, True
             if is_first:
-                raise
+                raise OSError(error.errno, error.strerror, str(self._folder)) from None
             return False
         self._entries[key] = (records, i, None)
         if i % RECORDS_PER_COUNT == 0:
@@ -142,28 +202,52 @@ class ArrayStore:
                 self._room = min(self._room, self._count_room())
         return True
 
+    def discard(self) -> None:
+        """Remove the files that this process has written, and let the store be full."""
+        with self._lock:
+            self._room, self._is_broken = 0, True
+            if self._own is not None:
+                for suffix in (".index", ".records"):
+                    with contextlib.suppress(OSError):
+                        self._own_path.with_suffix(suffix).unlink(missing_ok=True)
+
+    def _read_at(self, file: int | Path, into: list[memoryview], offset: int) -> int:
+        # Not memory-mapped: one copy into the caller's arrays, without holding the GIL.
+        if isinstance(file, int):
+            return os.preadv(file, into, offset)
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            return os.preadv(descriptor, into, offset)
+        finally:
+            os.close(descriptor)
+
     def _open(self, index: Path) -> None:
         """Add the entries of one pair of files, except damaged ones."""
-        try:
-            records = os.open(index.with_suffix(".records"), os.O_RDONLY)
-        except OSError:
-            return
-        self._files.append(records)
-        count = os.fstat(records).st_size // self._record_bytes
+        path = index.with_suffix(".records")
         content = index.read_bytes()
+        records: int | Path = path
+        size = os.stat(path).st_size
+        if len(self._descriptors) < MAX_OPEN_FILES:
+            # Open files can be read after another process has removed them.
+            with contextlib.suppress(OSError):  # too many files are open
+                records = os.open(path, os.O_RDONLY)
+                self._descriptors.append(records)
+        count = size // self._record_bytes
         for entry in _ENTRY.iter_unpack(content[: len(content) // _ENTRY.size * _ENTRY.size]):
             key, i, crc, check = entry
             if check == _entry_crc32(key, i, crc) and i < count:
                 self._entries[key] = (records, i, crc)
 
     def _create(self) -> tuple[int, int]:
-        make_dir(self._folder)
-        name = self._folder / f"{os.getpid()}-{secrets.token_hex(4)}"
+        os.makedirs(self._folder, exist_ok=True)
+        self._own_path = self._folder / f"{os.getpid()}-{secrets.token_hex(4)}.index"
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
         # The records first: an index without records is ignored.
-        for suffix, more in ((".records", 0), (".index", os.O_APPEND)):
-            self._files.append(os.open(f"{name}{suffix}", flags | more, 0o644))
-        self._own = (self._files[-2], self._files[-1])
+        records = os.open(self._own_path.with_suffix(".records"), flags, 0o644)
+        self._descriptors.append(records)
+        index = os.open(self._own_path, flags | os.O_APPEND, 0o644)
+        self._descriptors.append(index)
+        self._own = (records, index)
         return self._own
 
     def _count_room(self) -> int:
@@ -173,8 +257,8 @@ class ArrayStore:
 
     def __del__(self) -> None:
         with contextlib.suppress(Exception):
-            for file in self._files:
-                os.close(file)
+            for descriptor in self._descriptors:
+                os.close(descriptor)
 
 
 def _crc32(arrays: tuple[NDArray[Any], ...]) -> int:

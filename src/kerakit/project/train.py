@@ -118,12 +118,12 @@ def fit(part: keras.Model, data: Any, val: Any, epochs: int) -> None:
 
 
 def fit_above(frozen: keras.Model, part: keras.Model, epochs: int) -> None:
-    """Fit the part above frozen layers on cached features, computed once per image and view."""
+    """Fit the part above frozen layers on cached features, or on images where these differ."""
     store = training.FeatureStore(frozen, config.CACHE_DIR / "features")
-    views = 4 if args.jitter else 1  # augmented versions of each training image
-    if store.has_room_for(train_data, views):
-        features = training.FeatureDataset(store, train_data, views)
-        fit(part, features, training.FeatureDataset(store, val_data, batch_size=256), epochs)
+    # Augmented or mixed versions of each training image.
+    views = 4 if args.jitter or args.mixup or args.cutmix else 1
+    if features := store.datasets(train_data, val_data, views):
+        fit(part, *features, epochs)
     else:
         frozen.trainable = False
         fit(model, train_data, val_data, epochs)

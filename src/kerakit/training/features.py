@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import inspect
+import importlib
 import math
 import os
-import secrets
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property, partial
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -16,44 +17,73 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-import kerakit
 from kerakit.console import progress
 from kerakit.data import memory
-from kerakit.data.decode import DECODER_VERSION
 from kerakit.data.generator import BatchGenerator, EpochCallback
+from kerakit.data.identity import code_identity
 from kerakit.data.order import permutation
 from kerakit.data.store import (
     ENTRY_BYTES,
     ArrayStore,
     default_limit,
     digest,
+    remove_oldest,
     remove_store,
     used_bytes,
 )
-from kerakit.errors import JobError, UserError
+from kerakit.errors import UserError, list_names
 from kerakit.inference import PredictFn, keras_predict_fn
 from kerakit.machine import available_cores, has_accelerator
+from kerakit.training.split_model import find_training_layers
 
 Features = NDArray[np.float32]
+
+CHECKED_SAMPLES = 4
+"""Number of stored samples per view that are compared with what the generator returns now."""
+
+_FINGERPRINT_BYTES = 16
 
 
 class StoredFeatures:
     """Features and targets of one epoch of a generator, in its order, read from disk on access.
 
+    A record also holds a fingerprint of the image and target that it was computed from.
+
     Args:
         folder: folder of the array store.
-        keys: keys of its records, one per sample.
-        feature_shape: shape of the features of one sample.
-        targets: a batch of targets: the dtype and shape of one sample.
+        generator: generator of the images.
+        epoch: the epoch of ``generator``.
+        backbone: features of a model.
+
+    Attributes:
+        num_found: number of samples that were stored before.
+
+    Raises:
+        UserError: an image is unreadable, or targets are not one array per image.
     """
 
     def __init__(
-        self, folder: Path, keys: list[bytes], feature_shape: tuple[int, ...], targets: NDArray[Any]
+        self, folder: Path, generator: BatchGenerator, epoch: int, backbone: Backbone
     ) -> None:
-        self._keys = keys
-        self._arrays = (np.empty((0, *feature_shape), np.float32), targets[:0])
+        self._folder, self._generator, self._epoch = folder, generator, epoch
+        self._backbone = backbone
+        generator.epoch = epoch
+        self._keys = _sample_keys(generator)
+        _, target = _load_sample(generator, epoch, 0)
+        if not isinstance(target, np.ndarray):
+            raise UserError(f"features cannot be cached: {_SEVERAL_TARGETS}.")
+        self._arrays = (
+            np.empty((0, *backbone.shape), np.float32),
+            np.empty((0, *target.shape), target.dtype),
+            np.empty((0, _FINGERPRINT_BYTES), np.uint8),
+        )
         sizes = (math.prod(array.shape[1:]) * array.itemsize for array in self._arrays)
-        self._store = ArrayStore(folder, sum(sizes))
+        self._record_bytes = sum(sizes)
+        self._store = ArrayStore(folder, self._record_bytes)
+        if not self._is_current():
+            remove_store(folder)
+            self._store = ArrayStore(folder, self._record_bytes)
+        self.num_found = len(self) - len(self.find_missing())
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -62,25 +92,103 @@ class StoredFeatures:
     def __getitem__(self, samples: NDArray[np.int64]) -> tuple[Features, NDArray[Any]]:
         """Return features, float32 (k, ...), and targets, (k, ...), of k sample indices.
 
-        Raises:
-            JobError: a record cannot be read.
+        What cannot be read is computed again.
         """
-        features, targets = (np.empty((len(samples), *a.shape[1:]), a.dtype) for a in self._arrays)
-        for row, i in enumerate(samples):
-            if not self._store.read(self._keys[i], features[row : row + 1], targets[row : row + 1]):
-                raise JobError("stored features are damaged or were removed. Start again.")
+        features, targets, prints = self._empty(len(samples))
+        for row, i in enumerate(samples.tolist()):
+            part = slice(row, row + 1)
+            if not self._store.read(self._keys[i], features[part], targets[part], prints[part]):
+                image, targets[row] = _load_sample(self._generator, self._epoch, i)
+                features[row] = self._backbone.predict(image[None])[0]
+                with contextlib.suppress(OSError):
+                    self._write(i, image, features[part], targets[part])
         return features, targets
 
     def find_missing(self) -> list[int]:
-        """Return the sample indices whose records are missing or damaged."""
-        scratch = [np.empty((1, *array.shape[1:]), array.dtype) for array in self._arrays]
-        return [i for i, key in enumerate(self._keys) if not self._store.read(key, *scratch)]
+        """Return the sample indices without a record."""
+        return [i for i, key in enumerate(self._keys) if key not in self._store]
 
-    def write(self, start: int, features: Features, targets: NDArray[Any]) -> None:
-        """Write what is missing of a batch, whose first sample index is ``start``."""
-        for row, key in enumerate(self._keys[start : start + len(features)]):
-            if key not in self._store:
-                self._store.write(key, features[row : row + 1], targets[row : row + 1])
+    def fill(self) -> None:
+        """Compute and write what is missing.
+
+        Raises:
+            OSError: the disk is full, or the folder cannot be written. What was written is removed.
+        """
+        missing = self.find_missing()
+        generator = self._generator
+        generator.epoch = self._epoch
+        try:
+            with progress(f"computing features ({generator.mode})", len(self)) as update:
+                for batch in range(missing[0] // generator.batch_size, len(generator)):
+                    images, targets = generator[batch]
+                    features = np.ascontiguousarray(self._backbone.predict(images), np.float32)
+                    start = batch * generator.batch_size
+                    for row, image in enumerate(images):
+                        one = slice(row, row + 1)
+                        self._write(start + row, image, features[one], targets[one])
+                    update(start + len(images))
+        except OSError:
+            self._store.discard()
+            raise
+        finally:
+            generator.close()
+
+    def _write(self, i: int, image: Any, features: Features, targets: NDArray[Any]) -> None:
+        key = self._keys[i]
+        if key not in self._store:
+            mark = np.frombuffer(_fingerprint(image, targets[0]), np.uint8)[None]
+            self._store.write(key, features, np.ascontiguousarray(targets), mark)
+
+    def _empty(self, count: int) -> list[NDArray[Any]]:
+        return [np.empty((count, *array.shape[1:]), array.dtype) for array in self._arrays]
+
+    def _is_current(self) -> bool:
+        """Whether a few stored samples, drawn at random, are what the generator returns now."""
+        stored = [i for i, key in enumerate(self._keys) if key in self._store]
+        count = 1 if _is_mixed(self._generator) else CHECKED_SAMPLES
+        for i in np.random.default_rng().permutation(stored)[:count].tolist():
+            features, targets, mark = self._empty(1)
+            if self._store.read(self._keys[i], features, targets, mark):
+                sample = _load_sample(self._generator, self._epoch, i)
+                if mark.tobytes() != _fingerprint(*sample):
+                    return False
+        return True
+
+
+class Backbone:
+    """The frozen part of a model: features of images, and an identity.
+
+    Args:
+        model: model from uint8 images to features, (batch, ...).
+
+    Attributes:
+        model: as given.
+        shape: shape of the features of one image.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        self.model = model
+        self.shape: tuple[int, ...] = tuple(model.output_shape[1:])
+
+    @cached_property
+    def predict(self) -> PredictFn:
+        """Function from images to features."""
+        return _fastest_predict_fn(self.model)
+
+    @cached_property
+    def identity(self) -> bytes:
+        """Digest of layers, weights, and the libraries that compute."""
+        identity = hashlib.sha256(self.model.to_json().encode())
+        for weight in self.model.get_weights():
+            identity.update(np.ascontiguousarray(weight).tobytes())
+        backend = keras.backend.backend()
+        versions = (
+            *(backend, keras.version(), _version("ai-edge-litert"), has_accelerator()),
+            getattr(importlib.import_module(backend), "__version__", ""),
+            keras.config.dtype_policy().name,
+        )
+        identity.update(repr(versions).encode())
+        return identity.digest()
 
 
 class FeatureStore:
@@ -88,8 +196,10 @@ class FeatureStore:
 
     On a CPU under TensorFlow, LiteRT computes them, one interpreter per core; elsewhere Keras does.
     Records are keyed by everything that determines them: layers and weights of the backbone, each
-    image (path, size, time of modification) and annotation, settings and source file of the
-    generator, and its task. When disk space is short, the least recently used features are removed.
+    image (path, size, times of modification and change) and annotation, settings of the generator,
+    its task, the augmentation, the imported modules of the project, and versions. A few samples are
+    compared with what the generator returns now. When disk space is short, the least recently used
+    features are removed.
 
     Args:
         backbone: model from uint8 images to features, (batch, ...).
@@ -101,81 +211,88 @@ class FeatureStore:
     """
 
     def __init__(self, backbone: keras.Model, folder: Path) -> None:
-        self._backbone = backbone
-        self._folder = folder
-        self._shape: tuple[int, ...] = tuple(backbone.output_shape[1:])
-        self._identity = hashlib.sha256(backbone.to_json().encode())
-        for weight in backbone.get_weights():
-            self._identity.update(np.ascontiguousarray(weight).tobytes())
+        self._backbone = Backbone(backbone)
+        self.folder = folder
 
-    @cached_property
-    def _predict(self) -> PredictFn:
-        return _fastest_predict_fn(self._backbone)
+    def datasets(
+        self, train: BatchGenerator, val: BatchGenerator, views: int = 1
+    ) -> tuple[FeatureDataset, FeatureDataset] | None:
+        """Return training and validation features for ``fit``; None: train on images instead.
+
+        Features replace images where they are exact (see ``find_obstacle``) and can be stored.
+        Otherwise the reason is printed.
+
+        Args:
+            train: training images.
+            val: validation images.
+            views: number of augmented or mixed versions of each training image.
+
+        Raises:
+            UserError: an image is unreadable.
+        """
+        reason = self.find_obstacle(train)
+        if reason is None and not self.has_room_for(train, views):
+            reason = f"the features do not fit into half of the free disk space of {self.folder}"
+        if reason is None:
+            try:
+                return FeatureDataset(self, train, views), FeatureDataset(self, val, batch_size=256)
+            except OSError as error:
+                reason = f"the cache {self.folder} cannot be written ({error.strerror or error})"
+        print(f"training on images instead of cached features: {reason}", flush=True)
+        return None
+
+    def find_obstacle(self, generator: BatchGenerator) -> str | None:
+        """Return why features that are computed once differ from training on images, or None.
+
+        Dropout in frozen layers is off on features, and is printed.
+        """
+        layers = find_training_layers(self._backbone.model)
+        if layers.others:
+            return f"frozen layers act in training only: {list_names(layers.others)}"
+        generator.epoch = 0
+        first, again = (_load_sample(generator, 0, 0) for _ in range(2))
+        if not isinstance(first[1], np.ndarray):
+            return _SEVERAL_TARGETS
+        if _fingerprint(*first) != _fingerprint(*again):
+            return "the generator returns the same sample differently each time (preprocess?)"
+        if layers.dropout:
+            print(f"Dropout in frozen layers is off: {list_names(layers.dropout)}", flush=True)
+        return None
 
     def has_room_for(self, generator: BatchGenerator, views: int = 1) -> bool:
         """Whether features of ``views`` epochs of ``generator`` fit into half of the disk space."""
-        return views * self._estimate_bytes(generator) <= default_limit(self._folder)
+        return views * self._estimate_bytes(generator) <= default_limit(self.folder)
 
     def compute(self, generator: BatchGenerator, epoch: int = 0) -> StoredFeatures:
         """Return the features and targets of one epoch of ``generator``, in its order.
 
         Raises:
             UserError: an image is unreadable, or targets are not one array per image.
-            OSError: the disk is full.
+            OSError: the disk is full, or the folder cannot be written.
         """
-        generator.epoch = epoch
-        _, targets = generator.load_batch(0)
-        if not isinstance(targets, np.ndarray):
-            raise UserError(
-                "training on cached features needs one array of targets, and this task returns "
-                "several. Use --strategy scratch."
-            )
-        folder = self._folder / self._folder_name(generator, epoch)
-        open_folder = partial(StoredFeatures, folder, _sample_keys(generator), self._shape, targets)
-        stored = open_folder()
-        if missing := stored.find_missing():
-            self._make_room(folder, self._estimate_bytes(generator))
-            if not folder.exists():
-                stored, missing = open_folder(), [0]
-            self._fill(stored, generator, missing[0])
-        os.utime(folder)
+        folder = self.folder / self._folder_name(generator, epoch)
+        stored = StoredFeatures(folder, generator, epoch, self._backbone)
+        if stored.find_missing():
+            needed, limit = self._estimate_bytes(generator), default_limit(self.folder)
+            remove_oldest(self.folder, "*/*.index", needed, limit, keep=folder)
+            if used_bytes(self.folder) + needed > limit:
+                remove_store(folder)
+                stored = StoredFeatures(folder, generator, epoch, self._backbone)
+            stored.fill()
+        with contextlib.suppress(OSError):  # another process may have removed the folder
+            os.utime(folder)
         return stored
 
-    def _fill(self, stored: StoredFeatures, generator: BatchGenerator, first: int) -> None:
-        """Compute and write what is missing, from the batch of sample index ``first`` on."""
-        with progress(f"computing features ({generator.mode})", len(stored)) as update:
-            for i in range(first // generator.batch_size, len(generator)):
-                images, targets = generator[i]
-                start = i * generator.batch_size
-                stored.write(start, self._predict(images), targets)
-                update(start + len(images))
-        generator.close()
-
     def _estimate_bytes(self, generator: BatchGenerator) -> int:
-        return len(generator.index) * (4 * math.prod(self._shape) + ENTRY_BYTES)
-
-    def _make_room(self, folder: Path, needed: int) -> None:
-        """Remove the least recently used features until ``needed`` more bytes fit into the limit.
-
-        Features in ``folder`` go last.
-        """
-        limit = default_limit(self._folder)
-        paths = list({path.parent for path in self._folder.glob("*/*.index")})
-        paths.sort(key=lambda path: (path == folder, path.stat().st_mtime))
-        sizes = [used_bytes(path) for path in paths]
-        while paths and sum(sizes) + needed > limit:
-            remove_store(paths.pop(0))
-            sizes.pop(0)
+        record = 4 * math.prod(self._backbone.shape) + _FINGERPRINT_BYTES + ENTRY_BYTES
+        return len(generator.index) * record
 
     def _folder_name(self, generator: BatchGenerator, epoch: int) -> str:
         """Return the digest of everything that determines features, except the images."""
-        identity = self._identity.copy()
+        identity = hashlib.sha256(self._backbone.identity)
         mix, task = generator.mix, generator.task
         is_random = generator.strength or _is_mixed(generator)
         settings = (
-            kerakit.__version__,
-            keras.backend.backend(),
-            DECODER_VERSION,
             generator.mode,
             generator.input_size,
             generator.seed,
@@ -185,8 +302,10 @@ class FeatureStore:
             task and (task.name, task.class_names),
         )
         identity.update(repr(settings).encode())
-        for part in (generator, generator.read, task):
-            identity.update(_source(part))
+        parts = (generator, generator.read, generator.data_reader, task)
+        layers = self._backbone.model._flatten_layers()
+        pipeline = generator.get_aug_pipeline() if generator.strength else None
+        identity.update(code_identity((*parts, *layers), pipeline))
         if generator.skip_unreadable:  # the substitutes depend on all images
             identity.update(b"".join(_image_keys(generator, generator.index)))
         return identity.hexdigest()[:32]
@@ -214,6 +333,7 @@ class FeatureDataset(keras.utils.PyDataset):
     ...     _ = table.write_text("path,label,split\na.jpg,cat,train\nb.jpg,dog,train\n")
     ...     images = BatchGenerator(DataReader(table), input_size=(8, 8), read=lambda path: gray)
     ...     features, targets = FeatureDataset(FeatureStore(backbone, Path(folder)), images)[0]
+    features (train): 2 computed, 0 from the cache (0 MB)
     >>> features.tolist()
     [[128.0, 128.0, 128.0], [128.0, 128.0, 128.0]]
     """
@@ -227,6 +347,12 @@ class FeatureDataset(keras.utils.PyDataset):
     ) -> None:
         super().__init__(workers=1)
         self._views = [store.compute(generator, epoch) for epoch in range(views)]
+        found = sum(view.num_found for view in self._views)
+        print(
+            f"features ({generator.mode}): {sum(map(len, self._views)) - found:,} computed, "
+            f"{found:,} from the cache ({used_bytes(store.folder) / 1e6:,.0f} MB)",
+            flush=True,
+        )
         self._generator = generator
         self._batch_size = batch_size or generator.batch_size
         self.epoch = 0
@@ -280,7 +406,7 @@ def _image_keys(generator: BatchGenerator, index: NDArray[np.int64]) -> list[byt
     """Return the digests of images and their annotations."""
     reader = generator.data_reader
     return [
-        digest(reader.key(i), *_size_and_time(reader.image_path(i)), *_leaves(reader.target(i)))
+        digest(reader.key(i), *_size_and_times(reader.image_path(i)), *_leaves(reader.target(i)))
         for i in index.tolist()
     ]
 
@@ -290,25 +416,41 @@ def _leaves(annotation: object) -> list[tuple[str, tuple[int, ...], bytes]]:
     return [(array.dtype.str, array.shape, array.tobytes()) for array in arrays]
 
 
-def _size_and_time(path: Path) -> tuple[int, int]:
-    """Return size and time of modification of a file; zeros if it does not exist."""
+def _size_and_times(path: Path) -> tuple[int, ...]:
+    """Return size and times of modification and change of a file; () if it does not exist."""
     try:
         status = path.stat()
     except OSError:
-        return 0, 0
-    return status.st_size, status.st_mtime_ns
+        return ()
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def _source(part: object) -> bytes:
-    """Return the source file of a function or of an object's class; Kerakit's own has a version."""
-    owner: Any = part if inspect.isroutine(part) else type(part)
-    if owner.__module__.startswith("kerakit."):
-        return b""
+_SEVERAL_TARGETS = "the task has several arrays of targets per image"
+
+
+def _load_sample(generator: BatchGenerator, epoch: int, i: int) -> tuple[Any, Any]:
+    """Return image and target of sample ``i`` of an epoch, without prefetching."""
+    if _is_mixed(generator):
+        generator.epoch = epoch
+        images, targets = generator.load_batch(i // generator.batch_size)
+        return images[i % generator.batch_size], targets[i % generator.batch_size]
+    image, target = generator.sample(epoch * len(generator.index) + i)
+    if isinstance(target, (tuple, dict)):
+        return image, target
+    targets = np.stack([target])
+    return image, (targets if generator.mix is None else generator.mix.soft_labels(targets))[0, ...]
+
+
+def _fingerprint(image: Any, target: Any) -> bytes:
+    arrays = [np.asarray(image), np.asarray(target)]
+    return digest(*((array.dtype.str, array.shape, array.tobytes()) for array in arrays))
+
+
+def _version(package: str) -> str:
     try:
-        return Path(inspect.getfile(owner)).read_bytes()
-    except (OSError, TypeError):
-        # Code of a notebook has no file: its features are not reused.
-        return b"" if part is None else secrets.token_bytes(16)
+        return version(package)
+    except PackageNotFoundError:
+        return ""
 
 
 def _fastest_predict_fn(backbone: keras.Model) -> PredictFn:

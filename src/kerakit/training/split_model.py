@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+from typing import NamedTuple
+
 import keras
 
 from kerakit.errors import UserError
@@ -78,3 +81,80 @@ def find_split_layers(model: keras.Model) -> list[str]:
             found.append(layer.name)
         latest = max(latest, last_use[index])
     return found
+
+
+class TrainingLayers(NamedTuple):
+    """Names of the layers of a frozen model that compute something else in training.
+
+    Attributes:
+        dropout: regularization. Keras's guide on transfer learning turns it off, too:
+            ``base_model(x, training=False)``.
+        others: augmentation, noise, statistics of the batch, and layers of the owner.
+    """
+
+    dropout: list[str]
+    others: list[str]
+
+
+_DROPOUT = (
+    *(keras.layers.Dropout, keras.layers.SpatialDropout1D, keras.layers.SpatialDropout2D),
+    *(keras.layers.SpatialDropout3D, keras.layers.AlphaDropout, keras.layers.GaussianDropout),
+)
+
+
+def find_training_layers(model: keras.Model) -> TrainingLayers:
+    """Return the layers, also of nested models, whose output depends on ``training``.
+
+    BatchNorm counts where it is called with ``training=True``: frozen, it uses its moving averages.
+
+    >>> model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.RandomFlip(name="flip"),
+    ...                           keras.layers.Dropout(0.5, name="drop")])
+    >>> find_training_layers(model)
+    TrainingLayers(dropout=['drop'], others=['flip'])
+    """
+    layers = model._flatten_layers(include_self=False)
+    found = TrainingLayers([], [])
+    forced = _find_forced(model)
+    for layer in layers:
+        if isinstance(layer, _DROPOUT) and id(layer) not in forced:
+            if layer.rate > 0:
+                found.dropout.append(layer.name)
+        elif id(layer) in forced or _depends_on_training(layer):
+            found.others.append(layer.name)
+    return found
+
+
+def _find_forced(model: keras.Model) -> set[int]:
+    """Return the identities of the layers that are called with ``training=True`` in the graph."""
+    forced: set[int] = set()
+    for layer in model._flatten_layers(include_self=False):
+        if any(node.arguments.kwargs.get("training") for node in layer._inbound_nodes):
+            inner = layer._flatten_layers(include_self=True)
+            forced.update(id(one) for one in inner if _takes_training(one))
+    return forced
+
+
+def _takes_training(layer: keras.Layer) -> bool:
+    is_stateful = isinstance(layer, (keras.layers.BatchNormalization, *_DROPOUT))
+    return is_stateful or _depends_on_training(layer)
+
+
+def _depends_on_training(layer: keras.Layer) -> bool:
+    """Whether a layer, without those inside it, may compute something else in training."""
+    if isinstance(layer, (keras.layers.BatchNormalization, *_DROPOUT)):
+        return False
+    if isinstance(layer, keras.layers.SpectralNormalization):
+        return True
+    if any(isinstance(value, keras.random.SeedGenerator) for value in vars(layer).values()):
+        return True
+    if isinstance(layer, keras.layers.Lambda):
+        return _has_training_argument(layer.function)
+    is_own = type(layer).__module__.split(".")[0] not in ("keras", "kerakit")
+    return is_own and _has_training_argument(layer.call)
+
+
+def _has_training_argument(function: object) -> bool:
+    try:
+        return callable(function) and "training" in inspect.signature(function).parameters
+    except ValueError:
+        return False

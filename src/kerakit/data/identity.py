@@ -1,0 +1,109 @@
+"""Identity of the code that makes pixels and targets, for the keys of caches."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import secrets
+import site
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator
+from functools import cache, partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import kerakit
+from kerakit.data.decode import DECODER_VERSION
+
+_DECODERS = ("cv2", "simplejpeg", "PIL")
+_LIBRARIES = (*_DECODERS, "numpy", "scipy", "albumentations")
+"""Import names of the libraries whose version may change pixels."""
+
+
+def decoder_identity() -> str:
+    """Return 16 hexadecimal digits of the code that decodes images and resizes them."""
+    return _short((kerakit.__version__, DECODER_VERSION, _versions(_DECODERS)))
+
+
+def code_identity(parts: Iterable[object], pipeline: Any = None) -> bytes:
+    """Return 32 bytes that identify the code behind samples.
+
+    These are the versions of Kerakit and of the libraries, the source files of all imported modules
+    that are not installed, and the augmentation. ``__main__`` counts only if one of ``parts`` is
+    defined there, so that an edit of the optimizer in train.py changes nothing.
+
+    Args:
+        parts: functions and objects whose classes may be defined by the owner of the project.
+        pipeline: an ``albumentations.Compose``.
+    """
+    identity = hashlib.sha256(repr((kerakit.__version__, DECODER_VERSION)).encode())
+    identity.update(repr(_versions(_LIBRARIES)).encode())
+    if pipeline is not None:
+        identity.update(_serialize(pipeline))
+    homes = {home for part in parts for home in _home_modules(part)}
+    for name, module in sorted(sys.modules.items()):
+        if name == "__main__" and name not in homes:
+            continue
+        path = _source_path(module)
+        if path is not None:
+            identity.update(name.encode() + b"\0" + _read(path))
+        elif name == "__main__":
+            # Code of a notebook has no file: what it makes is not reused.
+            identity.update(secrets.token_bytes(16))
+    return identity.digest()
+
+
+def _short(value: object) -> str:
+    return hashlib.blake2b(repr(value).encode(), digest_size=8).hexdigest()
+
+
+def _versions(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Return the versions of the modules that are imported."""
+    found = ((name, getattr(sys.modules.get(name), "__version__", "")) for name in names)
+    return [(name, str(version)) for name, version in found]
+
+
+def _serialize(pipeline: Any) -> bytes:
+    """Return the classes and parameters of a pipeline; of unknown objects, their ``repr``."""
+    try:
+        return json.dumps(pipeline.to_dict(), sort_keys=True, default=repr).encode()
+    except Exception:  # transforms of the owner may lack what this needs; their modules count
+        return repr(pipeline).encode()
+
+
+def _home_modules(part: object) -> Iterator[str]:
+    """Yield the names of the modules that define a function, or the classes of an object."""
+    while isinstance(part, partial):
+        part = part.func
+    owners = (part,) if inspect.isroutine(part) else type(part).__mro__
+    for owner in owners:
+        yield getattr(owner, "__module__", None) or ""
+
+
+def _source_path(module: ModuleType | None) -> Path | None:
+    """Return the file of a module; None if it is installed, or has no file."""
+    file = getattr(module, "__file__", None)
+    if not isinstance(file, str):
+        return None
+    path = Path(file)
+    return None if path.parents and not _installed_dirs().isdisjoint(path.parents) else path
+
+
+@cache
+def _installed_dirs() -> frozenset[Path]:
+    """Return the folders of the standard library, of installed packages, and of Kerakit."""
+    names = ("stdlib", "platstdlib", "purelib", "platlib")
+    folders = {Path(sysconfig.get_path(name)) for name in names}
+    folders.update(map(Path, [*site.getsitepackages(), site.getusersitepackages()]))
+    folders.add(Path(kerakit.__file__).parent)
+    return frozenset(folders | {folder.resolve() for folder in folders})
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return secrets.token_bytes(16)  # what cannot be compared is not reused
