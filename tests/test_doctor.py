@@ -108,6 +108,7 @@ def test_it_is_printed_as_lines(
         "python": "3.11",
         "keras": {"devices": ["cpu:0", "gpu:0"]},
         "memory": {"available": 3 * GIB, "cgroup limit": None},
+        "compilers": {"edgetpu_compiler": "version \x1b[31m16"},
     }
     monkeypatch.setattr(doctor, "describe_environment", lambda: sample)
     doctor.print_environment()
@@ -118,4 +119,6 @@ def test_it_is_printed_as_lines(
         "memory:",
         "  available: 3.0 GiB",
         "  cgroup limit: none",
+        "compilers:",
+        r"  edgetpu_compiler: version \x1b[31m16",
     ]

@@ -17,6 +17,7 @@ from typing import Any
 
 import kerakit
 from kerakit.cgroup import cgroup_limits
+from kerakit.errors import printable
 from kerakit.machine import available_cores, available_memory, cpu_name
 
 RUNTIMES = ("tensorflow", "ai_edge_litert", "tflite_runtime", "onnxruntime", "openvino")
@@ -109,7 +110,7 @@ def _text(section: str, value: Any) -> str:
         return "none"
     if section == "memory":
         return f"{value / 2**30:.1f} GiB"
-    return ", ".join(value) if isinstance(value, list) else f"{value}"
+    return printable(", ".join(value) if isinstance(value, list) else f"{value}")
 
 
 def _package_version(name: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kerakit.errors import UserError
+from kerakit.errors import UserError, printable
 
 _MAX_ENTRIES = 1_000_000
 """Limit on the entries of one file, that of TensorFlow's own check (flatbuffers::Verifier)."""
@@ -430,7 +430,7 @@ class _Reader:
 
 def _describe(name: str, shape: tuple[int, ...] | None = None) -> str:
     """Return a tensor's name and shape for a message; a name in a damaged file may be endless."""
-    text = f"tensor {name[:_LONGEST_NAME]}"
+    text = f"tensor {printable(name[:_LONGEST_NAME])}"
     return text if shape is None else f"{text} of shape {list(shape)}"
 
 

@@ -48,6 +48,19 @@ def test_others_do_not(name: str) -> None:
                 verify_compiled(read_pair(f"{other}_edgetpu"), read_pair(name))
 
 
+def test_names_of_another_model_are_escaped() -> None:
+    def rename(model: Any) -> None:
+        for tensor in model.subgraphs[0].tensors[1:]:
+            tensor.name = b"\x1b[31m" + b"x" * 10_000
+
+    content = read_pair("deeplabv3_mnv2_dm05_pascal_quant")
+    int8 = edit(content, rename)
+    with pytest.raises(JobError, match="made from another model") as error:
+        verify_compiled(edit(read_pair("deeplabv3_mnv2_dm05_pascal_quant_edgetpu"), rename), int8)
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 1_000
+
+
 def test_what_was_not_compiled_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model_edgetpu.tflite"
     with pytest.raises(UserError, match="no such file"):

@@ -9,7 +9,7 @@ from typing import Any
 from kerakit.deploy.edgetpu.forecast import forecast
 from kerakit.deploy.edgetpu.loader import COMPILED
 from kerakit.deploy.edgetpu.verdicts import MAPPED
-from kerakit.errors import JobError, UserError
+from kerakit.errors import JobError, UserError, printable
 from kerakit.tflite.graph import Graph, Operator, Tensor, read_graph
 
 _EXPECTED = "--edgetpu_compiled expects the output of edgetpu_compiler: model_edgetpu.tflite."
@@ -86,7 +86,7 @@ def compare_compiled(compiled: bytes, int8: bytes) -> dict[str, Any]:
         if any(made_by.get(tensor.name) != operator.op for tensor in operator.outputs):
             raise JobError(
                 "the compiled file was made from another model: model.tflite has no "
-                f"{operator.op} {operator.outputs[0].name}."
+                f"{operator.op} {printable(operator.outputs[0].name[:200])}."
             )
     return {
         "operators": _rows(before.operators, on_cpu),
