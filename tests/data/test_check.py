@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageDraw, ImageEnhance
 from sklearn.datasets import load_sample_image
 
 from kerakit import UserError
@@ -24,6 +24,7 @@ from kerakit.data.check import check_images, write_findings
 from kerakit.data.decode import decode_image
 from kerakit.data.exclusions import check_list
 from kerakit.data.similar import (
+    MAX_COLOR_DISTANCE,
     MAX_DHASH_DISTANCE,
     MAX_PHASH_DISTANCE,
     find_near_duplicates,
@@ -265,16 +266,57 @@ def thumbnail(image: Image.Image) -> Any:
 @settings(max_examples=30, deadline=None)
 def test_near_duplicates_are_those_within_the_bits_and_the_first_is_named(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    prints = rng.integers(0, 2**64, (60, 5), dtype=np.uint64)
+    prints = rng.integers(0, 2**64, (60, 9), dtype=np.uint64)
+    classes = rng.integers(0, 2, 60)
     for copy in range(20, 60):
         prints[copy] = prints[copy % 20]
         for bit in rng.choice(64, rng.integers(0, 9), replace=False):
             prints[copy, 0] ^= np.uint64(1 << int(bit))
         for bit in rng.choice(256, rng.integers(0, 60), replace=False):
             prints[copy, 1 + bit // 64] ^= np.uint64(1 << int(bit % 64))
+        colors = prints[copy, 5:].view(np.uint8)
+        colors[0] = np.clip(int(colors[0]) + rng.integers(-25, 25), 0, 255)
     bits = np.bitwise_count(prints[:, None] ^ prints[None])
-    near = (bits[..., 0] <= MAX_PHASH_DISTANCE) & (bits[..., 1:].sum(-1) <= MAX_DHASH_DISTANCE)
-    np.testing.assert_array_equal(find_near_duplicates(prints), near.argmax(axis=1))
+    colors = np.ascontiguousarray(prints[:, 5:]).view(np.uint8).astype(int)
+    near = (bits[..., 0] <= MAX_PHASH_DISTANCE) & (bits[..., 1:5].sum(-1) <= MAX_DHASH_DISTANCE)
+    near &= np.abs(colors[:, None] - colors[None]).max(-1) <= MAX_COLOR_DISTANCE
+    is_same = classes[:, None] == classes[None]
+    for found, pairs in zip(
+        find_near_duplicates(prints, classes), (near & is_same, near & ~is_same), strict=True
+    ):
+        np.testing.assert_array_equal(found, (pairs | np.eye(60, dtype=bool)).argmax(axis=1))
+
+
+def test_color_counts_and_no_image_is_excluded_for_one_of_another_class(tmp_path: Path) -> None:
+    classes = {"ripe": (200, 30, 30), "unripe": (60, 150, 40), "mislabeled": (200, 30, 30)}
+    for mode in ("train", "test"):
+        for number, (name, color) in enumerate(classes.items()):
+            for i in range(2):
+                image = Image.new("RGB", (96, 96), "white")
+                x = 14 + 20 * i + number
+                ImageDraw.Draw(image).ellipse((x, 20 + x, x + 44, 62 + i), fill=color)
+                path = tmp_path / "data" / mode / name / f"{i}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                image.save(path, compress_level=9 if mode == "train" else 1)
+    findings = check_images(DataReader(tmp_path / "data"), 1)
+    pairs = {(f.key.split("/")[1], f.detail.split("/")[1], f.kind, f.exclude) for f in findings}
+    assert ("ripe", "mislabeled", "similar in another class", False) in pairs or (
+        ("mislabeled", "ripe", "similar in another class", False) in pairs
+    )
+    assert all(a == b for a, b, _, exclude in pairs if exclude)
+    assert not any("unripe" in (a, b) and a != b for a, b, *_ in pairs)
+    assert ("unripe", "unripe", "leak", True) in pairs
+
+
+def test_flat_images_are_not_compared(tmp_path: Path) -> None:
+    for name, color in (("red", (200, 0, 0)), ("green", (0, 200, 0)), ("gray", (90, 90, 90))):
+        for i in range(10):
+            path = tmp_path / name / f"{i}.jpg"
+            path.parent.mkdir(exist_ok=True)
+            noise = np.random.default_rng(i).integers(0, 6, (64, 64, 3))
+            pixels = np.array(color) + 3 * i + noise
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path)
+    assert check_images(DataReader(tmp_path), 1) == []
 
 
 def test_a_picture_is_known_again_after_saving_and_scaling_and_others_are_not() -> None:
@@ -288,8 +330,10 @@ def test_a_picture_is_known_again_after_saving_and_scaling_and_others_are_not() 
             lambda p: ImageEnhance.Contrast(p).enhance(0.9),
         )
     ]
-    prints = np.concatenate([np.stack(part) for part in changed])
-    np.testing.assert_array_equal(find_near_duplicates(prints), np.tile(np.arange(9), 4))
+    prints = np.array([bits for part in changed for bits in part], np.uint64)
+    same, other = find_near_duplicates(prints, np.zeros(len(prints), np.int32))
+    np.testing.assert_array_equal(same, np.tile(np.arange(9), 4))
+    np.testing.assert_array_equal(other, np.arange(len(prints)))
 
 
 def test_a_damaged_later_frame_does_not_end_the_check(photos: Path) -> None:

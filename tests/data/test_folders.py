@@ -46,6 +46,8 @@ def sides(reader: DataReader) -> dict[str, str]:
         ("train2017", "val2017", "val"),
         ("flowers-train", "flowers-test", "test"),
         ("1_train", "1_test", "test"),
+        ("01_train", "02_test", "test"),
+        ("train.v2", "valid", "val"),
     ],
 )
 def test_folders_of_splits_are_recognized(

@@ -36,9 +36,10 @@ FINDINGS = {
     "empty class": "the class has no training images; add some, or remove the class",
     "unreadable": "cannot be decoded, or is truncated",
     "conflicting labels": "the same file in several classes",
-    "leak": "a training image that is nearly identical to a held-out image",
+    "leak": "a training image that is nearly identical to a held-out image of its class",
     "duplicate": "the same file twice",
     "near duplicate": "nearly identical to another image of its split",
+    "similar in another class": "nearly identical to an image of another class: check the labels",
     "wrong file extension": "the extension does not match the file format; the file is read anyway",
     "JPEG warning": "the file violates the format, but its pixels are complete; it is read",
     "damaged frame": "a frame after the first one is damaged; only the first frame is read",
@@ -208,7 +209,7 @@ def _inspect(path: Path) -> _ImageFacts:
     return _ImageFacts(
         "",
         hashlib.sha256(data).digest(),
-        fingerprint(thumbnail).tobytes(),
+        b"" if (bits := fingerprint(thumbnail)) is None else bits.tobytes(),
         read_size(data),
         extension,
         frames,
@@ -291,17 +292,23 @@ class _Duplicates:
                 yield self._finding(i, "leak" if leaks else "duplicate", remaining, exclude=True)
 
     def _near(self) -> Iterator[Finding]:
-        if not len(self._readable):
+        """Exclude leaks within a class; of different classes, the user decides."""
+        compared = np.array([i for i in self._readable if self._facts[i].fingerprint], np.int64)
+        if not len(compared):
             return
         # Held-out images first, so that each training image is compared with them first.
-        order = self._readable[np.argsort(self._is_train[self._readable], kind="stable")]
+        order = compared[np.argsort(self._is_train[compared], kind="stable")]
         fingerprints = np.stack(
             [np.frombuffer(self._facts[i].fingerprint, np.uint64) for i in order]
         )
-        for i, other in zip(order, order[find_near_duplicates(fingerprints)], strict=True):
-            if i != other:
-                leaks = bool(self._is_train[i] and not self._is_train[other])
-                yield self._finding(i, "leak" if leaks else "near duplicate", other, exclude=leaks)
+        same, other = find_near_duplicates(fingerprints, self._reader.targets[order])
+        for i, of_class, of_others in zip(order, order[same], order[other], strict=True):
+            if i != of_class:
+                leaks = bool(self._is_train[i] and not self._is_train[of_class])
+                kind = "leak" if leaks else "near duplicate"
+                yield self._finding(i, kind, of_class, exclude=leaks)
+            elif i != of_others:
+                yield self._finding(i, "similar in another class", of_others, exclude=False)
 
     def _finding(self, i: int, kind: str, other: int, exclude: bool) -> Finding:
         detail = f"{self._reader.key(int(other))}, {self._modes[other]}"

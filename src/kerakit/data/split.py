@@ -35,12 +35,13 @@ def parse_split(name: str) -> tuple[Mode | None, tuple[str, ...]]:
     >>> parse_split("tractor")
     (None, ('tractor',))
     """
-    words = re.findall(r"[^\W\d_]+|\d+", name.casefold())
+    # Numbers of years and versions, such as train2017 or test_v2, do not count.
+    words = [word for word in re.findall(r"[^\W\d_]+", name.casefold()) if word != "v"]
     modes = [_WORDS[found[1]] for word in words if (found := _NAME.fullmatch(word))]
-    rest = [word for word in words if not _NAME.fullmatch(word)]
     if len(modes) != 1:
         return None, tuple(words)
-    return modes[0], tuple(word for word in rest if not re.fullmatch(_NOUNS, word))
+    known = re.compile(rf"{_NAME.pattern}|{_NOUNS}")
+    return modes[0], tuple(word for word in words if not known.fullmatch(word))
 
 
 def assign(

@@ -148,10 +148,13 @@ def _read_parquet(path: Path) -> pa.Table:
     names = [file.schema_arrow.names[i] for i in selected]
     metadata = file.metadata
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-    chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
-    size = sum(
-        chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema in set(names)
-    )
+    size = sum(group.total_byte_size for group in groups)
+    if size > available_memory():
+        # Other columns may have the images. Only then: on damaged metadata, column() ends Python.
+        chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
+        size = sum(
+            chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema in set(names)
+        )
     _check_memory(path, metadata.num_rows, size)
     # As dictionaries: a small file may repeat one long text millions of times.
     text = [name for name in names if pa.types.is_string(file.schema_arrow.field(name).type)]
@@ -163,9 +166,10 @@ def _read_parquet(path: Path) -> pa.Table:
     )
     _check_memory(path, metadata.num_rows, size)
     # Labels and groups may be numbers.
-    return pa.table(
-        {name: table[names[n]].cast(pa.string()) for n, name in enumerate(selected.values())}
-    )
+    columns = {name: table[names[n]].cast(pa.string()) for n, name in enumerate(selected.values())}
+    as_text = pa.table(columns)
+    as_text.validate(full=True)
+    return as_text
 
 
 def _check_memory(path: Path, rows: int, size: int) -> None:
