@@ -217,19 +217,25 @@ def test_links_are_followed_once_and_named_and_never_into_the_system(
 @pytest.mark.skipif(os.geteuid() != 0, reason="drops the permissions of root")
 def test_an_unreadable_subfolder_is_named(photos: Path) -> None:
     write_image(photos / "apple" / "locked" / "1.png", 0).parent.chmod(0)
-    photos.parent.chmod(0o755)
+    locked = photos.parent / "locked"
+    fill(locked, "a", "b")
+    (locked / "b").chmod(0)
     source = (
         "import os, sys; from kerakit.data import DataReader, data_warnings, read_image\n"
         "import kerakit.data.check; os.chdir('/'); os.setuid(65534)\n"
-        "print(*data_warnings(DataReader(sys.argv[1])), sep='\\n')"
+        "print(*data_warnings(DataReader(sys.argv[1])), sep='\\n')\n"
+        "try: DataReader(sys.argv[2])\n"
+        "except Exception as error: print(error)"
     )
-    for parent in [photos, *photos.parents[:4]]:
+    for parent in [photos, locked, *photos.parents[:4]]:
         parent.chmod(parent.stat().st_mode | 0o055)
     done = subprocess.run(
-        [sys.executable, "-c", source, photos], capture_output=True, text=True, check=False
+        [sys.executable, "-c", source, photos, locked], capture_output=True, text=True, check=False
     )
     assert done.stdout == (
         "unreadable folders, whose images are omitted: 1 (apple/locked (Permission denied)).\n"
+        f"class 'b' in {locked}: no training images. Unreadable folders, whose images are omitted: "
+        "1 (b (Permission denied)). Add some, or remove the class.\n"
     ), done.stderr
 
 

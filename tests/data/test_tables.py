@@ -294,6 +294,13 @@ def test_what_is_wrong_with_a_csv_is_said(tmp_path: Path, content: str | bytes, 
     assert len(str(error.value)) < 1000
 
 
+def test_text_in_parquet_that_is_not_utf8_is_an_error(tmp_path: Path) -> None:
+    path = write(tmp_path, [{"path": "caf\u00e9.jpg", "label": label} for label in "ab"], "parquet")
+    path.write_bytes(path.read_bytes().replace("caf\u00e9".encode(), b"caf\xff\xff"))
+    with pytest.raises(UserError, match="cannot read the table"):
+        DataReader(path)
+
+
 def test_a_small_parquet_file_does_not_fill_the_memory(tmp_path: Path) -> None:
     """Equal rows take no space in the file: more than the free memory can hold."""
     path = tmp_path / "t.parquet"

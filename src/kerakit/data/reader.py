@@ -210,6 +210,8 @@ class DataReader:
             if self.num_excluded
             else ""
         )
+        unreadable = (line for line in self.warnings if line.startswith("unreadable"))
+        note += "".join(f" {line[0].upper()}{line[1:]}" for line in unreadable)
         if not len(self):
             raise UserError(
                 f"{self.data} has no images in its class folders.{note} Expected files such as "
