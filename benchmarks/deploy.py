@@ -8,6 +8,7 @@ int8 metrics of the report.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
@@ -51,7 +52,13 @@ def timed(command: list[str], cwd: Path) -> float:
 
 def main() -> None:
     """Alternate both and print the table."""
-    project, run = Path(sys.argv[1]).absolute(), sys.argv[2]
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("project", type=Path, help="folder of the project")
+    parser.add_argument("run", help="path of the run in it, such as progress/test")
+    args = parser.parse_args()
+    project, run = args.project.absolute(), args.run
     data = json.loads((project / run / "config.json").read_text())["data_dir"]
     times: dict[str, list[float]] = {"baseline": [], "deploy.py": []}
     with tempfile.TemporaryDirectory() as temporary:

@@ -8,6 +8,7 @@ KERAS_BACKEND=jax measures JAX.
 
 from __future__ import annotations
 
+import argparse
 import os
 import statistics
 import subprocess
@@ -108,17 +109,23 @@ def memory(folder: str) -> tuple[float, float]:
 
 def main() -> None:
     """Alternate the kinds and print the medians."""
-    if len(sys.argv) == 3 and sys.argv[1] == "memory":
-        print(*memory(sys.argv[2]))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("photos", type=Path, help="folder with one folder of JPEG files per class")
+    parser.add_argument("--only", choices=[*KINDS, "memory"], help="one measurement of this kind")
+    args = parser.parse_args()
+    folder: Path = args.photos
+    if args.only == "memory":
+        print(*memory(str(folder)))
         return
-    if len(sys.argv) == 3:
-        print(one(sys.argv[1], sys.argv[2]))
+    if args.only:
+        print(one(args.only, str(folder)))
         return
-    folder = Path(sys.argv[1])
     found: dict[str, list[float]] = {kind: [] for kind in KINDS}
     for _ in range(ROUNDS):
         for kind in KINDS:
-            command = [sys.executable, __file__, kind, str(folder)]
+            command = [sys.executable, __file__, str(folder), "--only", kind]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             found[kind].append(float(done.stdout.splitlines()[-1]))
     arrays = statistics.median(found["arrays"])
@@ -132,7 +139,7 @@ def main() -> None:
     ratios = []
     for _ in range(ROUNDS):
         done = subprocess.run(
-            [sys.executable, __file__, "memory", str(folder)],
+            [sys.executable, __file__, str(folder), "--only", "memory"],
             capture_output=True,
             text=True,
             check=True,

@@ -137,9 +137,11 @@ def summarize(values: list[float]) -> str:
 
 def main() -> None:
     """Run every comparison and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("photos", type=Path)
-    parser.add_argument("--json", type=Path)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("photos", type=Path, help="folder with one folder of JPEG files per class")
+    parser.add_argument("--json", type=Path, help="file for all measurements")
     parser.add_argument("--only", default="", help="only comparisons whose name contains this")
     args = parser.parse_args()
     results = []

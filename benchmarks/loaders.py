@@ -6,9 +6,9 @@ with bilinear interpolation. The result is printed as one line of JSON.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -136,14 +136,20 @@ def common_augmentation() -> Any:
 
 def main() -> None:
     """Time one epoch after ``warm`` warm-up epochs."""
-    loader, folder, options = (
-        sys.argv[1],
-        sys.argv[2],
-        dict(word.split("=") for word in sys.argv[3:]),
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("loader", choices=["kerakit", "thread_pool", "tfdata", "torch"])
+    parser.add_argument("folder", help="folder with one folder of JPEG files per class")
+    parser.add_argument(
+        "options", nargs="*", help="of NAME=VALUE: cache=disk, jitter=1, workers=2, warm=1"
+    )
+    args = parser.parse_args()
+    loader, folder = args.loader, args.folder
+    options = dict(word.split("=") for word in args.options)
     warm = int(options.pop("warm", 0))
     if "jitter" in options:
-        options["jitter"] = options["jitter"] == "1"  # type: ignore[assignment]
+        options["jitter"] = options["jitter"] == "1"
     epoch = globals()[loader](folder, **options)
     for _ in range(warm):
         for _ in epoch():

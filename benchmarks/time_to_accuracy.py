@@ -11,6 +11,7 @@ the best validation accuracy.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import csv
 import io
@@ -99,10 +100,16 @@ def until(epochs: Epochs, accuracy: float) -> float:
 
 def main() -> None:
     """Alternate the trainings and print the table."""
-    if len(sys.argv) == 3 and sys.argv[1] == "baseline":
-        train_baseline(sys.argv[2])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path, help="folder with train/ and validation/")
+    parser.add_argument("--baseline", action="store_true", help="train the baseline alone, once")
+    args = parser.parse_args()
+    data = args.data.absolute()
+    if args.baseline:
+        train_baseline(str(data))
         return
-    data = Path(sys.argv[1]).absolute()
     found: dict[str, list[Epochs]] = {"baseline": [], "first": [], "second": []}
     with tempfile.TemporaryDirectory() as temporary:
         project = Path(temporary) / "project"
@@ -116,7 +123,8 @@ def main() -> None:
         for _ in range(ROUNDS):
             found["baseline"].append(
                 timed(
-                    [sys.executable, str(Path(__file__).absolute()), "baseline", str(data)], project
+                    [sys.executable, str(Path(__file__).absolute()), "--baseline", str(data)],
+                    project,
                 )
             )
             for name in ("first", "second"):
