@@ -86,6 +86,13 @@ def tiff_in_a_circle() -> bytes:
     return b"II*\0" + struct.pack("<I", 8) + struct.pack("<HI", 0, 8)
 
 
+def large_text() -> bytes:
+    """A PNG with a comment of 64 MiB, which is more than Pillow reads."""
+    data, text = encoded("PNG", PHOTO[20:]), b"zTXtComment\0\0" + zlib.compress(bytes(2**26))
+    chunk = struct.pack(">L", len(text) - 4) + text + struct.pack(">L", zlib.crc32(text))
+    return data[:33] + chunk + data[33:]
+
+
 def frames() -> bytes:
     file = io.BytesIO()
     images = [Image.fromarray(pixels) for pixels in (PHOTO[:40, :40], PHOTO[40:80, :40])]
@@ -128,6 +135,7 @@ ODD: dict[str, tuple[bytes, str | None]] = {
     "a_png.jpg": (encoded("PNG"), "wrong file extension"),
     "a_jpeg.png": (encoded("JPEG"), "wrong file extension"),
     "frames.gif": (frames(), "multiple frames"),
+    "large_text.png": (large_text(), None),
     "version.jpg": (encoded("JPEG").replace(b"JFIF\0\1", b"JFIF\0\x09"), "JPEG warning"),
     "pixel.png": (encoded("PNG", PHOTO[:1, :1]), "tiny"),
     "line.png": (encoded("PNG", np.zeros((1, 60000, 3), np.uint8)), "tiny"),

@@ -23,9 +23,9 @@ from PIL import Image
 from kerakit.device.photo import (
     MAX_JPEG_PIXELS,
     check_size,
+    clean,
     clean_jpeg,
     decode,
-    first_page,
     jpeg_orientation,
     jpeg_segments,
     large_image,
@@ -212,7 +212,7 @@ def read_size(data: bytes) -> tuple[int, int]:
     """Return (width, height) in pixels from an image's header, before EXIF orientation."""
     if data[:2] == b"\xff\xd8":
         return _jpeg_size(data)
-    with Image.open(io.BytesIO(first_page(data)[0])) as image:
+    with Image.open(io.BytesIO(clean(data)[0])) as image:
         return image.size
 
 

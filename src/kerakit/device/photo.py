@@ -60,11 +60,7 @@ def decode(data: bytes, width: int, height: int) -> Any:
         ValueError: not an image, a damaged one, or one of too many pixels.
     """
     try:
-        if data[:2] == b"\xff\xd8":
-            orientation = jpeg_orientation(data)
-            data = clean_jpeg(data)
-        else:
-            data, orientation = first_page(data)
+        data, orientation = clean(data)
         with Image.open(io.BytesIO(data)) as image:
             if image.format not in FORMATS:
                 raise ValueError(f"the format {image.format} is not supported")
@@ -84,6 +80,16 @@ def decode(data: bytes, width: int, height: int) -> Any:
         unknown = "cannot identify" in str(error)
         reason = "not an image of a supported format" if unknown else str(error)
         raise ValueError(reason or type(error).__name__) from None
+
+
+def clean(data: bytes) -> tuple[bytes, int]:
+    """Return a file without what decoding does not need, and its orientation, 0 if not known yet.
+
+    Pillow then meets no tag of a wrong type, no text that is too large, and no damaged later page.
+    """
+    if data[:2] == b"\xff\xd8":
+        return clean_jpeg(data), jpeg_orientation(data)
+    return _first_page(_clean_png(data))
 
 
 def check_size(width: int, height: int, limit: int) -> None:
@@ -173,6 +179,29 @@ def clean_jpeg(data: bytes) -> bytes:
     return data
 
 
+def _clean_png(data: bytes) -> bytes:
+    """Return a PNG without chunks that decoding does not need, which may be too large for Pillow.
+
+    Other files are returned as they are.
+    """
+    if data[:8] != b"\x89PNG\r\n\x1a\n":
+        return data
+    parts, at = [data[:8]], 8
+    while at + 8 <= len(data):
+        length, name = struct.unpack_from(">L4s", data, at)
+        # The first letter of critical chunks is upper-case.
+        is_needed = name[:1].isupper() or name in (b"tRNS", b"eXIf")
+        has_orientation = data.startswith(
+            (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0"), at + 8
+        )
+        if is_needed or (has_orientation and length < 2**20):
+            parts.append(data[at : at + 12 + length])
+        at += 12 + length
+        if name == b"IEND":
+            break
+    return b"".join(parts)
+
+
 def _info_orientation(info: Any) -> int:
     """Return the orientation in the EXIF or XMP that Pillow has found, or 1."""
     exif = info.get("exif", b"")
@@ -220,7 +249,7 @@ def _tiff_entries(data: bytes) -> list[bytes]:
     return [data[start : start + 12] for start in range(at + 2, last + 1, 12)]
 
 
-def first_page(data: bytes) -> tuple[bytes, int]:
+def _first_page(data: bytes) -> tuple[bytes, int]:
     """Return a TIFF as its first page with the tags that decoding needs, and its orientation.
 
     New versions of Pillow turn a TIFF themselves, old ones do not; other tags and later pages may
