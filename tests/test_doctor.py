@@ -11,7 +11,7 @@ import pytest
 
 import kerakit
 from kerakit import doctor
-from kerakit.cgroup import CgroupLimits, cgroup_limits
+from kerakit.cgroup import CgroupLimits, cgroup_limits, free_cgroup_memory
 
 GIB = 2**30
 
@@ -68,6 +68,36 @@ def test_no_limit(tmp_path: Path, write: Callable[[str, str], None], membership:
     write("cgroup/cpu/cpu.cfs_period_us", "100000\n")
     write("cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n")
     assert limits(tmp_path) == CgroupLimits()
+
+
+@pytest.mark.parametrize(
+    ("limit", "used", "prefix", "group"),
+    [
+        ("memory.max", "memory.current", "", "0::/"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_", "4:memory:/"),
+    ],
+)
+def test_memory_that_is_left(
+    tmp_path: Path,
+    write: Callable[[str, str], None],
+    limit: str,
+    used: str,
+    prefix: str,
+    group: str,
+) -> None:
+    def left() -> int | None:
+        return free_cgroup_memory(tmp_path / "cgroup", tmp_path / "membership")
+
+    folder = "cgroup" if group == "0::/" else "cgroup/memory"
+    write("membership", f"{group}\n")
+    assert left() is None
+    write(f"{folder}/{limit}", f"{4 * GIB}\n")
+    assert left() == 4 * GIB
+    write(f"{folder}/{used}", f"{3 * GIB}\n")
+    write(f"{folder}/memory.stat", f"anon 5\n{prefix}inactive_file {GIB}\nslab 7\n")
+    assert left() == 2 * GIB
+    write(f"{folder}/{used}", f"{9 * GIB}\n")
+    assert left() == 0
 
 
 def test_no_control_groups(tmp_path: Path) -> None:

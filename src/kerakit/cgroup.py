@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,22 @@ def cgroup_limits(root: Path = _ROOT, membership: Path = _MEMBERSHIP) -> CgroupL
     return CgroupLimits(min(cores, default=None), min(memory, default=None))
 
 
+def free_cgroup_memory(root: Path = _ROOT, membership: Path = _MEMBERSHIP) -> int | None:
+    """Return the bytes that are left of the tightest memory limit; None: no limit.
+
+    File pages that the kernel can drop count as free. See ``cgroup_limits`` for the arguments.
+    """
+    left = []
+    for folder in _folders(root, membership, "memory"):
+        used = _read(folder / "memory.current") or _read(folder / "memory.usage_in_bytes")
+        found = re.search(
+            r"^(?:total_)?inactive_file (\d+)$", _read(folder / "memory.stat"), re.MULTILINE
+        )
+        in_use = max(0, int(used or 0) - int(found.group(1) if found else 0))
+        left += [max(0, limit - in_use) for limit in _memory(folder)]
+    return min(left, default=None)
+
+
 def _folders(root: Path, membership: Path, controller: str) -> Iterator[Path]:
     """Yield the folders of the control groups of ``controller``, each group before its parent."""
     for line in _read(membership).splitlines():
@@ -65,7 +82,7 @@ def _cores(folder: Path) -> Iterator[float]:
 
 
 def _memory(folder: Path) -> Iterator[int]:
-    for name in ("memory.max", "memory.limit_in_bytes"):
+    for name in ("memory.max", "memory.high", "memory.limit_in_bytes"):
         limit = _read(folder / name)
         if limit.isdigit() and int(limit) < _NO_LIMIT:
             yield int(limit)

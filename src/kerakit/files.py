@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -18,29 +20,59 @@ RESTORE = "Restore it from a backup, or train again."
 """Advice for a damaged or missing file of a run."""
 
 
+_UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY)
+
+
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path next to ``path``; on success, sync it and rename it to ``path``.
 
     After an error, Ctrl-C or a kill, ``path`` has either its old or its new content.
     The temporary name keeps the file extension, by which Keras chooses the format.
+
+    Raises:
+        OSError: writing failed. Its ``filename`` is ``path``.
     """
     temporary = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
     try:
         yield temporary
         with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
+            _sync(file.fileno())
         temporary.replace(path)
         _sync_dir(path.parent)
+    except OSError as error:
+        code = error.errno or _native_errno(error)
+        if code is None or error.filename not in (None, str(temporary), temporary):
+            raise
+        raise OSError(code, os.strerror(code), str(path)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what failed is raised, not this
+            temporary.unlink(missing_ok=True)
+
+
+def _native_errno(error: OSError) -> int | None:
+    """Return the number of the system's error in a message of HDF5."""
+    found = re.search(r"\berrno = (\d+)", str(error))
+    return int(found.group(1)) if found else None
+
+
+def _sync(descriptor: int) -> None:
+    """Sync a file or folder, where its file system can: SMB, FUSE and 9p may refuse."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
 
 
 def _sync_dir(folder: Path) -> None:
     """Make a rename in ``folder`` survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return  # a folder that may be written and not listed
+    try:
+        _sync(handle)
     finally:
         os.close(handle)
 
@@ -59,7 +91,7 @@ def check_disk_space(folder: Path, size: int) -> None:
     """Raise JobError unless ``size`` bytes are free on the disk of ``folder``.
 
     For writers that do not handle a full disk: h5py prints its own stack traces, and may crash the
-    process.
+    process. A file of this size is reserved and removed: quotas and ``ulimit -f`` count, too.
     """
     free = shutil.disk_usage(folder).free
     if free < size:
@@ -67,6 +99,17 @@ def check_disk_space(folder: Path, size: int) -> None:
             f"the disk is full: {folder} has {free / 2**20:,.1f} MiB free, {size / 2**20:,.1f} MiB "
             "are needed. Free some space."
         )
+    if not hasattr(os, "posix_fallocate"):  # macOS
+        return
+    path = folder / f".{secrets.token_hex(4)}.reserved"
+    try:
+        with path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, max(1, size))
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise OSError(error.errno, error.strerror, str(folder)) from None
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -14,9 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from kerakit import __version__
-from kerakit.cgroup import cgroup_limits
+from kerakit.cgroup import cgroup_limits, free_cgroup_memory
 
 _CPU_INFO = Path("/proc/cpuinfo")
+
+_THREAD_VARIABLES = (
+    *("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"),
+    *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"),
+)
 
 
 def available_cores() -> int:
@@ -27,9 +32,21 @@ def available_cores() -> int:
 
 
 def available_memory() -> int:
-    """Return the free physical memory in bytes, at most the limit of the control group."""
+    """Return the free physical memory in bytes, at most what the control group has left."""
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return min(free, cgroup_limits().memory or free)
+    left = free_cgroup_memory()
+    return free if left is None else min(free, left)
+
+
+def limit_threads() -> None:
+    """Let native libraries start as many threads as the control group has cores.
+
+    They count the cores of the host. To be called before TensorFlow and NumPy are imported.
+    """
+    cores = cgroup_limits().cores
+    if cores is not None and cores < (os.cpu_count() or 1):
+        for name in _THREAD_VARIABLES:
+            os.environ.setdefault(name, str(math.ceil(cores)))
 
 
 def describe_machine(packages: Iterable[str]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from kerakit.config import Config
 from kerakit.errors import KerakitError, printable_lines
+from kerakit.machine import limit_threads
 from kerakit.run import Run
 
 ConfigT = TypeVar("ConfigT", bound=Config)
@@ -41,6 +42,7 @@ def parse_args(config_class: type[ConfigT], description: str | None = None) -> C
     """
     # Before TensorFlow is imported: its C++ log lines bury what the user must read.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    limit_threads()
     sys.excepthook = exit_on_error
     return config_class.parse(description=description)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import re
 import secrets
 import site
 import sys
@@ -19,8 +20,14 @@ import kerakit
 from kerakit.data.decode import DECODER_VERSION
 
 _DECODERS = ("cv2", "simplejpeg", "PIL")
-_LIBRARIES = (*_DECODERS, "numpy", "scipy", "albumentations")
-"""Import names of the libraries whose version may change pixels."""
+_LIBRARIES = (*_DECODERS, "numpy", "albumentations")
+"""Import names of the libraries whose version may change pixels.
+
+Only of those that are imported before the first batch: a key must not depend on what was done.
+"""
+
+
+_GENERATED = re.compile(r"__autograph_generated_file")
 
 
 def decoder_identity() -> str:
@@ -31,9 +38,9 @@ def decoder_identity() -> str:
 def code_identity(parts: Iterable[object], pipeline: Any = None) -> bytes:
     """Return 32 bytes that identify the code behind samples.
 
-    These are the versions of Kerakit and of the libraries, the source files of all imported modules
-    that are not installed, and the augmentation. ``__main__`` counts only if one of ``parts`` is
-    defined there, so that an edit of the optimizer in train.py changes nothing.
+    These are the versions of Kerakit and of the libraries, the source files of all modules that are
+    imported from ``sys.path`` and not installed, and the augmentation. ``__main__`` counts only if
+    one of ``parts`` is defined there: an edit of the optimizer in train.py changes nothing.
 
     Args:
         parts: functions and objects whose classes may be defined by the owner of the project.
@@ -88,8 +95,11 @@ def _source_path(module: ModuleType | None) -> Path | None:
     file = getattr(module, "__file__", None)
     if not isinstance(file, str):
         return None
-    path = Path(file)
-    return None if path.parents and not _installed_dirs().isdisjoint(path.parents) else path
+    path = Path(file).absolute()
+    # Generated modules, such as those of TensorFlow's AutoGraph, are not on the import path.
+    is_imported = any(Path(entry).absolute() in path.parents for entry in sys.path)
+    is_installed = not _installed_dirs().isdisjoint(path.parents)
+    return path if is_imported and not is_installed and not _GENERATED.match(path.name) else None
 
 
 @cache
