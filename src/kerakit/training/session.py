@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import re
 import shlex
 import sys
@@ -59,6 +61,8 @@ def training_session(
         for generator in generators:
             if isinstance(generator.error, (KerakitError, OSError)):
                 raise generator.error from None
+        if code := _disk_error(error):
+            raise OSError(code, os.strerror(code), str(run.path)) from error
         if isinstance(error, ValueError) and re.search(_SHAPE_MISMATCH, str(error)):
             raise UserError(
                 f"the loss does not fit targets and outputs: {first_line(error)} If "
@@ -70,6 +74,14 @@ def training_session(
             generator.close()
             for message in generator.unreadable.values():
                 print(f"WARNING: replaced in {generator.mode}: {message}", file=sys.stderr)
+
+
+def _disk_error(error: Exception) -> int | None:
+    """Return the system's number of an error that names no file, as of Pillow or TensorBoard."""
+    if isinstance(error, OSError) and error.errno:
+        return None if error.filename else error.errno
+    codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return next((code for code in codes if os.strerror(code) in str(error)), None)
 
 
 def _resume_advice(run: Run) -> str:
