@@ -411,3 +411,14 @@ def test_several_targets_are_refused_and_missing_images_are_named(
         FeatureStore(backbone, tmp_path / "kept").compute(
             BatchGenerator(reader, "train", 8, (20, 16))
         )
+
+
+def test_another_process_reuses_all_features(project: Project) -> None:
+    """The key does not depend on what a process has imported before it asks."""
+    small = ("--model", "efficientnet_lite0", "--input_size", "32,32", "--head_epochs", 1)
+    flags = (*small, "--strategy", "head")
+    for name, expected in (("one", "computed, 0 from"), ("two", ": 0 computed")):
+        result = project.run("train.py", "--save_to", f"progress/{name}", *flags)
+        lines = [line for line in result.out.splitlines() if line.startswith("features (")]
+        assert len(lines) == 2, result.err
+        assert all(expected in line for line in lines), lines
