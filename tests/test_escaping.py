@@ -64,7 +64,7 @@ def test_labels_of_a_model_file_are_escaped(exported_digits: Exported, tmp_path:
     shutil.copy(exported_digits.int8, tmp_path / "model.tflite")
     names = [f"{number}{ESCAPE}" for number in range(10)]
     (tmp_path / "labels.txt").write_text("\n".join(names), encoding="utf-8")
-    predict, input_size, task = load_exported(tmp_path / "model.tflite")
-    image = np.zeros((1, *input_size[::-1], 3), np.uint8)
-    [record] = task.describe(task.decode(predict(image))[0], 1)
+    model = load_exported(tmp_path / "model.tflite")
+    image = np.zeros((1, 8, 8, 3), np.uint8)
+    [record] = model.task.describe(model.task.decode(model.predict(image))[0], 1)
     assert record["label"] in map(printable, names)

@@ -57,7 +57,7 @@ def test_an_export_is_verified(trained: Project, photos_once: Path) -> None:
     assert result.code == 0, result.err
     folder = trained.path / "deploy" / "test"
     models = {"model.h5", "model_float32.tflite", "model.tflite"}
-    others = {"labels.txt", "report.json", "report.html", "device"}
+    others = {"labels.txt", "preprocessing.json", "report.json", "report.html", "device"}
     assert {p.name for p in folder.iterdir()} == models | others
     assert (folder / "labels.txt").read_text() == "apple\npear\n"
     report = json.loads((folder / "report.json").read_text())

@@ -126,10 +126,12 @@ def predict(
     from kerakit import deploy
 
     paths = deploy.find_images(images)
-    predict_fn, input_size, task = deploy.load_exported(model)
-    predictions = deploy.predict_images(predict_fn, task, input_size, paths, top)
-    if unreadable := deploy.write_predictions(predictions, as_json):
-        raise UserError(f"{unreadable} of {len(paths)} images could not be read; see above.")
+    exported = deploy.load_exported(model)
+    if exported.assumption:
+        print(f"note: {model}: {exported.assumption}.", file=sys.stderr)
+    predictions = deploy.predict_images(exported.predict, exported.task, exported.read, paths, top)
+    if failed := deploy.write_predictions(predictions, as_json):
+        raise UserError(f"{failed} of {len(paths)} images were not predicted; see above.")
 
 
 @app.command

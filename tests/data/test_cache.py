@@ -34,9 +34,9 @@ def record_decoding(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Return the list of the files that are decoded from here on."""
     decoded: list[Path] = []
 
-    def record(path: Path, size: tuple[int, int]) -> Any:
+    def record(path: Path, *how: Any) -> Any:
         decoded.append(path)
-        return read_image(path, size)
+        return read_image(path, *how)
 
     monkeypatch.setattr(cache_module, "read_image", record)
     return decoded

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import io
+import os
+import random
 import shutil
 import subprocess
 import sys
@@ -22,6 +25,7 @@ from digits import Exported, load_classify
 from kerakit import JobError, UserError
 from kerakit.data.decode import read_image
 from kerakit.deploy import ExportFolder, bundle
+from kerakit.device.preprocessing import Preprocessing
 from kerakit.tflite.convert import convert_float
 from kerakit.tflite.runtime import load_tflite
 
@@ -48,11 +52,13 @@ def run(
         sys.executable,
         "-I",
         "-c",
-        ONLY.format(allowed=("classification", "photo", *packages)),
+        ONLY.format(allowed=("classification", "photo", "preprocessing", *packages)),
         str(folder / "classify.py"),
         *map(str, words),
     ]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=folder, timeout=60
+    )
 
 
 @pytest.fixture
@@ -163,6 +169,11 @@ def test_another_runtime_may_round_differently_but_not_more(
     assert (done.returncode, said in done.stdout) == (code, True), done.stdout
 
 
+def replace_by_fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 def write_pickle(path: Path) -> None:
     np.savez(path, images=np.array([{}], dtype=object), scores=np.zeros(1), sha256="", runtime="")
 
@@ -210,7 +221,16 @@ def write_pickle(path: Path) -> None:
         ),
         (lambda _: None, ["gone.png"], "gone.png"),
         (lambda d: (d / "x.png").write_bytes(b"no image"), ["x.png"], "x.png: not an image"),
-        (lambda _: None, ["."], "cannot use ."),
+        (lambda _: None, ["."], "no images in this folder"),
+        (lambda _: None, ["--check", "--top", "0"], "--top is 0"),
+        (lambda d: os.mkfifo(d / "x.jpg"), ["x.jpg"], "x.jpg: it is not a regular file"),
+        (lambda d: (d / "x.png").symlink_to("/dev/zero"), ["."], "it is not a regular file"),
+        (lambda d: replace_by_fifo(d / "golden.npz"), ["--check"], "it is not a regular file"),
+        (lambda d: replace_by_fifo(d / "labels.txt"), ["--check"], "it is not a regular file"),
+        (lambda d: replace_by_fifo(d / "model.tflite"), ["--check"], "it is not a regular file"),
+        (lambda d: (d / "labels.txt").write_bytes(b"\xff\xfe"), ["--check"], "labels.txt"),
+        (lambda d: (d / "preprocessing.json").write_text("{"), ["--check"], "damaged"),
+        (lambda d: (d / "preprocessing.json").write_text('{"a": 1}'), ["--check"], "newer"),
     ],
 )
 def test_what_is_wrong_is_said(device: Path, spoil: Any, words: list[str], said: str) -> None:
@@ -236,9 +256,63 @@ def test_a_broken_photo_does_not_keep_the_others(device: Path) -> None:
     assert done.stdout.startswith("good.png: digit ")
 
 
+def test_folders_and_top_labels(device: Path) -> None:
+    names = ["a.png", "sub/b.PNG", "sub/.hidden.png", ".hidden/c.png", "sub/notes.txt", "z\x1b.png"]
+    for name in names:
+        path = device / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (9, 9)).save(path, "PNG")
+    done = run(device, "photos", "--top", 3)
+    assert done.returncode == 0
+    assert done.stderr == ""  # without the INFO lines of LiteRT
+    lines = done.stdout.splitlines()
+    assert [line.partition(":")[0] for line in lines] == [
+        "photos/a.png",
+        "photos/sub/b.PNG",
+        "photos/z\\x1b.png",
+    ]
+    assert all(line.count("digit ") == 3 for line in lines)
+
+
+def test_a_name_that_is_not_utf_8(device: Path) -> None:
+    Image.new("RGB", (9, 9)).save(device / "x.png")
+    os.rename(os.fsencode(device / "x.png"), os.fsencode(device) + b"/\xff.png")
+    command = [sys.executable, str(device / "classify.py"), os.fsdecode(b"\xff.png")]
+    done = subprocess.run(command, capture_output=True, check=False, cwd=device)
+    assert (done.returncode, done.stdout[:6]) == (0, b"\xff.png:"[:6]), done.stderr
+
+
+def test_labels_with_a_byte_order_mark(device: Path) -> None:
+    labels = (device / "labels.txt").read_bytes()
+    (device / "labels.txt").write_bytes(b"\xef\xbb\xbf" + labels.replace(b"\n", b"\r\n"))
+    assert run(device, "--check").returncode == 0
+
+
+def test_another_preprocessing_fails_the_check(device: Path) -> None:
+    Preprocessing(resize="letterbox").save(device / "preprocessing.json")
+    done = run(device, "--check")
+    assert (done.returncode, "preprocessing.json differs" in done.stdout) == (1, True)
+
+
+def test_a_damaged_golden_file_is_explained(device: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    random_ = random.Random(0)
+    golden = device / "golden.npz"
+    model = classify.Classifier(device / "model.tflite")
+    monkeypatch.setattr(classify, "HERE", device)
+    change_golden(device)  # without compression, so that damage reaches NumPy
+    intact = golden.read_bytes()
+    for _ in range(80):
+        content = bytearray(intact)
+        for _ in range(random_.randrange(1, 5)):
+            content[random_.choice([1, -1]) * random_.randrange(1, 900)] = random_.randrange(256)
+        golden.write_bytes(content[: random_.choice([len(content), random_.randrange(99999)])])
+        with contextlib.suppress(classify.InputError):
+            classify.check(model, golden)
+
+
 def test_it_is_python_3_7() -> None:
     """The grammar of 3.7. By hand it ran on 3.9 with tflite-runtime 2.7 and Pillow 8.4."""
-    for name in ("classify.py", "classification.py", "photo.py"):
+    for name in ("classify.py", "classification.py", "photo.py", "preprocessing.py"):
         source = (Path(kerakit.device.__file__).parent / name).read_text()
         ast.parse(source, feature_version=(3, 7))
         assert "from __future__ import annotations" in source
@@ -372,7 +446,7 @@ def test_a_file_named_like_the_bundle_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_compiled_model_goes_along(exported_digits: Exported, tmp_path: Path) -> None:
-    for name in ("model.tflite", "labels.txt"):
+    for name in ("model.tflite", "labels.txt", "preprocessing.json"):
         shutil.copy(exported_digits.folder / name, tmp_path)
     (tmp_path / "model_edgetpu.tflite").write_bytes(b"edgetpu-custom-op")
     bundle.write_bundle(tmp_path, exported_digits.held_out[:4])

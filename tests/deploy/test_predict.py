@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,9 @@ import pytest
 from PIL import Image
 
 from digits import TRAINED, Exported, digits
-from kerakit import cli
+from kerakit import UserError, cli
+from kerakit.deploy import predict_images
+from kerakit.tasks import Classification
 from projects import Result
 
 Predict = Callable[..., Result]
@@ -122,9 +125,15 @@ def test_a_broken_image_is_named_and_the_others_are_predicted(
         (["empty", "x.png"], "TensorFlow Lite"),
         (["gone", "x.png"], "TensorFlow Lite"),
         (["alone.tflite", "x.png"], "labels.txt"),
-        (["broken/model.tflite", "x.png"], "damaged"),
+        (["broken/model.tflite", "x.png"], "not TFL3"),
         (["fewer/model.tflite", "x.png"], "1 lines"),
         (["export", "x.png", "--top", "0"], "--top"),
+        (["float", "x.png"], "float has no model.tflite, the int8 model. Name the file, such as"),
+        (["bytes/model.tflite", "x.png"], "labels.txt is not UTF-8 text"),
+        (["pipe/model.tflite", "x.png"], "there is no pipe/labels.txt"),
+        (["policy/model.tflite", "x.png"], "preprocessing.json is damaged"),
+        (["zero.tflite", "x.png"], "is not a TensorFlow Lite model"),
+        (["sparse.tflite", "x.png"], "2 GiB"),
     ],
 )
 def test_bad_input_is_explained(
@@ -133,16 +142,71 @@ def test_bad_input_is_explained(
     (tmp_path / "empty").mkdir()
     Image.new("RGB", (20, 20)).save(tmp_path / "x.png")
     shutil.copy(exported_digits.int8, tmp_path / "alone.tflite")
-    for name in ("export", "broken", "fewer"):
+    for name in ("export", "broken", "fewer", "bytes", "pipe", "policy", "float"):
         (tmp_path / name).mkdir()
         for file in ("model.tflite", "labels.txt"):
             shutil.copy(exported_digits.folder / file, tmp_path / name)
     (tmp_path / "broken/model.tflite").write_bytes(b"no model")
     (tmp_path / "fewer/labels.txt").write_text("apple\n")
+    (tmp_path / "bytes/labels.txt").write_bytes(b"\xff\n" * 10)
+    (tmp_path / "pipe/labels.txt").unlink()
+    os.mkfifo(tmp_path / "pipe/labels.txt")
+    (tmp_path / "policy/preprocessing.json").write_text('{"resize": "zoom"}')
+    (tmp_path / "float/model.tflite").rename(tmp_path / "float/model_float32.tflite")
+    (tmp_path / "zero.tflite").symlink_to("/dev/zero")
+    with (tmp_path / "sparse.tflite").open("wb") as sparse:
+        sparse.truncate(2**40)
     done = predict(*words)
     assert done.code == 2
     assert noun in done.err
     assert "Traceback" not in done.err
+
+
+def test_names_that_are_not_utf_8_and_odd_files(exported_digits: Exported, tmp_path: Path) -> None:
+    Image.fromarray(exported_digits.held_out[0]).save(tmp_path / "x.png")
+    os.rename(tmp_path / "x.png", os.fsencode(tmp_path) + b"/\xff.png")
+    Image.fromarray(exported_digits.held_out[1]).save(tmp_path / "z.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    command = [sys.executable, "-m", "kerakit", "predict", str(exported_digits.folder), "."]
+    flag_lists: list[list[str]] = [[], ["--as_json"]]
+    for flags in flag_lists:
+        done = subprocess.run(
+            [*command, *flags], capture_output=True, check=False, cwd=tmp_path, timeout=60
+        )
+        assert done.returncode == 2
+        assert b"2 of 4 images were not predicted" in done.stderr
+        assert b"Traceback" not in done.stderr
+        if flags:
+            found = [os.fsencode(entry["path"]) for entry in json.loads(done.stdout)]
+        else:
+            found = [line.partition(b",")[0] for line in done.stdout.splitlines()[1:]]
+        assert sorted(found) == [b"z.png", b"\xff.png"]
+
+
+def test_labels_with_a_byte_order_mark(
+    predict: Predict, exported_digits: Exported, tmp_path: Path, images: Path
+) -> None:
+    shutil.copy(exported_digits.int8, tmp_path)
+    labels = (exported_digits.folder / "labels.txt").read_text()
+    (tmp_path / "labels.txt").write_text(labels, encoding="utf-8-sig")
+    done = predict(tmp_path / "model.tflite", images / "0")
+    assert done.code == 0
+    assert {row["label"][:6] for row in rows(done.out)} == {"digit "}
+
+
+def test_outputs_that_are_not_finite_are_errors(tmp_path: Path) -> None:
+    outputs = iter(([np.nan, 0.5], [0.2, 0.8], [0, np.inf]))
+    found = list(
+        predict_images(
+            lambda _: np.array([next(outputs)], np.float32),
+            Classification(["cat", "dog"]),
+            lambda _: np.zeros((4, 4, 3), np.uint8),
+            [Path("a"), Path("b"), Path("c")],
+        )
+    )
+    assert [isinstance(one, UserError) for one in found] == [True, False, True]
+    assert "no prediction for a: the model outputs NaN" in str(found[0])
 
 
 def test_a_run_without_its_project_is_explained(

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
         held_out_mode,
     )
     from kerakit.data.transforms import Recolor, Warp
+    from kerakit.data.unlabeled import UnlabeledReader
+    from kerakit.device.preprocessing import Preprocessing
     from kerakit.report.plots import image_grid
 
 __all__ = [
@@ -28,8 +30,10 @@ __all__ = [
     "ImageIndex",
     "Mix",
     "Pixels",
+    "Preprocessing",
     "Reader",
     "Recolor",
+    "UnlabeledReader",
     "Warp",
     "check_class_names",
     "data_warnings",
@@ -46,8 +50,10 @@ _HOMES = {
     "ImageIndex": "kerakit.data.index",
     "Mix": "kerakit.data.mix",
     "Pixels": "kerakit.data.decode",
+    "Preprocessing": "kerakit.device.preprocessing",
     "Reader": "kerakit.data.reader",
     "Recolor": "kerakit.data.transforms",
+    "UnlabeledReader": "kerakit.data.unlabeled",
     "Warp": "kerakit.data.transforms",
     "check_class_names": "kerakit.data.reader",
     "data_warnings": "kerakit.data.reader",

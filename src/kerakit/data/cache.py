@@ -12,9 +12,10 @@ from typing import Literal
 
 import numpy as np
 
-from kerakit.data.decode import Pixels, read_image
+from kerakit.data.decode import STRETCH, Pixels, read_image
 from kerakit.data.identity import decoder_identity
 from kerakit.data.store import ArrayStore, default_limit, digest, remove_oldest
+from kerakit.device.preprocessing import Preprocessing
 from kerakit.machine import available_memory
 
 CacheKind = Literal["none", "ram", "disk"]
@@ -30,10 +31,16 @@ class RamCache:
     Args:
         input_size: (width, height) in pixels.
         limit: largest size in bytes; default: half of the available memory.
+        preprocessing: crop, resize policy and color.
     """
 
-    def __init__(self, input_size: tuple[int, int], limit: int | None = None) -> None:
-        self._input_size = input_size
+    def __init__(
+        self,
+        input_size: tuple[int, int],
+        limit: int | None = None,
+        preprocessing: Preprocessing = STRETCH,
+    ) -> None:
+        self._input_size, self._preprocessing = input_size, preprocessing
         limit = available_memory() // 2 if limit is None else limit
         self._max_images = limit // _bytes_per_image(input_size)
         self._images: dict[Path, Pixels] = {}
@@ -46,7 +53,7 @@ class RamCache:
         """Return a copy of the image, uint8 (height, width, 3)."""
         image = self._images.get(path)
         if image is None:
-            image = read_image(path, self._input_size)
+            image = read_image(path, self._input_size, self._preprocessing)
             if len(self._images) < self._max_images:
                 self._images[path] = image
         return image.copy()
@@ -64,12 +71,22 @@ class DiskCache:
         input_size: (width, height) in pixels.
         limit: largest size of ``folder`` in bytes; default: half of the disk space that is free or
             used by it.
+        preprocessing: crop, resize policy and color.
     """
 
-    def __init__(self, folder: Path, input_size: tuple[int, int], limit: int | None = None) -> None:
-        self._input_size = input_size
+    def __init__(
+        self,
+        folder: Path,
+        input_size: tuple[int, int],
+        limit: int | None = None,
+        preprocessing: Preprocessing = STRETCH,
+    ) -> None:
+        self._input_size, self._preprocessing = input_size, preprocessing
         self._folder = folder
-        own = folder / f"{input_size[0]}x{input_size[1]}-{decoder_identity()}"
+        name = f"{input_size[0]}x{input_size[1]}-{decoder_identity()}"
+        if preprocessing != STRETCH:
+            name += f"-{digest(repr(preprocessing)).hex()}"
+        own = folder / name
         record_bytes = _bytes_per_image(input_size)
         limit = default_limit(folder) if limit is None else limit
         # Pixels of other sizes and decoders are not read by this run.
@@ -87,12 +104,12 @@ class DiskCache:
         try:
             status = path.stat()
         except OSError:
-            return read_image(path, self._input_size)  # raises an ImageError that says why
+            return self._decode(path)  # raises an ImageError that says why
         key = digest(str(path.absolute()), status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         image = np.empty((self._input_size[1], self._input_size[0], 3), np.uint8)
         if self._store.read(key, image):
             return image
-        image = np.ascontiguousarray(read_image(path, self._input_size))
+        image = np.ascontiguousarray(self._decode(path))
         try:
             self._store.write(key, image)
         except OSError as error:
@@ -103,9 +120,16 @@ class DiskCache:
             )
         return image
 
+    def _decode(self, path: Path) -> Pixels:
+        return read_image(path, self._input_size, self._preprocessing)
+
 
 def open_cache(
-    kind: CacheKind, input_size: tuple[int, int], folder: Path, limit_gb: float | None = None
+    kind: CacheKind,
+    input_size: tuple[int, int],
+    folder: Path,
+    limit_gb: float | None = None,
+    preprocessing: Preprocessing = STRETCH,
 ) -> RamCache | DiskCache | None:
     """Return a cache: a function from a path to an image, for the ``read`` of ``BatchGenerator``.
 
@@ -115,6 +139,7 @@ def open_cache(
         folder: folder of the disk caches.
         limit_gb: largest size in GB (10**9 bytes); default: half of the available memory or disk
             space.
+        preprocessing: crop, resize policy and color.
 
     >>> cache = open_cache("ram", (224, 224), Path(".cache"), limit_gb=2)
     >>> len(cache)
@@ -122,8 +147,8 @@ def open_cache(
     """
     limit = None if limit_gb is None else int(limit_gb * 1e9)
     if kind == "ram":
-        return RamCache(input_size, limit)
-    return DiskCache(folder, input_size, limit) if kind == "disk" else None
+        return RamCache(input_size, limit, preprocessing)
+    return DiskCache(folder, input_size, limit, preprocessing) if kind == "disk" else None
 
 
 def _bytes_per_image(input_size: tuple[int, int]) -> int:

@@ -31,6 +31,7 @@ from kerakit.device.photo import (
     large_image,
     turn_upright,
 )
+from kerakit.device.preprocessing import Preprocessing
 from kerakit.errors import ImageError, UserError
 
 IMAGE_EXTENSIONS = frozenset(
@@ -65,6 +66,9 @@ Pixels = NDArray[np.uint8]
 >>> black: Pixels = np.zeros((192, 224, 3), np.uint8)
 """
 
+STRETCH = Preprocessing()
+"""The whole image, resized without preserving the aspect ratio."""
+
 # Warnings of libjpeg about a file whose pixels are complete: version, bytes that belong to no
 # segment, unknown parameters (jerror.h). Its other warnings mean that pixels are missing.
 _HARMLESS = (
@@ -76,13 +80,16 @@ _HARMLESS = (
 cv2.setNumThreads(0)
 
 
-def read_image(path: Path | str, input_size: tuple[int, int]) -> Pixels:
+def read_image(
+    path: Path | str, input_size: tuple[int, int], preprocessing: Preprocessing = STRETCH
+) -> Pixels:
     """Read an image file at ``input_size``.
 
     Args:
         path: path of the image file.
-        input_size: (width, height) in pixels. The image is resized without preserving the aspect
-            ratio.
+        input_size: (width, height) in pixels.
+        preprocessing: crop, resize policy and color; default: the whole image is resized without
+            preserving the aspect ratio.
 
     Returns:
         uint8 (height, width, 3), RGB, 0 to 255.
@@ -98,7 +105,7 @@ def read_image(path: Path | str, input_size: tuple[int, int]) -> Pixels:
     ((192, 224, 3), [255, 0, 0])
     """
     try:
-        return decode_image(read_bytes(path), input_size)
+        return decode_image(read_bytes(path), input_size, preprocessing)
     except ValueError as error:
         raise ImageError(path, str(error)) from None
 
@@ -120,12 +127,15 @@ def read_bytes(path: Path | str) -> bytes:
         raise ImageError(path, error.strerror or str(error)) from None
 
 
-def decode_image(data: bytes, input_size: tuple[int, int]) -> Pixels:
+def decode_image(
+    data: bytes, input_size: tuple[int, int], preprocessing: Preprocessing = STRETCH
+) -> Pixels:
     """Decode the bytes of an image file at ``input_size``.
 
     Args:
         data: JPEG, PNG, WebP, BMP, GIF (first frame) or TIFF.
         input_size: (width, height) in pixels.
+        preprocessing: crop, resize policy and color.
 
     Returns:
         uint8 (height, width, 3), RGB, 0 to 255.
@@ -138,20 +148,31 @@ def decode_image(data: bytes, input_size: tuple[int, int]) -> Pixels:
     >>> decode_image(file.getvalue(), input_size=(4, 4))[0, 0].tolist()
     [128, 128, 128]
     """
-    return decode_with_warning(data, input_size)[0]
+    return decode_with_warning(data, input_size, preprocessing)[0]
 
 
-def decode_with_warning(data: bytes, input_size: tuple[int, int]) -> tuple[Pixels, str]:
+def decode_with_warning(
+    data: bytes, input_size: tuple[int, int], preprocessing: Preprocessing = STRETCH
+) -> tuple[Pixels, str]:
     """Decode as ``decode_image``; also return libjpeg's warning about the file, or ""."""
     if not data:
         raise ValueError("the file is empty")
     if data[:2] == b"\xff\xd8":
-        pixels, warning = _decode_jpeg(data, input_size)
+        resized = input_size
+        if preprocessing != STRETCH:
+            width, height = _jpeg_size(data)
+            upright = (width, height) if jpeg_orientation(data) < 5 else (height, width)
+            layout = preprocessing.layout(*upright, input_size)
+            resized = layout.resized
+        pixels, warning = _decode_jpeg(data, resized)
     else:
         if data.startswith(_PNG):
             _check_png(data)
         pixels, warning = decode(data, *input_size), ""
-    return _resize(pixels, input_size), warning
+        layout = preprocessing.layout(pixels.shape[1], pixels.shape[0], input_size)
+    if preprocessing == STRETCH:
+        return _resize(pixels, input_size), warning
+    return layout.apply(_resize(pixels, layout.resized)), warning
 
 
 def checked_pixels(value: Any, source: str, input_size: tuple[int, int] | None = None) -> Pixels:

@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from kerakit.console import quiet_logs
 from kerakit.data import memory
 from kerakit.data.augment import Augmenter, derive_seed
-from kerakit.data.decode import Pixels, checked_pixels, read_image
+from kerakit.data.decode import STRETCH, Pixels, checked_pixels, read_image
 from kerakit.data.mix import Mix
 from kerakit.data.order import class_balanced_order, permutation
 from kerakit.data.read_timer import ReadTimer
 from kerakit.data.reader import Reader
 from kerakit.data.split import Mode
-from kerakit.errors import ImageError, UserError
+from kerakit.device.preprocessing import Preprocessing
+from kerakit.errors import ImageError, UserError, first_line
 from kerakit.machine import available_cores
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class BatchGenerator(keras.utils.PyDataset):
         mix: MixUp and CutMix, in mode "train"; targets become soft labels, float32 (batch,
             classes), in all modes.
         drop_last: drop the last batch if it is incomplete, only in mode "train".
+        preprocessing: crop, resize policy and color of decoded files, also on devices.
         task: encodes annotations as targets, and selects the entries of a dict annotation that are
             augmented with the image; default: annotations are the targets, and all entries of a
             dict annotation are augmented.
@@ -113,6 +115,7 @@ class BatchGenerator(keras.utils.PyDataset):
         mix: Mix | None = None,
         drop_last: bool = False,
         task: Task | None = None,
+        preprocessing: Preprocessing | None = None,
     ) -> None:
         # Keras's own workers repeat and lose samples on JAX; grain reads ahead instead.
         super().__init__(workers=1)
@@ -128,7 +131,9 @@ class BatchGenerator(keras.utils.PyDataset):
                 f"the dataset has no images for mode {mode!r} ({len(data_reader)} images in "
                 f"total). Add images, change TRAIN_RATIO_DEFAULT, or add a folder {mode}/."
             )
-        self.read = partial(read_image, input_size=input_size) if read is None else read
+        self.preprocessing = preprocessing or STRETCH
+        decode = partial(read_image, input_size=input_size, preprocessing=self.preprocessing)
+        self.read = decode if read is None else read  # an empty cache is false
         self.is_cached = read is not None
         self.skip_unreadable = skip_unreadable
         self.unreadable: dict[str, str] = {}
@@ -162,6 +167,8 @@ class BatchGenerator(keras.utils.PyDataset):
         """Return an augmented image, uint8 (height, width, 3), and its annotation, preprocessed.
 
         The image that is returned has to be uint8 and of the input size.
+        The annotation is None where images are predicted. An exported model is used without this
+        method: ``export_model`` checks that it does not change pixels.
         """
         return image, annot
 
@@ -214,6 +221,25 @@ class BatchGenerator(keras.utils.PyDataset):
             annot = {**annot, **augmented} if followers else annot
         image, annot = self._preprocessed(image, annot)
         return image, annot if self.task is None else self.task.encode(annot, self.input_size)
+
+    def read_input(self, path: Path) -> Pixels:
+        """Return an image file as the model sees it, uint8 (height, width, 3).
+
+        Raises:
+            ImageError: the image is unreadable.
+            UserError: ``preprocess`` failed.
+        """
+        image = self.read(path)
+        try:
+            return self._preprocessed(image, None)[0]
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(
+                f"preprocess() of {type(self).__name__} failed for {path} without an annotation: "
+                f"{type(error).__name__}: {first_line(error)}. Return the image unchanged if the "
+                "annotation is None."
+            ) from error
 
     def epoch_callback(self) -> keras.callbacks.Callback:
         """Return the callback that sets ``epoch``, for ``fit(callbacks=[...])``.

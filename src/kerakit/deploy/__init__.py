@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from kerakit.deploy.export import ExportFolder, export_model
     from kerakit.deploy.formats.base import EdgeTpuOptions
     from kerakit.deploy.predict import (
+        ExportedModel,
         find_images,
         load_exported,
         predict_images,
@@ -62,6 +63,7 @@ _HOMES = {
     "Calibration": "kerakit.deploy.quantization.calibration",
     "EdgeTpuOptions": "kerakit.deploy.formats.base",
     "ExportFolder": "kerakit.deploy.export",
+    "ExportedModel": "kerakit.deploy.predict",
     "FormatResult": "kerakit.deploy.results",
     "check_compiled_file": "kerakit.deploy.edgetpu.compiled",
     "describe_unsupported": "kerakit.deploy.edgetpu.untrained",
@@ -83,6 +85,7 @@ __all__ = [
     "Calibration",
     "EdgeTpuOptions",
     "ExportFolder",
+    "ExportedModel",
     "FormatResult",
     "check_compiled_file",
     "describe_unsupported",

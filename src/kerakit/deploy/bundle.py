@@ -20,14 +20,17 @@ from kerakit import device
 from kerakit.deploy.formats.base import LABELS
 from kerakit.deploy.formats.edgetpu import EDGETPU
 from kerakit.deploy.formats.tflite import INT8
-from kerakit.errors import JobError
+from kerakit.device import classify
+from kerakit.device.preprocessing import FILE as PREPROCESSING
+from kerakit.device.preprocessing import Preprocessing
+from kerakit.errors import ImageError, JobError
 from kerakit.tflite.runtime import start_interpreter, stored_predict_fn
 
 FOLDER = "device"
 GOLDEN = "golden.npz"
 PROGRAM = "classify.py"
-_COPIED = (PROGRAM, "classification.py", "photo.py", "README.txt")
-FILES = (INT8.file, EDGETPU.file, LABELS, GOLDEN, *_COPIED)
+_COPIED = (PROGRAM, "classification.py", "photo.py", "preprocessing.py", "README.txt")
+FILES = (INT8.file, EDGETPU.file, LABELS, PREPROCESSING, GOLDEN, *_COPIED)
 """Names of all files of a bundle."""
 
 TIMEOUT_S = 300
@@ -38,8 +41,8 @@ def write_bundle(folder: Path, images: NDArray[np.uint8]) -> None:
     """Write the device bundle of an int8 model, and run its self-check.
 
     Args:
-        folder: holds ``model.tflite``, ``labels.txt`` and, optionally, ``model_edgetpu.tflite``;
-            FOLDER is created in it.
+        folder: holds ``model.tflite``, ``labels.txt`` and, optionally, ``preprocessing.json`` and
+            ``model_edgetpu.tflite``; FOLDER is created in it.
         images: held-out images, uint8 (n, height, width, 3), for the golden file.
 
     Raises:
@@ -47,7 +50,7 @@ def write_bundle(folder: Path, images: NDArray[np.uint8]) -> None:
     """
     bundle = folder / FOLDER
     bundle.mkdir()
-    for name in (INT8.file, EDGETPU.file, LABELS):
+    for name in (INT8.file, EDGETPU.file, LABELS, PREPROCESSING):
         if (folder / name).exists():
             shutil.copyfile(folder / name, bundle / name)
     for name in _COPIED:
@@ -60,12 +63,31 @@ def write_bundle(folder: Path, images: NDArray[np.uint8]) -> None:
         sha256=hashlib.sha256(content).hexdigest(),
         runtime=f"ai_edge_litert {version('ai-edge-litert')} on {platform.machine()}",
         labels=(bundle / LABELS).read_text(encoding="utf-8"),
+        preprocessing=repr(Preprocessing.read(bundle / PREPROCESSING)),
     )
     try:
         _verify([sys.executable, "-B", str(bundle / PROGRAM), "--check"])
     except JobError:
         shutil.rmtree(bundle)
         raise
+
+
+def read_as_device(
+    path: Path, input_size: tuple[int, int], preprocessing: Preprocessing
+) -> NDArray[np.uint8]:
+    """Read an image file like the program of the device bundle, uint8 (height, width, 3).
+
+    Raises:
+        ImageError: the program cannot read it.
+    """
+    try:
+        pixels: NDArray[np.uint8] = classify.read_photo(
+            path, input_size[1], input_size[0], preprocessing
+        )
+    except classify.InputError as error:
+        prefix = f"cannot use {classify.printable(path)}: "
+        raise ImageError(path, str(error).removeprefix(prefix)) from None
+    return pixels
 
 
 def _verify(command: list[str]) -> None:

@@ -26,12 +26,14 @@ from kerakit.deploy.formats.onnx import ONNX
 from kerakit.deploy.formats.openvino import OPENVINO
 from kerakit.deploy.formats.saved_model import SAVED_MODEL
 from kerakit.deploy.formats.tflite import DYNAMIC_RANGE, FLOAT16, FLOAT32, INT8, INT16X8
-from kerakit.deploy.gate import AccuracyGate, Batches, describe_drop
+from kerakit.deploy.gate import AccuracyGate, describe_drop
+from kerakit.deploy.held_out import Batches, check_preprocess, preprocessing_of
 from kerakit.deploy.page import write_page
 from kerakit.deploy.quantization.calibration import Calibration
 from kerakit.deploy.quantization.fallbacks import try_fallbacks
 from kerakit.deploy.quantization.health import examine
 from kerakit.deploy.results import FormatResult, write_report
+from kerakit.device.preprocessing import FILE as PREPROCESSING
 from kerakit.errors import JobError, UserError
 from kerakit.files import (
     OutputFolder,
@@ -87,7 +89,7 @@ class ExportFolder(OutputFolder):
 
     def owned(self) -> list[Path]:
         """Return the paths of everything that an export may write."""
-        names = [one.file for one in FORMATS.values()] + [*_LOGS, LABELS]
+        names = [one.file for one in FORMATS.values()] + [*_LOGS, LABELS, PREPROCESSING]
         names += [f"{bundle.FOLDER}/{name}" for name in bundle.FILES]
         return [*(self.path / name for name in names), self.page, self.report]
 
@@ -142,7 +144,7 @@ def export_model(
         folder: destination.
         calibration: training images that calibrate the activation ranges.
         held_out: batches of (uint8 images, targets) that were not used for training; iterated once
-            per format.
+            per format. The image files of a ``BatchGenerator`` are read as by the device bundle.
         formats: formats that must succeed; None: DEFAULT_FORMATS; with ALL_FORMATS in it: all. In
             the latter two cases, unavailable formats are skipped.
         max_drop: largest accuracy drop that passes the gate, as a fraction.
@@ -155,7 +157,7 @@ def export_model(
         One result per format; a failed format has ``status`` "failed".
 
     Raises:
-        UserError: the model doesn't fit the task.
+        UserError: the model doesn't fit the task, or ``preprocess`` of ``held_out`` changes pixels.
 
     >>> import keras
     >>> from kerakit.tasks import Classification
@@ -176,6 +178,7 @@ def export_model(
     ('exported', 1.0)
     """
     task.check_model(model)
+    check_preprocess(held_out)  # before anything is written
     make_dir(folder.path)
     with tempfile.TemporaryDirectory(prefix=".kerakit-", dir=folder.path) as temporary:
         source = ExportSource(model, calibration, Path(temporary), edgetpu)
@@ -183,10 +186,11 @@ def export_model(
         gate = AccuracyGate(task, held_out, keras_predict_fn(model), max_drop)
         results = _export_formats(source, gate, formats, log)
         write_text(source.folder / LABELS, "".join(f"{name}\n" for name in task.class_names))
+        preprocessing_of(held_out).save(source.folder / PREPROCESSING)
         _export_bundle(source.folder, results, gate.sample_images, log)
         exported = {result.file for result in results if result.status == "exported"}
         for path in source.folder.iterdir():
-            if path.name not in {*exported, *_LOGS, LABELS, bundle.FOLDER}:
+            if path.name not in {*exported, *_LOGS, LABELS, PREPROCESSING, bundle.FOLDER}:
                 remove(path)
         report = write_report(source.folder / folder.report.name, results, gate, info or {})
         write_page(source.folder / folder.page.name, results, report, gate, sample_name)

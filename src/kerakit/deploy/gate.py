@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kerakit.deploy.held_out import Batches, as_device
 from kerakit.inference import PredictFn, predict_batches
 from kerakit.report.formatting import format_points
 from kerakit.tasks.base import Predictions, Task
 
 SAMPLE_IMAGES = 16
 """Number of held-out images that are kept in memory; 2.4 MB at 224 by 224."""
-
-Batches = Iterable[tuple[Any, Any]]
-"""Batches of (uint8 images (n, height, width, 3), targets (n, ...)); iterated more than once."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +49,9 @@ def describe_drop(metric: str, drop: float, max_drop: float) -> str:
 class AccuracyGate:
     """Limit on the accuracy drop of an exported file.
 
+    Image files are read in two ways: for the Keras model as in training, for exported files as by
+    the program of the device bundle. So a drop includes the difference of the pixels.
+
     Args:
         task: decodes and scores outputs.
         held_out: batches of images that were not trained on; iterated once per file.
@@ -60,6 +61,8 @@ class AccuracyGate:
     Attributes:
         task: as given.
         max_drop: as given.
+        reading: "device" if exported files are measured on image files as the device bundle reads
+            them; "training" if on the same arrays as the Keras model.
         main_metric: key of the metric that the gate compares.
         targets: targets of the held-out images, (n, ...).
         reference: predictions of the Keras model.
@@ -71,7 +74,10 @@ class AccuracyGate:
     def __init__(
         self, task: Task, held_out: Batches, keras_predict: PredictFn, max_drop: float
     ) -> None:
-        self.task, self.max_drop, self._held_out = task, max_drop, held_out
+        self.task, self.max_drop = task, max_drop
+        on_device = as_device(held_out)
+        self._held_out: Batches = held_out if on_device is None else on_device
+        self.reading = "training" if on_device is None else "device"
         self.main_metric = task.main_metric
         sampler = _Sampler()
         outputs, self.targets = predict_batches(keras_predict, sampler.watch(held_out))

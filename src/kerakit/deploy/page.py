@@ -174,13 +174,21 @@ def _badge(result: FormatResult) -> Badge:
     return Badge("passed", "good") if result.passed else Badge("failed", "bad")
 
 
+_READING = {
+    "device": "Exported files: images read by the program of the device bundle; Keras model: as in "
+    "training.",
+    "training": "All models: the same arrays.",
+}
+
+
 def _method(report: Mapping[str, Any]) -> list[Block]:
     images = _HELD_OUT.get(report.get("held_out", ""), "held-out images")
     metric = format_label(report["main_metric"])
+    reading = _READING[report["image_reading"]]
     machine = report["cpu"] or report["machine"]
     threads = "1 thread, except in TensorFlow (h5, keras, saved_model)"
     return [
-        Note(f"Evaluated on {report['held_out_images']:,} {images}."),
+        Note(f"Evaluated on {report['held_out_images']:,} {images}. {reading}"),
         Values(
             [
                 ("drop", f"decrease of {metric} against the Keras model; negative for a gain"),

@@ -3,29 +3,41 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from kerakit.data.decode import Pixels, read_image
+import numpy as np
+from numpy.typing import NDArray
+
+from kerakit.data.decode import Pixels
 from kerakit.data.walk import list_images
+from kerakit.deploy.bundle import read_as_device
 from kerakit.deploy.formats.base import LABELS
 from kerakit.deploy.formats.tflite import INT8
-from kerakit.errors import ImageError, JobError, UserError, printable
+from kerakit.device.preprocessing import FILE as PREPROCESSING
+from kerakit.device.preprocessing import Preprocessing
+from kerakit.errors import ImageError, UserError, printable
 from kerakit.inference import PredictFn
 from kerakit.machine import available_cores
 from kerakit.tasks.base import Task
 from kerakit.tasks.classification import Classification
-from kerakit.tflite.runtime import start_interpreter, tflite_predict_fn
+from kerakit.tflite.process import ModelProcess
 
 _READ_AHEAD = 64
 """Number of images that are read in parallel."""
 
 _DECIMALS = 4
+
+_MAX_SIZE = 2**31
+"""Limit of FlatBuffers, in bytes."""
 
 Prediction = tuple[Path, list[dict[str, Any]]]
 """Path of an image, and the records of ``Task.describe``."""
@@ -57,11 +69,29 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
-def load_exported(path: Path) -> tuple[PredictFn, tuple[int, int], Task]:
-    """Load a TensorFlow Lite file, or the int8 model of an export folder.
+@dataclass(frozen=True)
+class ExportedModel:
+    """A TensorFlow Lite file with its labels, run in a process of its own.
 
-    Returns:
-        Function that runs the model; its input size (width, height); its task, from labels.txt.
+    Attributes:
+        predict: runs the model; a file that ends its runtime raises UserError.
+        task: its task, from labels.txt.
+        read: reads an image file like the device bundle: uint8 (height, width, 3).
+        assumption: what the file leaves open about its input and was assumed; "" if nothing.
+
+    >>> task = Classification(["cat", "dog"])
+    >>> ExportedModel(lambda images: images, task, lambda path: path).assumption
+    ''
+    """
+
+    predict: PredictFn
+    task: Task
+    read: Callable[[Path], Pixels]
+    assumption: str = ""
+
+
+def load_exported(path: Path) -> ExportedModel:
+    """Load a TensorFlow Lite file, or the int8 model of an export folder.
 
     Raises:
         UserError: no model, no labels.txt beside it, or they don't fit.
@@ -70,75 +100,122 @@ def load_exported(path: Path) -> tuple[PredictFn, tuple[int, int], Task]:
     Traceback (most recent call last):
     kerakit.errors.UserError: gone.tflite is not a TensorFlow Lite model. Expected ...
     """
-    file = path / INT8.file if path.is_dir() else path
-    if not file.is_file() or file.suffix != ".tflite":
+    file = _find_model(path)
+    names = _read_labels(file.with_name(LABELS))
+    try:
+        preprocessing = Preprocessing.read(file.with_name(PREPROCESSING))
+    except ValueError as error:
+        raise UserError(f"{error}. Copy it again from the export folder.") from None
+    process = ModelProcess()
+    try:
+        model = process.load(file.read_bytes())
+    except UserError as error:
+        raise UserError(f"cannot use {file}: {error}") from None
+    if model.outputs != len(names):
         raise UserError(
-            f"{path} is not a TensorFlow Lite model. Expected a run folder, an export folder (the "
-            "--save_to of deploy.py) or a .tflite file."
+            f"{file.with_name(LABELS)} has {len(names)} lines, the output of {file} "
+            f"{model.outputs} classes."
         )
-    labels = file.with_name(LABELS)
-    if not labels.is_file():
+
+    def predict(images: Pixels) -> NDArray[np.float32]:
+        try:
+            return process.predict(images)
+        except UserError as error:
+            raise UserError(f"cannot use {file}: {error}") from None
+
+    return ExportedModel(
+        predict,
+        Classification(names),
+        partial(read_as_device, input_size=model.input_size, preprocessing=preprocessing),
+        # Kerakit's own exports take pixels from 0 to 255.
+        "" if file.with_name(PREPROCESSING).exists() else model.assumption,
+    )
+
+
+def _find_model(path: Path) -> Path:
+    """Return the path of the model."""
+    file = path / INT8.file if path.is_dir() else path
+    if file.is_file() and file.suffix == ".tflite":
+        if file.stat().st_size >= _MAX_SIZE:
+            raise UserError(f"{file} has 2 GiB or more, which no TensorFlow Lite model has.")
+        return file
+    others = sorted(path.glob("*.tflite")) if path.is_dir() else []
+    if others:
         raise UserError(
-            f"there is no {labels}. Expected the class names, one per line, as deploy.py writes "
+            f"{path} has no {INT8.file}, the int8 model. Name the file, such as {others[0]}, or "
+            "export with --formats int8."
+        )
+    raise UserError(
+        f"{path} is not a TensorFlow Lite model. Expected a run folder, an export folder (the "
+        "--save_to of deploy.py) or a .tflite file."
+    )
+
+
+def _read_labels(path: Path) -> tuple[str, ...]:
+    """Return the class names."""
+    if not path.is_file():
+        raise UserError(
+            f"there is no {path}. Expected the class names, one per line, as deploy.py writes "
             "them next to the model."
         )
-    names = [*map(printable, labels.read_text(encoding="utf-8").splitlines())]
     try:
-        interpreter = start_interpreter(file.read_bytes(), str(file))
-        (into,), (out,) = interpreter.get_input_details(), interpreter.get_output_details()
-    except (JobError, ValueError) as error:
-        raise UserError(f"{file} is damaged, or needs another runtime: {error}") from None
-    if out["shape"][-1] != len(names):
+        # A byte order mark is what editors on Windows add.
+        return tuple(map(printable, path.read_text(encoding="utf-8-sig").splitlines()))
+    except UnicodeDecodeError as error:
         raise UserError(
-            f"{labels} has {len(names)} lines, the output of {file} {out['shape'][-1]} classes."
-        )
-    _, height, width, _ = into["shape"]
-    return tflite_predict_fn(interpreter), (int(width), int(height)), Classification(names)
+            f"{path} is not UTF-8 text: {error.reason} at byte {error.start}."
+        ) from None
 
 
 def predict_images(
     predict: PredictFn,
     task: Task,
-    input_size: tuple[int, int],
+    read: Callable[[Path], Pixels],
     paths: Sequence[Path],
     top: int = 1,
-) -> Iterator[Prediction | ImageError]:
-    """Yield the prediction for each image, or the error if it cannot be read.
+) -> Iterator[Prediction | UserError]:
+    """Yield the prediction for each image, or the error if it cannot be read or predicted.
 
     Args:
         predict: runs the model.
         task: decodes its outputs.
-        input_size: (width, height) of its input.
+        read: reads an image file as the model's input, uint8 (height, width, 3).
         paths: paths of the images.
         top: number of records per image.
 
     >>> import numpy as np
     >>> task = Classification(["cat", "dog"])
     >>> predict = lambda images: np.array([[0.2, 0.8]], np.float32)
-    >>> [error] = predict_images(predict, task, (8, 8), [Path("gone.jpg")])
-    >>> isinstance(error, ImageError)
-    True
+    >>> black = np.zeros((8, 8, 3), np.uint8)
+    >>> list(predict_images(predict, task, lambda path: black, [Path("a.jpg")]))
+    [(PosixPath('a.jpg'), [{'label': 'dog', 'confidence': 0.8...}])]
     """
     with ThreadPoolExecutor(available_cores()) as pool:
         rest = iter(paths)
         while part := list(islice(rest, _READ_AHEAD)):
-            images = pool.map(lambda path: _try_read(path, input_size), part)
+            images = pool.map(lambda path: _try_read(path, read), part)
             for path, image in zip(part, images, strict=True):
                 if isinstance(image, ImageError):
                     yield image
-                else:
-                    prediction = task.decode(predict(image[None]))[0]
-                    yield path, task.describe(prediction, top)
+                    continue
+                outputs = predict(image[None])
+                if not np.isfinite(outputs).all():
+                    yield UserError(
+                        f"no prediction for {path}: the model outputs NaN or infinity. Its weights "
+                        "are damaged, or the training diverged."
+                    )
+                    continue
+                yield path, task.describe(task.decode(outputs)[0], top)
 
 
-def _try_read(path: Path, input_size: tuple[int, int]) -> Pixels | ImageError:
+def _try_read(path: Path, read: Callable[[Path], Pixels]) -> Pixels | ImageError:
     try:
-        return read_image(path, input_size)
+        return read(path)
     except ImageError as error:
         return error
 
 
-def write_predictions(predictions: Iterable[Prediction | ImageError], as_json: bool) -> int:
+def write_predictions(predictions: Iterable[Prediction | UserError], as_json: bool) -> int:
     """Print predictions as CSV or JSON to stdout, errors to stderr.
 
     Args:
@@ -146,7 +223,7 @@ def write_predictions(predictions: Iterable[Prediction | ImageError], as_json: b
         as_json: a JSON list of {"path", "predictions"} instead of CSV with one row per record.
 
     Returns:
-        Number of images that could not be read.
+        Number of images that were not predicted.
 
     >>> write_predictions([(Path("a.jpg"), [{"label": "dog", "confidence": 0.8}])], as_json=False)
     path,label,confidence
@@ -155,8 +232,12 @@ def write_predictions(predictions: Iterable[Prediction | ImageError], as_json: b
     """
     errors, entries = 0, []
     writer = None
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Names of files are bytes, which need not be UTF-8.
+        is_utf8 = sys.stdout.encoding.lower().replace("-", "") == "utf8"
+        sys.stdout.reconfigure(errors="surrogateescape" if is_utf8 else "backslashreplace")
     for one in predictions:
-        if isinstance(one, ImageError):
+        if isinstance(one, UserError):
             errors += 1
             print(f"error: {printable(str(one))}", file=sys.stderr)
             continue
@@ -171,8 +252,19 @@ def write_predictions(predictions: Iterable[Prediction | ImageError], as_json: b
                 writer.writerow(["path", *record])
             writer.writerow([path, *map(_format, record.values())])
     if as_json:
-        print(json.dumps(entries, indent=2, ensure_ascii=False))
+        text = json.dumps(entries, indent=2, ensure_ascii=False)
+        if not _is_unicode(text):
+            text = json.dumps(entries, indent=2)  # JSON has no bytes: Python's escapes of them
+        print(text)
     return errors
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _round(value: Any) -> Any:

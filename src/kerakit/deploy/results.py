@@ -81,6 +81,7 @@ def write_report(
         **info,
         "task": gate.task.name,
         "held_out_images": len(gate.targets),
+        "image_reading": gate.reading,
         "main_metric": gate.main_metric,
         "keras_metrics": gate.keras_metrics,
         "max_drop": gate.max_drop,

@@ -1,6 +1,7 @@
 """Classify photos with the TensorFlow Lite model in this folder.
 
     python classify.py photo.jpg      print label, confidence and latency of each photo
+    python classify.py folder --top 3 the same for the photos of a folder, with three labels each
     python classify.py --check        compare the scores on this device with those of the export
     python classify.py --time 100     print the median latency of 100 runs
 
@@ -16,20 +17,27 @@ import contextlib
 import ctypes
 import hashlib
 import importlib
+import io
+import os
 import platform
+import stat
 import statistics
-import struct
 import sys
 import time
-import zipfile
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import classification  # type: ignore[import-not-found]  # the file beside this one
 import numpy as np
-import photo  # type: ignore[import-not-found]  # and this one
 from PIL import Image
+
+if __package__ or TYPE_CHECKING:  # in Kerakit, which reads images by it for the accuracy gate
+    from kerakit.device import classification, photo, preprocessing
+else:  # on a device: the files beside this one
+    import classification
+    import photo
+    import preprocessing
 
 HERE = Path(__file__).resolve().parent
 EDGETPU = "libedgetpu.so.1"
@@ -38,6 +46,17 @@ AFFINE: Any = 0  # as a number: Pillow has moved the name
 # of 2021 differed by 0.7 steps of 1/256 on average and 17 at most (186 photos). So the mean may
 # differ by MEAN_STEPS, and the predicted class may change if it led by fewer than TIE_STEPS.
 MEAN_STEPS, TIE_STEPS = 1.5, 16
+STRETCH = preprocessing.Preprocessing()
+EXTENSIONS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib"),
+    *(".tif", ".tiff", ".pbm", ".pgm", ".ppm", ".pnm"),
+)
+PIPE_CLOSED = 141  # 128 + SIGPIPE, as shells expect
+
+
+def printable(path: Path) -> str:
+    """Return a path without control characters; bytes that are not UTF-8 stay."""
+    return "".join(ascii(c)[1:-1] if unicodedata.category(c) == "Cc" else c for c in str(path))
 
 
 class InputError(Exception):
@@ -46,14 +65,36 @@ class InputError(Exception):
 
 @contextlib.contextmanager
 def input_errors(path: Path) -> Iterator[None]:
-    """Turn errors about a file into InputError with its name."""
+    """Turn errors about a file into InputError with its name.
+
+    All of them: NumPy, Pillow, zipfile and zlib have many types for damaged content.
+    """
     try:
+        # Opening a named pipe would wait for a writer, reading a device file might never end.
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise ValueError("it is not a regular file")
         yield
-    except (
-        *(OSError, RuntimeError, ValueError, TypeError, KeyError, EOFError, SyntaxError),
-        *(struct.error, zipfile.BadZipFile),
-    ) as error:
-        raise InputError(f"cannot use {path}: {error}") from None
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"cannot use {printable(path)}: {error.strerror or error}") from None
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise InputError(f"cannot use {printable(path)}: {reason}") from None
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the lines that a runtime's native code writes to stderr when it starts."""
+    sys.stderr.flush()
+    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(null)
 
 
 class Classifier:
@@ -67,10 +108,11 @@ class Classifier:
         if self.compiled:
             ctypes.CDLL(EDGETPU)  # without the library, load_delegate would print a stack trace
         delegates = [runtime.load_delegate(EDGETPU)] if self.compiled else []
-        self._interpreter = runtime.Interpreter(
-            model_path=str(path), experimental_delegates=delegates
-        )
-        self._interpreter.allocate_tensors()
+        with quiet():
+            self._interpreter = runtime.Interpreter(
+                model_path=str(path), experimental_delegates=delegates
+            )
+            self._interpreter.allocate_tensors()
         # By index: compiled files have no signatures.
         self._input = self._interpreter.get_input_details()[0]
         self._output = self._interpreter.get_output_details()[0]
@@ -78,6 +120,11 @@ class Classifier:
             raise ValueError("its input and output are not both uint8")
         self.shape = tuple(self._input["shape"][1:])
         self.classes = int(self._output["shape"][-1])
+        self.preprocessing = preprocessing.Preprocessing.read(HERE / preprocessing.FILE)
+
+    def read(self, path: Path) -> Any:
+        """Read an image file as the input of this model: uint8 (height, width, 3) RGB."""
+        return read_photo(path, self.shape[0], self.shape[1], self.preprocessing)
 
     def run(self, pixels: Any) -> tuple[Any, float]:
         """Map uint8 (height, width, 3) to quantized scores, uint8 (classes,), and milliseconds."""
@@ -109,16 +156,34 @@ def find_runtime() -> tuple[Any, str]:
     )
 
 
-def read_photo(path: Path, height: int, width: int) -> Any:
+def read_photo(
+    path: Path, height: int, width: int, policy: preprocessing.Preprocessing = STRETCH
+) -> Any:
     """Read an image as training does: uint8 (height, width, 3) RGB.
 
-    The orientation is applied, the whole image is resized, transparency becomes white. Training
-    resizes with OpenCV: on 393 photos of 400 by 533 the pixels differed by 0.34 of 255 on average
-    and 1 at most; files other than JPEG that shrink to a quarter or less, by 0.3 to 0.9 on average
-    (20 photos of 3,024 by 4,032, of 1,000 by 1,400).
+    The orientation is applied, transparency becomes white, and the image is cropped, resized and
+    padded as ``policy`` says. Training resizes with OpenCV: on 393 photos of 400 by 533 the pixels
+    differed by 0.34 of 255 on average and 1 at most; files other than JPEG that shrink to a quarter
+    or less, by 0.3 to 0.9 on average (20 photos of 3,024 by 4,032, of 1,000 by 1,400).
     """
     with input_errors(path):
-        image = Image.fromarray(photo.decode(path.read_bytes(), width, height))
+        data, size = path.read_bytes(), (width, height)
+        if policy == STRETCH:
+            return resize(photo.decode(data, width, height), size)
+        if data[:2] == b"\xff\xd8":  # it is scaled down while it is decoded
+            with Image.open(io.BytesIO(photo.clean_jpeg(data))) as header:
+                upright = header.size if photo.jpeg_orientation(data) < 5 else header.size[::-1]
+            layout = policy.layout(*upright, input_size=size)
+            pixels = photo.decode(data, *layout.resized)
+        else:
+            pixels = photo.decode(data, width, height)
+            layout = policy.layout(pixels.shape[1], pixels.shape[0], size)
+        return layout.apply(resize(pixels, layout.resized))
+
+
+def resize(pixels: Any, size: tuple[int, int]) -> Any:
+    """Resize pixels to (width, height) as training does."""
+    image, (width, height) = Image.fromarray(pixels), size
     if image.width >= 4 * width or image.height >= 4 * height:
         return np.array(image.resize((width, height), resample=4))  # area averaging
     # Bilinear between the nearest four pixels as in OpenCV; Pillow's resize uses more of them.
@@ -126,22 +191,52 @@ def read_photo(path: Path, height: int, width: int) -> Any:
     return np.array(image.transform((width, height), AFFINE, matrix, resample=2))
 
 
+def read_text(path: Path) -> str:
+    """Return the text of a file, without a byte order mark, which editors add."""
+    with input_errors(path):
+        return path.read_text(encoding="utf-8-sig")
+
+
+def find_photos(path: Path) -> list[Path]:
+    """Return the images of a folder and its subfolders, sorted; a file as it is."""
+    if not path.is_dir():
+        return [path]
+    found = []
+    for parent, folders, files in os.walk(path):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [
+            Path(parent, name)
+            for name in files
+            if name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+        ]
+    if not found:
+        raise InputError(f"cannot use {path}: no images in this folder")
+    return sorted(found)
+
+
 def check(model: Classifier, path: Path) -> bool:
     """Compare scores with the golden file; print the differences in steps of 1/256."""
-    with input_errors(path), np.load(path, allow_pickle=False) as golden:
+    # NumPy leaves a damaged file open that it opened itself.
+    with input_errors(path), path.open("rb") as file, np.load(file, allow_pickle=False) as golden:
         images, expected = golden["images"], golden["scores"]
         sha256, runtime, labels = (str(golden[name]) for name in ("sha256", "runtime", "labels"))
-        found = (images.dtype, images.shape[1:], expected.shape)
-        if found != (np.uint8, model.shape, (len(images), model.classes)) or not len(images):
+        policy = str(golden["preprocessing"])
+        found = (images.dtype, images.shape[1:], expected.dtype, expected.shape)
+        wanted = (np.uint8, model.shape, np.uint8, (len(images), model.classes))
+        if found != wanted or not len(images):
             raise ValueError(
                 f"it belongs to another model: images {images.shape} {images.dtype}, scores "
-                f"{expected.shape}, model input {model.shape}, {model.classes} classes"
+                f"{expected.shape} {expected.dtype}, model input {model.shape}, "
+                f"{model.classes} classes"
             )
     if not model.compiled and model.sha256 != sha256:
         print(f"FAILED: not the exported model: its SHA-256 is {model.sha256}, expected {sha256}")
         return False
-    if (HERE / "labels.txt").read_text(encoding="utf-8") != labels:
+    if read_text(HERE / "labels.txt") != labels:
         print("FAILED: labels.txt differs from the exported one")
+        return False
+    if repr(model.preprocessing) != policy:
+        print(f"FAILED: {preprocessing.FILE} differs from the exported one")
         return False
     scores = np.stack([model.run(image)[0] for image in images])
     steps, same = np.abs(scores.astype(int) - expected), scores.argmax(1) == expected.argmax(1)
@@ -169,7 +264,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("photos", nargs="*", type=Path, help="image files")
+    parser.add_argument("photos", nargs="*", type=Path, help="image files and folders")
+    parser.add_argument("--top", type=int, default=1, metavar="N", help="labels per photo")
     parser.add_argument(
         "--model", type=Path, default=HERE / "model.tflite", help="default: model.tflite"
     )
@@ -178,12 +274,18 @@ def main() -> int:
     args = parser.parse_args()
     if not (args.photos or args.check or args.time > 0):
         parser.error("expected photos, --check or --time N")
+    if args.top < 1:
+        parser.error(f"--top is {args.top}; expected at least 1")
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="surrogateescape")  # names of files are bytes
     with input_errors(args.model):
         model = Classifier(args.model)
-    with input_errors(HERE / "labels.txt"):
-        labels = (HERE / "labels.txt").read_text(encoding="utf-8").splitlines()
-        if len(labels) != model.classes:
-            raise ValueError(f"it has {len(labels)} lines, the model {model.classes} classes")
+    labels = read_text(HERE / "labels.txt").splitlines()
+    if len(labels) != model.classes:
+        raise InputError(
+            f"cannot use {HERE / 'labels.txt'}: it has {len(labels)} lines, the model "
+            f"{model.classes} classes"
+        )
     code = 1 if args.check and not check(model, HERE / "golden.npz") else 0
     if args.time > 0:
         blank = np.zeros(model.shape, np.uint8)
@@ -192,20 +294,32 @@ def main() -> int:
             f"median {statistics.median(times):.2f} ms, {min(times):.2f} to {max(times):.2f} ms "
             f"({model.runtime})"
         )
-    for path in args.photos:
+    for given in args.photos:
         try:
-            scores, ms = model.run(read_photo(path, *model.shape[:2]))
-            ((index, confidence),) = classification.decode(model.dequantize(scores))
-            print(f"{path}: {labels[index]} {confidence:.2f} ({ms:.1f} ms)")
+            paths = find_photos(given)
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
             code = 2
+            continue
+        for path in paths:
+            try:
+                scores, ms = model.run(model.read(path))
+            except InputError as error:
+                print(f"error: {error}", file=sys.stderr)
+                code = 2
+                continue
+            best = classification.decode(model.dequantize(scores), args.top)
+            found = ", ".join(f"{labels[index]} {confidence:.2f}" for index, confidence in best)
+            print(f"{printable(path)}: {found} ({ms:.1f} ms)")
     return code
 
 
 if __name__ == "__main__":
     try:
         sys.exit(main())
+    except BrokenPipeError:  # the reader of the output, such as head, has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(PIPE_CLOSED)
     # A runtime raises RuntimeError if a model cannot run, as a compiled one without its Coral.
     except (InputError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)

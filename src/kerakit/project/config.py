@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from tyro.conf import Positional, Suppress
 
 import kerakit
+from kerakit.data import Preprocessing
 from kerakit.deploy import ALL_FORMATS, DEFAULT_FORMATS, FORMAT_NAMES
 from kerakit.models import ModelFiles
 from kerakit.training import TRACKER_NAMES
@@ -23,6 +24,10 @@ DATA_DIR = Path(__file__).parent / "data"
 TRAIN_RATIO_DEFAULT = 0.8
 
 RANDOM_SEED_DEFAULT = 0
+
+# Crop, resize policy and color of every image: in training, export and on devices. CHANGE: for
+# example, Preprocessing(resize="letterbox"); recorded in each run.
+PREPROCESSING = Preprocessing()
 
 # The list that `kerakit check` writes here: images with "yes" in its column "exclude" are excluded.
 EXCLUSIONS = Path(__file__).parent / "check.csv"
@@ -141,6 +146,7 @@ class TrainConfig(kerakit.Config):
     # Recorded by train.py for the other scripts; not flags.
     class_names: Suppress[tuple[str, ...]] = Field((), description="In the order of the outputs.")
     phases: Suppress[tuple[str, ...]] = Field((), description="The phases of --strategy.")
+    preprocessing: Suppress[Preprocessing] = Field(Preprocessing(), description="PREPROCESSING.")
 
     _subfolder = field_validator("save_to")(_check_subfolder)
     _path = field_validator("data_dir")(_absolute)

@@ -43,7 +43,11 @@ class BatchGenerator(data.BatchGenerator):
         )
 
     def preprocess(self, image: data.Pixels, annot: Any) -> tuple[data.Pixels, Any]:
-        """Return image and annotation after augmentation. CHANGE: for example, crop."""
+        """Return image and annotation after augmentation. CHANGE: for example, the annotation.
+
+        ``annot`` is None in predict.py. Devices do not run this method, so deploy.py requires that
+        it leaves pixels unchanged: see PREPROCESSING in config.py for crop, letterbox and gray.
+        """
         return image, annot
 
     def visualize(self, i: int, path: Path | str | None = None) -> Image.Image:
@@ -73,11 +77,23 @@ class ImageGenerator:
         data_reader: the dataset.
         input_size: (width, height) in pixels.
         seed: shuffle seed.
+        preprocessing: crop, resize policy and color.
     """
 
-    def __init__(self, data_reader: DataReader, input_size: tuple[int, int], seed: int = 0) -> None:
+    def __init__(
+        self,
+        data_reader: DataReader,
+        input_size: tuple[int, int],
+        seed: int = 0,
+        preprocessing: data.Preprocessing | None = None,
+    ) -> None:
         self._batches = BatchGenerator(
-            data_reader, "train", batch_size=1, input_size=input_size, seed=seed
+            data_reader,
+            "train",
+            batch_size=1,
+            input_size=input_size,
+            seed=seed,
+            preprocessing=preprocessing,
         )
         self._order = self._batches.class_balanced_order()
 

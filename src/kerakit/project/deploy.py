@@ -36,8 +36,10 @@ reader = DataReader(args.data_dir or trained.data_dir, seed=trained.seed)
 check_class_names(reader, trained.class_names)
 task = get_task(trained.class_names)
 mode = held_out_mode(reader)  # "test", or "val" where there are no test images
-held_out = BatchGenerator(reader, mode, input_size=trained.input_size, task=task)
-images = ImageGenerator(reader, trained.input_size, trained.seed)
+held_out = BatchGenerator(
+    reader, mode, input_size=trained.input_size, preprocessing=trained.preprocessing, task=task
+)
+images = ImageGenerator(reader, trained.input_size, trained.seed, trained.preprocessing)
 calibration = deploy.select_calibration_images(images, args.num_calibration)
 
 # ------------------------------------------------------------------------------------------ Model

@@ -24,7 +24,13 @@ from task import get_task
 reader = DataReader(args.data_dir or trained.data_dir, seed=trained.seed)
 check_class_names(reader, trained.class_names)
 task = get_task(trained.class_names)
-held_out = BatchGenerator(reader, held_out_mode(reader), input_size=trained.input_size, task=task)
+held_out = BatchGenerator(
+    reader,
+    held_out_mode(reader),
+    input_size=trained.input_size,
+    preprocessing=trained.preprocessing,
+    task=task,
+)
 model, _ = build_model(config.MODELS[trained.model], trained.input_size, task)
 kerakit.load_weights(model, weights)
 training.evaluate(model, task, held_out, run)

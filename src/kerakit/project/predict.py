@@ -14,16 +14,24 @@ weights = run.best()
 with kerakit.quiet_startup():
     import keras  # noqa: F401
 
+from datagen import BatchGenerator
 from kerakit import deploy
+from kerakit.data import UnlabeledReader
 from kerakit.models import build_model
 from task import get_task
 
 paths = deploy.find_images(args.images)
 task = get_task(trained.class_names)
+images = BatchGenerator(
+    UnlabeledReader(paths, task.class_names),
+    "test",
+    input_size=trained.input_size,
+    preprocessing=trained.preprocessing,
+)
 model, _ = build_model(config.MODELS[trained.model], trained.input_size, task)
 kerakit.load_weights(model, weights)
 predictions = deploy.predict_images(
-    deploy.keras_predict_fn(model), task, trained.input_size, paths, args.top
+    deploy.keras_predict_fn(model), task, images.read_input, paths, args.top
 )
-if unreadable := deploy.write_predictions(predictions, args.as_json):
-    raise kerakit.UserError(f"{unreadable} of {len(paths)} images could not be read; see above.")
+if failed := deploy.write_predictions(predictions, args.as_json):
+    raise kerakit.UserError(f"{failed} of {len(paths)} images were not predicted; see above.")

@@ -47,7 +47,10 @@ generator = partial(
     drop_last=args.drop_last,
     seed=args.seed,
     task=task,
-    read=open_cache(args.cache, args.input_size, config.CACHE_DIR, args.cache_limit),
+    preprocessing=config.PREPROCESSING,
+    read=open_cache(
+        args.cache, args.input_size, config.CACHE_DIR, args.cache_limit, config.PREPROCESSING
+    ),
     skip_unreadable=args.skip_unreadable,
     mix=Mix(len(task.class_names), args.mixup, args.cutmix) if args.mixup or args.cutmix else None,
 )
@@ -81,7 +84,8 @@ for warning in [*data_warnings(reader), *warnings]:
 # --------------------------------------------------------------------------------------- Training
 cb = callbacks.get(run.path, overwrite=args.overwrite, model=model, track=args.track)
 recorded = {"weights": weights, "phases": phases, "class_names": task.class_names}
-config.save(args.model_copy(update={**recorded, "batch_size": batch_size}), run)
+used = {"batch_size": batch_size, "preprocessing": config.PREPROCESSING}
+config.save(args.model_copy(update={**recorded, **used}), run)
 epochs_done = 0
 
 

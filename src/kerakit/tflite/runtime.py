@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kerakit.console import redirect_native_output
-from kerakit.errors import JobError, first_line
+from kerakit.errors import JobError, UserError, first_line
 from kerakit.inference import PredictFn
 
 
@@ -66,6 +66,75 @@ def stored_predict_fn(interpreter: Any) -> Callable[[NDArray[np.uint8]], NDArray
         return np.stack(rows)
 
     return predict
+
+
+PIXEL_RANGES = ((0.0, 255.0), (0.0, 1.0), (-1.0, 1.0))
+"""Real values of the darkest and the brightest pixel, as models are usually trained."""
+
+_TOLERANCE = 0.25
+"""Largest deviation of an end of a quantized range from PIXEL_RANGES, as a fraction of its width.
+
+A converter sets the range by calibration images, which may lack black or white.
+"""
+
+
+def pixel_encoder(details: Any) -> tuple[Callable[[NDArray[np.uint8]], NDArray[Any]], str]:
+    """Return the function from uint8 pixels to the values of an input tensor, and an assumption.
+
+    Args:
+        details: an entry of ``get_input_details``.
+
+    Returns:
+        The function; what was assumed because the file leaves it open, "" if nothing.
+
+    Raises:
+        UserError: the file does not say which values pixels have.
+    """
+    dtype, (scale, zero_point) = np.dtype(details["dtype"]), details["quantization"]
+    if dtype.kind == "f":
+        return (
+            lambda image: image.astype(dtype),
+            f"its input is {dtype.name} without a range; assumed: pixels from 0 to 255",
+        )
+    if dtype == np.uint8 and (scale == 0 or (scale, zero_point) == (1, 0)):
+        return (lambda image: image), ""
+    if dtype.kind not in "iu" or scale == 0 or not np.isfinite(scale):
+        raise UserError(
+            f"its input is {dtype.name} without a scale and zero point, so the values of pixels "
+            "are unknown; expected uint8, int8, int16 or float32"
+        )
+    limits = np.iinfo(dtype)
+    low, high = (float(scale) * (value - zero_point) for value in (limits.min, limits.max))
+    fitting = [
+        ends for ends in PIXEL_RANGES if _fits(low, high, ends, symmetric=dtype.itemsize > 1)
+    ]
+    if not fitting and dtype == np.uint8:
+        return (
+            lambda image: image,
+            f"its uint8 input has values from {low:.3g} to {high:.3g}; assumed: pixels from 0 to "
+            "255 as they are",
+        )
+    if len(fitting) != 1:
+        open_ = "both 0 to 1 and -1 to 1" if fitting else "no usual range of pixels"
+        raise UserError(
+            f"its {dtype.name} input has values from {low:.3g} to {high:.3g}, which fits {open_} "
+            "(0 to 255, 0 to 1, -1 to 1). Convert it with uint8 or float32 input"
+        )
+    darkest, brightest = fitting[0]
+    # In float64: the same rounding for all pixels, whatever the type.
+    real = darkest + np.arange(256) * ((brightest - darkest) / 255)
+    stored = np.clip(np.round(real / float(scale)) + zero_point, limits.min, limits.max)
+    table = stored.astype(dtype)
+    return (lambda image: table[image]), ""
+
+
+def _fits(low: float, high: float, ends: tuple[float, float], symmetric: bool) -> bool:
+    """Whether a quantized range is that of pixels; a symmetric one includes negative values."""
+    darkest, brightest = ends
+    allowed = _TOLERANCE * (brightest - darkest)
+    if symmetric:
+        return abs(high - brightest) <= _TOLERANCE * brightest
+    return abs(low - darkest) <= allowed and abs(high - brightest) <= allowed
 
 
 def dequantize(values: NDArray[Any], scale: float, zero_point: int) -> NDArray[np.float32]:

@@ -295,6 +295,7 @@ class FeatureStore:
         settings = (
             generator.mode,
             generator.input_size,
+            generator.preprocessing,
             generator.seed,
             generator.strength,
             epoch if is_random else None,
