@@ -47,7 +47,7 @@ def test_every_spelling_turns_a_flag_off(config: ModuleType, off: str) -> None:
     ("words", "said"),
     [
         (["--modle", "small_cnn"], "--model"),
-        (["--input_size", "224"], "WIDTH,HEIGHT"),
+        (["--input_size", "224,224,3"], "WIDTH,HEIGHT"),
         (["--input_size", "224,abc"], "WIDTH,HEIGHT"),
         (["--input_size", "0,224"], "at least 1"),
         (["--num_epochs", "0"], "num_epochs"),

@@ -22,6 +22,8 @@ def _comma_separated(item: Callable[[str], Any], metavar: str, count: int | None
 
     def parse(words: list[str]) -> tuple[Any, ...]:
         parts = words[0].split(",")
+        if count is not None and len(parts) == 1:
+            parts *= count
         if count is not None and len(parts) != count:
             raise ValueError(f"expected {metavar}, got {words[0]!r}")
         try:
@@ -39,7 +41,7 @@ def _comma_separated(item: Callable[[str], Any], metavar: str, count: int | None
 
 
 InputSize = Annotated[tuple[int, int], _comma_separated(int, "WIDTH,HEIGHT", count=2)]
-"""(width, height) in pixels; on the command line ``224,224``.
+"""(width, height) in pixels; on the command line ``224,192``, or ``224`` for 224 by 224.
 
 >>> class Flags(Config):
 ...     input_size: InputSize = (224, 224)

@@ -58,7 +58,7 @@ def test_sample_images_are_evenly_spaced(count: int, batch_size: int) -> None:
         for i in range(0, count, batch_size)
     ]
     gate = AccuracyGate(
-        Classification("ab"), batches, lambda x: np.ones((len(x), 2), np.float32), 0.01
+        Classification("ab"), batches, lambda x: np.full((len(x), 2), 0.5, np.float32), 0.01
     )
     indices = gate.sample_images.reshape(-1, 2).copy().view(">u2").ravel().astype(int)
     assert len(indices) == min(count, SAMPLE_IMAGES)

@@ -11,7 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kerakit import UserError
-from kerakit.training.split_model import find_split, find_split_layers, split_at
+from kerakit.training.split_model import (
+    find_split,
+    find_split_layers,
+    freeze_lower,
+    leaf_layers,
+    split_at,
+)
 
 
 def chain(shortcuts: set[tuple[int, int]], length: int = 8) -> keras.Model:
@@ -85,3 +91,92 @@ def test_a_sequential_model_is_split() -> None:
     pixels = np.random.default_rng(0).random((5, 4), np.float32)
     lower, upper = split_at(model)
     np.testing.assert_allclose(upper(lower(pixels)), model(pixels), rtol=1e-6)
+
+
+def block(i: int) -> list[keras.layers.Layer]:
+    convolution = keras.layers.Conv2D(2, 1, name=f"conv_{i}")
+    return [convolution, keras.layers.BatchNormalization(name=f"norm_{i}")]
+
+
+class Custom(keras.layers.Layer):
+    """A layer that holds others in attributes, a list and a dictionary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = block(0)[0]
+        self.others = [block(0)[1], *block(1)]
+        self.more = {"a": keras.Sequential(block(2)), "b": block(3)}
+
+    def call(self, x: Any) -> Any:
+        for layer in [self.first, *self.others, self.more["a"], *self.more["b"]]:
+            x = layer(x)
+        return x
+
+
+def nested(kind: str) -> keras.Model:
+    """A backbone of 8 layers in the form ``kind``, between Rescaling and the head."""
+    image = keras.Input((4, 4, 3))
+    x = keras.layers.Rescaling(1 / 255)(image)
+    layers = [layer for i in range(4) for layer in block(i)]
+    inner = keras.Input((4, 4, 3))
+    if kind == "functional":
+        y = inner
+        for layer in layers:
+            y = layer(y)
+        x = keras.Model(inner, y, name="base")(x, training=False)
+    elif kind == "sequential":
+        x = keras.Sequential(layers, name="base")(x)
+    elif kind == "twice":
+        x = keras.Sequential([keras.Sequential(layers[:3]), *layers[3:]], name="base")(x)
+    elif kind == "custom layer":
+        x = keras.Model(inner, Custom()(inner), name="base")(x)
+    x = keras.layers.GlobalAveragePooling2D(name="features")(x)
+    return keras.Model(image, keras.layers.Dense(2, "softmax")(x), name=kind.replace(" ", "_"))
+
+
+@pytest.mark.parametrize("kind", ["functional", "sequential", "twice", "custom layer"])
+def test_the_lower_layers_of_a_nested_backbone_are_frozen(
+    kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = nested(kind)
+    leaves = [leaf for leaf in leaf_layers(model) if "_" in leaf.name and leaf.weights]
+    assert [leaf.name for leaf in leaves[:8]] == [
+        f"{name}_{i}" for i in range(4) for name in ("conv", "norm")
+    ]
+    assert find_split(model, 0.7) is None
+    model.trainable = True
+    for leaf in leaf_layers(model):
+        leaf.trainable = not isinstance(leaf, keras.layers.BatchNormalization)
+    freeze_lower(model, 0.7)
+    assert "frozen: " in capsys.readouterr().out
+    trained = {variable.path.split("/")[-2] for variable in model.trainable_variables}
+    assert {name for name in trained if "conv" in name} == {"conv_3"}
+    assert not [name for name in trained if "norm" in name]
+    lower, upper = split_at(model)
+    pixels = np.random.default_rng(0).random((2, 4, 4, 3), np.float32)
+    np.testing.assert_allclose(upper(lower(pixels)), model(pixels), rtol=1e-5)
+
+
+def test_a_path_past_a_nested_model_is_an_error() -> None:
+    image = keras.Input((3,))
+    base = keras.Sequential([keras.layers.Dense(3)], name="base")(image)
+    x = keras.layers.Dense(3, name="features")(base)
+    model = keras.Model(image, keras.layers.Dense(2)(keras.layers.Add()([x, base])), name="mine")
+    with pytest.raises(UserError, match="further layers"):
+        split_at(model)
+
+
+def test_features_inside_a_nested_model_are_named() -> None:
+    image = keras.Input((3,))
+    base = keras.Sequential([keras.layers.Dense(3, name="features")], name="base")(image)
+    model = keras.Model(image, keras.layers.Dense(2)(base), name="mine")
+    with pytest.raises(UserError, match="inside the nested model 'base'"):
+        split_at(model)
+
+
+def test_a_model_without_features_is_not_silent(capsys: pytest.CaptureFixture[str]) -> None:
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+    assert find_split(model, 0.7) is None
+    freeze_lower(model, 0.7)
+    assert "WARNING" in capsys.readouterr().out
+    assert all(layer.trainable for layer in model.layers)

@@ -81,6 +81,7 @@ class AccuracyGate:
         self.main_metric = task.main_metric
         sampler = _Sampler()
         outputs, self.targets = predict_batches(keras_predict, sampler.watch(held_out))
+        task.check_outputs(outputs)
         self.sample_images = sampler.images()
         self.reference: Predictions = task.decode(outputs)
         self.keras_metrics = task.score(self.reference, self.targets)

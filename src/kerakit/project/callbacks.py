@@ -52,7 +52,5 @@ def get(
         callbacks.append(keras.callbacks.TensorBoard(run.logs, write_graph=False))
     if early_stopping:
         mode = "max" if HIGHER_IS_BETTER else "min"
-        callbacks.append(
-            keras.callbacks.EarlyStopping(MONITOR, patience=PATIENCE, mode=mode, verbose=1)
-        )
+        callbacks.append(keras.callbacks.EarlyStopping(MONITOR, patience=PATIENCE, mode=mode))
     return [*callbacks, *trackers]

@@ -51,8 +51,16 @@ class BatchGenerator(data.BatchGenerator):
         return image, annot
 
     def visualize(self, i: int, path: Path | str | None = None) -> Image.Image:
-        """Draw batch ``i``; save it to ``path`` if given. CHANGE: the captions."""
-        images, targets = self.load_batch(i)
+        """Draw batch ``i``; save it to ``path`` if given. CHANGE: the captions.
+
+        Of validation and test images, whose order is by class, each class has its turn.
+        """
+        if self.mode == "train":
+            images, targets = self.load_batch(i)
+        else:
+            order = self.class_balanced_order()[i * self.batch_size :][: self.batch_size]
+            samples = [self.sample(int(sample)) for sample in order]
+            images, targets = (np.stack(part) for part in zip(*samples, strict=True))
         captions = [""] * len(images)
         if isinstance(targets, np.ndarray):
             captions = [self._caption(target) for target in targets]

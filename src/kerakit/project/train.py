@@ -3,6 +3,7 @@
 python train.py --save_to progress/test --num_epochs 10 --model mobilenet_v2 --jitter
 """
 
+import math
 import sys
 from functools import partial
 from typing import Any
@@ -67,12 +68,15 @@ def compile_model(part: keras.Model, optimizer: keras.optimizers.Optimizer | str
     part.compile(optimizer, **task.compile_options(part, args, loss.LOSSES, loss.METRICS))
 
 
-compile_model(model, "sgd")  # an unsuitable loss fails here, before the run folder is touched
+# Outputs and loss are checked before the run folder is touched.
+task.check_model(model)
+compile_model(model, "sgd")
+sample = generator(mode="train", batch_size=4, drop_last=False).load_batch(0)
+training.check_batch(model, task, sample)
 phases = training.select_phases(args.strategy, weights, config.read_phases(args.from_ckpt))
 
 batch_size = args.batch_size
 if batch_size == "auto":
-    sample = generator(mode="train", batch_size=1).load_batch(0)
     batch_size = training.find_batch_size(model, compile_model, sample)
 generator = partial(generator, batch_size=batch_size)
 train_data, val_data = generator(mode="train"), generator(mode="val")
@@ -95,30 +99,37 @@ def fit(part: keras.Model, data: Any, val: Any, epochs: int) -> None:
     rate = args.learning_rate
     if rate == "auto":
         rate = training.find_learning_rate(part, compile_model, data)
-    # Linear warm-up over a twentieth of the steps, then cosine decay to 0.
     steps = epochs * len(data)
     warm_up = max(1, steps // 20)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, max(1, steps - warm_up), warmup_target=rate, warmup_steps=warm_up
-    )
+
+    def schedule(step: int) -> float:
+        """Linear warm-up over a twentieth of the steps, then cosine decay towards 0."""
+        decay = 0.5 + 0.5 * math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up))
+        return rate * ((step + 1) / warm_up if step < warm_up else decay)
+
     ema = {"use_ema": True, "ema_momentum": args.ema} if args.ema else {}
-    optimizer = keras.optimizers.AdamW(schedule, weight_decay=1e-4, global_clipnorm=1.0, **ema)
+    optimizer = keras.optimizers.AdamW(rate, weight_decay=1e-4, global_clipnorm=1.0, **ema)
     compile_model(part, optimizer)
     # The swap comes first, so that the other callbacks see the averaged weights.
     swap = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if args.ema else []
     on_images = data is train_data
     progress = training.ThroughputMonitor(data) if on_images else training.EpochLogger()
+    weights = training.compute_class_weights(reader) if args.class_weights else None
     history = part.fit(
-        data,
+        training.ClassWeighted(data, weights) if weights else data,
         validation_data=val,
         initial_epoch=epochs_done,
         epochs=epochs_done + epochs,
-        callbacks=[*swap, data.epoch_callback(), training.FailOnNaN(data), *cb, progress],
-        class_weight=training.compute_class_weights(reader) if args.class_weights else None,
+        callbacks=[
+            *(*swap, training.StepScheduler(schedule), data.epoch_callback()),
+            *(training.FailOnNaN(data), *cb, progress),
+        ],
         shuffle=False,  # the dataset shuffles itself
         verbose=(1 if sys.stdout.isatty() else 2) if on_images else 0,
     )
-    epochs_done = history.epoch[-1] + 1
+    epochs_done += len(history.epoch)
+    if len(history.epoch) < epochs:
+        print(f"stopped after epoch {epochs_done}, before the last one", flush=True)
 
 
 def fit_above(frozen: keras.Model, part: keras.Model, epochs: int) -> None:
@@ -141,12 +152,14 @@ with training.training_session(run, (train_data, val_data), cb):
         epochs = args.head_epochs or min(20, 2 * args.num_epochs)
         fit_above(*training.split_at(model, "features"), epochs)
     if "finetune" in phases:
-        for layer in model.layers:
+        model.trainable = True
+        for layer in training.leaf_layers(model):
             # BatchNorm stays frozen: statistics of small batches are worse than pretrained ones.
             layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
         if split := training.find_split(model, fraction=0.7):
             fit_above(*training.split_at(model, split), args.num_epochs)
         else:
+            training.freeze_lower(model, fraction=0.7)
             fit(model, train_data, val_data, args.num_epochs)
     if "scratch" in phases:
         fit(model, train_data, val_data, args.num_epochs)

@@ -66,7 +66,13 @@ class Task(Protocol):
         """Return the arguments of ``model.compile``, except the optimizer, from the flags."""
 
     def check_model(self, model: keras.Model) -> None:
-        """Raise UserError unless the outputs of ``model`` fit this task."""
+        """Raise UserError unless the shapes of the outputs of ``model`` fit this task."""
+
+    def check_outputs(self, outputs: Any) -> None:
+        """Raise UserError unless the values of raw model outputs (n, ...) fit this task.
+
+        Called with outputs for real images before training, in evaluation and at export.
+        """
 
     def decode(self, outputs: NDArray[Any]) -> Predictions:
         """Return the predictions for raw model outputs (n, ...)."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from kerakit import metrics
 from kerakit.device import classification as device
-from kerakit.errors import UserError
+from kerakit.errors import UserError, list_names
 from kerakit.tasks.losses import LossFn, find_loss, smooth_labels
 
 if TYPE_CHECKING:
@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 
 MAX_PLOTTED_CLASSES = 100
 """Number of classes up to which a confusion matrix is plotted."""
+
+MAX_NUMBERS = 20
+"""Number of classes up to which all of them may be named by decimals such as 0.5."""
+
+TOLERANCE = 0.01
+"""Largest deviation of the sum of probabilities from 1; float16 rounds each to 0.0005."""
 
 
 @dataclass(frozen=True)
@@ -159,15 +165,60 @@ class Classification:
 
     def check_model(self, model: keras.Model) -> None:
         """Raise UserError unless ``model`` has one output of (batch, classes)."""
-        shapes = [tuple(output.shape) for output in model.outputs]
+        self._check_class_names()
+        outputs = getattr(model, "outputs", None)
+        if not outputs:
+            raise UserError(
+                f"the model {model.name} has no graph of layers, as a subclass of keras.Model or "
+                "an unbuilt Sequential. Return keras.Model(image, model(image)) from construct, "
+                "with image = keras.Input(input_shape)."
+            )
+        shapes = [tuple(output.shape) for output in outputs]
         if len(shapes) != 1 or len(shapes[0]) != 2:
             raise UserError(
                 f"the model has {len(shapes)} output(s) of shape {', '.join(map(str, shapes))}; "
-                "classification expects one output of (batch, classes)."
+                "classification expects one output of (batch, classes). For other outputs, return "
+                "a task of your own in task.py."
             )
         if shapes[0][1] != len(self.class_names):
             raise UserError(
                 f"the model has {shapes[0][1]} classes, the dataset {len(self.class_names)}."
+            )
+
+    def check_outputs(self, outputs: NDArray[Any]) -> None:
+        """Raise UserError unless ``outputs``, (n, classes), are probabilities with sum 1.
+
+        >>> Classification(["cat", "dog"]).check_outputs(np.array([[4.0, -1.5]]))
+        Traceback (most recent call last):
+        kerakit.errors.UserError: the outputs of the model are not probabilities: they range from \
+        -1.5 to 4, with sums from 2.5 to 2.5; ...
+        """
+        broken = int((~np.isfinite(outputs)).any(axis=1).sum())
+        if broken:
+            raise UserError(
+                f"the model outputs NaN or infinite values for {broken} of {len(outputs)} images. "
+                "Its weights are damaged, or its training diverged: train again, with a smaller "
+                "--learning_rate."
+            )
+        sums = outputs.sum(axis=1, dtype=np.float64)
+        inside = outputs.min() >= -TOLERANCE and outputs.max() <= 1 + TOLERANCE
+        if not inside or np.abs(sums - 1).max() > TOLERANCE:
+            raise UserError(
+                f"the outputs of the model are not probabilities: they range from "
+                f"{outputs.min():.3g} to {outputs.max():.3g}, with sums from {sums.min():.3g} to "
+                f"{sums.max():.3g}; predictions would report them as confidences. End the model "
+                "with task.head(x) or a softmax, and use a loss of probabilities (without "
+                "from_logits)."
+            )
+
+    def _check_class_names(self) -> None:
+        """Raise UserError if the classes are numbers, which a regression predicts."""
+        if len(self.class_names) > MAX_NUMBERS and all(map(_is_decimal, self.class_names)):
+            raise UserError(
+                f"the labels are numbers: {list_names(self.class_names)}. Classification makes "
+                f"{len(self.class_names)} classes of them. To predict a number, return a task of "
+                "your own in task.py (guide: Your own task), with a loss such as "
+                "mean_absolute_error; to classify, name the classes."
             )
 
     # ----------------------------------------------------------------------------------- evaluation
@@ -251,3 +302,12 @@ class Classification:
             for name, each in predictions.items()
         }
         return confusion_sections(matrices, self.class_names)
+
+
+def _is_decimal(name: str) -> bool:
+    """Whether a class name is a number with a fraction or an exponent, such as 0.085."""
+    try:
+        float(name)
+    except ValueError:
+        return False
+    return not name.strip().lstrip("+-").isdecimal()

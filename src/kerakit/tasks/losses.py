@@ -50,4 +50,5 @@ def smooth_labels(loss: LossFn, smoothing: float) -> LossFn:
             targets, predictions, label_smoothing=smoothing
         )
 
+    cross_entropy.__name__ = loss.__name__  # for messages
     return cross_entropy

@@ -7,13 +7,20 @@ from typing import TYPE_CHECKING
 from kerakit.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from kerakit.training.callbacks import Checkpoints, EpochLogger, FailOnNaN, HistoryWriter
+    from kerakit.training.callbacks import (
+        Checkpoints,
+        EpochLogger,
+        FailOnNaN,
+        HistoryWriter,
+        StepScheduler,
+    )
+    from kerakit.training.checks import check_batch
     from kerakit.training.evaluation import evaluate
     from kerakit.training.features import FeatureDataset, FeatureStore
-    from kerakit.training.phases import compute_class_weights, select_phases
+    from kerakit.training.phases import ClassWeighted, compute_class_weights, select_phases
     from kerakit.training.search import Search
     from kerakit.training.session import training_session
-    from kerakit.training.split_model import find_split, split_at
+    from kerakit.training.split_model import find_split, freeze_lower, leaf_layers, split_at
     from kerakit.training.throughput import ThroughputMonitor
     from kerakit.training.trackers import get_trackers
     from kerakit.training.tune import find_batch_size, find_learning_rate, set_mixed_precision
@@ -26,6 +33,11 @@ True
 """
 
 _HOMES = {
+    "ClassWeighted": "kerakit.training.phases",
+    "StepScheduler": "kerakit.training.callbacks",
+    "check_batch": "kerakit.training.checks",
+    "freeze_lower": "kerakit.training.split_model",
+    "leaf_layers": "kerakit.training.split_model",
     "Checkpoints": "kerakit.training.callbacks",
     "EpochLogger": "kerakit.training.callbacks",
     "FailOnNaN": "kerakit.training.callbacks",
@@ -49,19 +61,24 @@ _HOMES = {
 __all__ = [
     "TRACKER_NAMES",
     "Checkpoints",
+    "ClassWeighted",
     "EpochLogger",
     "FailOnNaN",
     "FeatureDataset",
     "FeatureStore",
     "HistoryWriter",
     "Search",
+    "StepScheduler",
     "ThroughputMonitor",
+    "check_batch",
     "compute_class_weights",
     "evaluate",
     "find_batch_size",
     "find_learning_rate",
     "find_split",
+    "freeze_lower",
     "get_trackers",
+    "leaf_layers",
     "select_phases",
     "set_mixed_precision",
     "split_at",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -150,6 +151,53 @@ class FailOnNaN(keras.callbacks.Callback):
                 "--learning_rate; in a custom loss, look for a division by zero or a logarithm of "
                 "zero."
             )
+
+
+class StepScheduler(keras.callbacks.Callback):
+    """Sets the learning rate before each step; ``keras.callbacks.LearningRateScheduler`` per step.
+
+    The optimizer holds a number, so other callbacks can set it, such as ``ReduceLROnPlateau``.
+    Where one does, its value stays, and the schedule ends.
+
+    Args:
+        schedule: function from the number of steps done to the learning rate, such as a
+            ``keras.optimizers.schedules.LearningRateSchedule``.
+
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> model.compile(keras.optimizers.SGD(1.0), "mse")
+    >>> data = keras.ops.ones((4, 2)), keras.ops.ones((4, 1))
+    >>> halves = StepScheduler(lambda step: 0.5 ** (step + 1))
+    >>> _ = model.fit(*data, batch_size=2, verbose=0, callbacks=[halves])
+    >>> float(model.optimizer.learning_rate)
+    0.25
+    """
+
+    def __init__(self, schedule: Callable[[int], Any]) -> None:
+        super().__init__()
+        self._schedule = schedule
+        self._last: float | None = None
+        self._has_ended = False
+
+    def on_train_begin(self, logs: Any = None) -> None:  # noqa: ARG002 - Keras's signature
+        """Start the schedule; a callback of the start of an epoch sees its first value."""
+        self._last, self._has_ended = None, False
+        self._set(self.model.optimizer)
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002 - Keras's signature
+        """Set the learning rate, unless another callback has set it."""
+        if self._has_ended:
+            return
+        optimizer = self.model.optimizer
+        current = float(optimizer.learning_rate)
+        if current != self._last:
+            self._has_ended = True
+            print(f"learning rate: {current:.3g}, set by a callback; the schedule ends", flush=True)
+            return
+        self._set(optimizer)
+
+    def _set(self, optimizer: Any) -> None:
+        optimizer.learning_rate = float(self._schedule(int(optimizer.iterations)))
+        self._last = float(optimizer.learning_rate)  # rounded to float32
 
 
 class EpochLogger(keras.callbacks.Callback):

@@ -46,6 +46,7 @@ def evaluate(
     """
     task.check_model(model)
     outputs, annotations = predict_batches(keras_predict_fn(model), held_out)
+    task.check_outputs(outputs)
     predictions = task.decode(outputs)
     metrics = task.score(predictions, annotations)
     details = task.details(predictions, annotations)

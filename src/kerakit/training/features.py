@@ -31,7 +31,7 @@ from kerakit.data.store import (
     remove_store,
     used_bytes,
 )
-from kerakit.errors import UserError, list_names
+from kerakit.errors import JobError, UserError, first_line, list_names
 from kerakit.inference import PredictFn, keras_predict_fn
 from kerakit.machine import available_cores, has_accelerator
 from kerakit.training.split_model import find_training_layers
@@ -461,8 +461,12 @@ def _fastest_predict_fn(backbone: keras.Model) -> PredictFn:
     from kerakit.tflite.runtime import start_interpreter, tflite_predict_fn
 
     cores = available_cores()
-    content = convert_float(backbone)
-    workers = [tflite_predict_fn(start_interpreter(content, "backbone")) for _ in range(cores)]
+    try:
+        content = convert_float(backbone)
+        workers = [tflite_predict_fn(start_interpreter(content, "backbone")) for _ in range(cores)]
+    except JobError as error:
+        print(f"features are computed by Keras, more slowly: {first_line(error)}", flush=True)
+        return keras_predict_fn(backbone)
     pool = ThreadPoolExecutor(cores)
 
     def predict(images: NDArray[Any]) -> Features:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import keras
+import numpy as np
 
 from kerakit.data.reader import DataReader, Reader
 from kerakit.errors import UserError
@@ -52,7 +55,7 @@ def select_phases(
 
 
 def compute_class_weights(reader: Reader) -> dict[int, float]:
-    """Return inverse class frequencies for ``fit(class_weight=...)``: 1 on average over the images.
+    """Return inverse class frequencies: 1 on average over the images.
 
     Raises:
         UserError: the reader does not count classes.
@@ -74,3 +77,40 @@ def compute_class_weights(reader: Reader) -> dict[int, float]:
     counts = reader.counts("train")
     total = int(counts.sum())
     return {i: total / (len(counts) * max(int(count), 1)) for i, count in enumerate(counts)}
+
+
+class ClassWeighted(keras.utils.PyDataset):
+    """Batches with a weight per image: that of its class, or of its soft label, the weighted mean.
+
+    ``fit(class_weight=...)`` counts the largest class of a soft label alone.
+
+    Args:
+        batches: batches of (inputs, targets); targets are class indices (batch,) or soft labels
+            (batch, classes).
+        weights: weight per class index.
+
+    >>> batches = [(np.zeros((2, 3)), np.array([[1.0, 0.0], [0.5, 0.5]]))]
+    >>> ClassWeighted(batches, {0: 1.0, 1: 3.0})[0][2].tolist()
+    [1.0, 2.0]
+    """
+
+    def __init__(self, batches: Any, weights: Mapping[int, float]) -> None:
+        super().__init__(workers=1)
+        self._batches = batches
+        self._weights = np.array([weights[i] for i in range(len(weights))], np.float32)
+
+    def __len__(self) -> int:
+        """Return the number of batches."""
+        return len(self._batches)
+
+    def __getitem__(self, i: int) -> tuple[Any, Any, Any]:
+        """Return inputs, targets and weights, float32 (batch,), of batch ``i``."""
+        inputs, targets = self._batches[i]
+        weights = self._weights
+        if isinstance(targets, np.ndarray) and targets.shape[1:] == weights.shape:
+            return inputs, targets, targets.astype(np.float32) @ weights
+        if isinstance(targets, np.ndarray) and targets.ndim == 1 and targets.dtype.kind in "iu":
+            return inputs, targets, weights[targets]
+        raise UserError(
+            "--class_weights needs a class index or a soft label per image as the target. Omit it."
+        )

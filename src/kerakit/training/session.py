@@ -11,6 +11,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import keras
+
 from kerakit.data.generator import BatchGenerator
 from kerakit.errors import KerakitError, UserError, first_line
 from kerakit.run import Run
@@ -44,6 +46,7 @@ def training_session(
     ...     pass  # model.fit(...)
     """
     try:
+        _check_callbacks(callbacks)
         with tracking(callbacks), write_training_report(run, generators, callbacks):
             try:
                 yield
@@ -82,6 +85,27 @@ def _disk_error(error: Exception) -> int | None:
         return None if error.filename else error.errno
     codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return next((code for code in codes if os.strerror(code) in str(error)), None)
+
+
+def _check_callbacks(callbacks: Sequence[Any]) -> None:
+    """Raise UserError for callbacks of Keras that cannot work over the phases of a run."""
+    for callback in callbacks:
+        if isinstance(callback, keras.callbacks.BackupAndRestore):
+            raise UserError(
+                "BackupAndRestore in callbacks.py resumes one fit, and a run has several. Omit it; "
+                "to resume, pass --from_ckpt: checkpoints are saved after each epoch."
+            )
+        if isinstance(callback, keras.callbacks.SwapEMAWeights):
+            raise UserError(
+                "SwapEMAWeights in callbacks.py would swap twice. Omit it, and pass --ema, which "
+                "adds it together with the average."
+            )
+        if isinstance(callback, keras.callbacks.ModelCheckpoint):
+            print(
+                "WARNING: ModelCheckpoint in callbacks.py saves only the part of the model that a "
+                "phase trains. The checkpoints in ckpt/ hold the whole model.",
+                flush=True,
+            )
 
 
 def _resume_advice(run: Run) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from typing import NamedTuple
 
 import keras
@@ -26,29 +27,44 @@ def split_at(model: keras.Model, layer: str = FEATURES_LAYER) -> tuple[keras.Mod
     ((None, 3), (None, 3))
     """
     if layer not in [each.name for each in model.layers]:
+        for outer in model.layers:
+            if layer in [leaf.name for leaf in leaf_layers(outer)]:
+                raise UserError(
+                    f"the layer {layer!r} of {model.name} is inside the nested model "
+                    f"{outer.name!r}, so the model cannot be split there. Give the name to a layer "
+                    "after the nested model, or use --strategy scratch."
+                )
         raise UserError(
             f"the model {model.name} has no layer named {layer!r}. Give the last layer of its "
             "backbone this name, or use --strategy scratch."
         )
     if layer not in find_split_layers(model):
-        raise UserError(
-            f"the layers after {layer!r} of {model.name} need the outputs of further layers, so "
-            "the model cannot be split there. Use --strategy scratch."
-        )
+        raise _not_splittable(model, layer)
     border = model.get_layer(layer).output
     # A Sequential model has no ``input`` and ``output`` before it is called.
     inputs, outputs = (
         each[0] if len(each) == 1 else each for each in (model.inputs, model.outputs)
     )
     lower = keras.Model(inputs, border, name="backbone")
-    return lower, keras.Model(border, outputs, name="head")
+    try:
+        return lower, keras.Model(border, outputs, name="head")
+    except ValueError as error:  # a path past the layer, through the output of a nested model
+        raise _not_splittable(model, layer) from error
+
+
+def _not_splittable(model: keras.Model, layer: str) -> UserError:
+    return UserError(
+        f"the layers after {layer!r} of {model.name} need the outputs of further layers, so the "
+        "model cannot be split there. Use --strategy scratch."
+    )
 
 
 def find_split(model: keras.Model, fraction: float) -> str | None:
     """Return the layer to split at, with about ``fraction`` of the backbone's layers below it.
 
     Returns:
-        The name of the last possible layer among them; None if there is none.
+        The name of the last possible layer among them; None if there is none, or if the place is
+        inside a nested model.
 
     >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, name="first"),
     ...                           keras.layers.Dense(3, name="features"), keras.layers.Dense(1)])
@@ -56,10 +72,68 @@ def find_split(model: keras.Model, fraction: float) -> str | None:
     'first'
     """
     names = [layer.name for layer in model.layers]
-    limit = round(names.index(FEATURES_LAYER) * fraction) if FEATURES_LAYER in names else 0
-    # Sequential models list no InputLayer.
-    found = [name for name in find_split_layers(model) if names.index(name) <= limit]
+    if FEATURES_LAYER not in names:
+        return None
+    sizes = [len(leaf_layers(layer)) for layer in model.layers]
+    limit = round(sum(sizes[: names.index(FEATURES_LAYER)]) * fraction)
+    # The position of the last leaf of each layer. Sequential models list no InputLayer.
+    last = {name: count - 1 for name, count in zip(names, itertools.accumulate(sizes), strict=True)}
+    for layer, size in zip(model.layers, sizes, strict=True):
+        if isinstance(layer, keras.Model) and last[layer.name] - size < limit < last[layer.name]:
+            return None
+    found = [name for name in find_split_layers(model) if last[name] <= limit]
     return found[-1] if found else None
+
+
+def leaf_layers(layer: keras.Layer) -> list[keras.Layer]:
+    """Return the layers inside ``layer`` that contain no others, in their order; or ``layer``.
+
+    It enters nested models, wrappers, and the attributes of custom layers.
+
+    >>> inner = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, name="inside")])
+    >>> model = keras.Sequential([inner, keras.layers.Dense(1, name="outside")])
+    >>> [leaf.name for leaf in leaf_layers(model)]
+    ['inside', 'outside']
+    """
+    leaves = {id(leaf): leaf for inner in _sublayers(layer) for leaf in leaf_layers(inner)}
+    return list(leaves.values()) or [layer]
+
+
+def _sublayers(layer: keras.Layer) -> list[keras.Layer]:
+    if isinstance(layer, keras.Model):
+        return list(layer.layers)
+    values = keras.tree.flatten(list(vars(layer).values()))
+    return [value for value in values if isinstance(value, keras.Layer) and value is not layer]
+
+
+def freeze_lower(model: keras.Model, fraction: float) -> None:
+    """Freeze the lower ``fraction`` of the backbone's layers, also inside nested models; print it.
+
+    The backbone ends at the layer "features".
+
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, name="first"),
+    ...                           keras.layers.Dense(3, name="features"), keras.layers.Dense(1)])
+    >>> freeze_lower(model, 1.0)
+    frozen: 1 of 3 layers, up to first; ...
+    """
+    leaves = leaf_layers(model)
+    names = [leaf.name for leaf in leaves]
+    if FEATURES_LAYER not in names:
+        print(
+            f"WARNING: {model.name} has no layer {FEATURES_LAYER!r}, so the lower layers of its "
+            f"backbone are not frozen: all {len(leaves)} layers are trained, except BatchNorm.",
+            flush=True,
+        )
+        return
+    count = round(names.index(FEATURES_LAYER) * fraction)
+    for leaf in leaves[:count]:
+        leaf.trainable = False
+    if count:
+        print(
+            f"frozen: {count} of {len(leaves)} layers, up to {names[count - 1]}; images pass "
+            "through them in each epoch, because the model cannot be split there.",
+            flush=True,
+        )
 
 
 def find_split_layers(model: keras.Model) -> list[str]:

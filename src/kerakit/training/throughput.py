@@ -51,19 +51,23 @@ class ThroughputMonitor(keras.callbacks.Callback):
 
     def _report(self, seconds: float) -> str:
         generator, timer = self._generator, self._generator.timer
-        # A step whose batch was ready took as long as the model does; others waited.
-        model = generator.batch_size / float(np.quantile(self._steps[2:], 0.1))
+        steps = self._steps[2:]
+        rate = len(steps) * generator.batch_size / seconds
+        now = f"\nthroughput: {rate:,.0f} images/s"
+        # The fastest steps found their batch ready, so they took as long as the model does.
+        model = generator.batch_size / float(np.quantile(steps, 0.1))
         pipeline = timer.images * generator.threads / max(timer.reading, 1e-9)
-        now = (len(self._steps) - 2) * generator.batch_size / seconds
+        is_waiting = timer.waiting >= INPUT_BOUND * seconds
+        # Batches that were read before the measurement hide a slow pipeline, so both must agree.
+        if timer.images == 0 or is_waiting != (pipeline < model):
+            return f"{now}. The epoch was too short to find the bottleneck."
         rates = f"(model {model:,.0f} images/s, input pipeline {pipeline:,.0f} images/s)"
-        if timer.waiting < INPUT_BOUND * seconds:
+        if not is_waiting:
             return (
-                f"\nthroughput: {now:,.0f} images/s, compute-bound {rates}. Faster: a smaller "
-                "--model or --input_size, or a GPU."
+                f"{now}, compute-bound {rates}. Faster: a smaller --model or --input_size, or a "
+                "GPU."
             )
         advice = [] if generator.is_cached else ["--cache ram, or disk where memory is short"]
         advice += ["a simpler get_aug_pipeline"] if generator.strength else []
         advice += ["images stored at about the --input_size"]
-        return (
-            f"\nthroughput: {now:,.0f} images/s, input-bound {rates}. Faster: {', '.join(advice)}."
-        )
+        return f"{now}, input-bound {rates}. Faster: {', '.join(advice)}."
