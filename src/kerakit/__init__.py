@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from kerakit.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from kerakit.config import Config, InputSize, List, check_choice
+    from kerakit.architecture import fingerprint
+    from kerakit.config import Config, DataPath, InputSize, List, OutputPath, check_choice
     from kerakit.console import quiet_startup
     from kerakit.errors import ImageError, JobError, KerakitError, UserError
     from kerakit.run import Run, load_weights
@@ -21,15 +22,18 @@ __version__ = "0.2.0"
 
 _HOMES = {
     "Config": "kerakit.config",
+    "DataPath": "kerakit.config",
     "ImageError": "kerakit.errors",
     "InputSize": "kerakit.config",
     "JobError": "kerakit.errors",
     "KerakitError": "kerakit.errors",
     "List": "kerakit.config",
+    "OutputPath": "kerakit.config",
     "Run": "kerakit.run",
     "UserError": "kerakit.errors",
     "check_choice": "kerakit.config",
     "deploy_command": "kerakit.script",
+    "fingerprint": "kerakit.architecture",
     "load_weights": "kerakit.run",
     "parse_args": "kerakit.script",
     "quiet_startup": "kerakit.console",
@@ -37,15 +41,18 @@ _HOMES = {
 
 __all__ = [
     "Config",
+    "DataPath",
     "ImageError",
     "InputSize",
     "JobError",
     "KerakitError",
     "List",
+    "OutputPath",
     "Run",
     "UserError",
     "check_choice",
     "deploy_command",
+    "fingerprint",
     "load_weights",
     "parse_args",
     "quiet_startup",

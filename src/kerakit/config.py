@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import difflib
 import re
+import reprlib
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 import tyro
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from kerakit import __version__
+from kerakit.console import printable
 from kerakit.errors import UserError
 from kerakit.files import read_json, write_json
 
@@ -40,13 +42,62 @@ def _comma_separated(item: Callable[[str], Any], metavar: str, count: int | None
     )
 
 
-InputSize = Annotated[tuple[int, int], _comma_separated(int, "WIDTH,HEIGHT", count=2)]
+MAX_INPUT_SIDE = 16384
+"""Largest width and height of an input size, in pixels; an image of it has 805 MB."""
+
+
+def _check_size(value: tuple[int, int]) -> tuple[int, int]:
+    if not 1 <= min(value) <= max(value) <= MAX_INPUT_SIDE:
+        raise ValueError(
+            f"expected a width and a height of at least 1 and at most {MAX_INPUT_SIDE}, got "
+            f"{value[0]},{value[1]}"
+        )
+    return value
+
+
+InputSize = Annotated[
+    tuple[int, int],
+    _comma_separated(int, "WIDTH,HEIGHT", count=2),
+    AfterValidator(_check_size),
+]
 """(width, height) in pixels; on the command line ``224,192``, or ``224`` for 224 by 224.
 
 >>> class Flags(Config):
 ...     input_size: InputSize = (224, 224)
 >>> Flags.parse(["--input_size", "32,24"]).input_size
 (32, 24)
+"""
+
+
+def _make_absolute(path: Path) -> Path:
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError:
+        raise ValueError(f"there is no user {path.parts[0][1:]!r} as in {path}") from None
+
+
+_DATA = AfterValidator(_make_absolute)
+
+DataPath = Annotated[Path, _DATA]
+"""Path of a dataset: absolute, so that it does not depend on the current folder.
+
+In ``config.json`` it is relative to the project if it is inside, so that both can be moved.
+
+>>> class Flags(Config):
+...     data_dir: DataPath = Path("data")
+>>> Flags().data_dir == Path("data").absolute()
+True
+"""
+
+_OUTPUT = "output folder"
+
+OutputPath = Annotated[Path, _OUTPUT]
+"""Path of a folder to write: not the project, its source folders, a parent of it, or the dataset.
+
+>>> class Flags(Config):
+...     save_to: OutputPath
+>>> Flags.parse(["--save_to", "progress/test"]).save_to.as_posix()
+'progress/test'
 """
 
 
@@ -113,7 +164,17 @@ class Config(BaseModel):
             word[2:].partition("=")[0].replace("-", "_") for word in words if word.startswith("--")
         }
         given = {name for name in cls.model_fields if flags & {name, f"no_{name}"}}
+        for name, field in cls.model_fields.items():
+            if _OUTPUT in field.metadata:
+                data = getattr(parsed, "data_dir", None)
+                _check_output(name, getattr(parsed, name), cls._project(), data)
         return cls.model_construct(given, **dict(parsed))
+
+    @classmethod
+    def _project(cls) -> Path | None:
+        """Return the folder of the file that defines this class."""
+        file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+        return Path(file).parent.absolute() if file else None
 
     def as_flags(self) -> list[str]:
         """Return the command-line arguments for the fields in ``model_fields_set``."""
@@ -132,7 +193,16 @@ class Config(BaseModel):
 
     def save(self, path: Path) -> None:
         """Write every field to ``path`` as JSON."""
-        write_json(path, self.model_dump(mode="json"))
+        values = self.model_dump(mode="json")
+        project = self._project()
+        if project is not None:
+            for name in self._data_fields():
+                values[name] = _relative(getattr(self, name), project)
+        write_json(path, values)
+
+    @classmethod
+    def _data_fields(cls) -> list[str]:
+        return [name for name, field in cls.model_fields.items() if _DATA in field.metadata]
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -147,10 +217,14 @@ class Config(BaseModel):
             raise UserError(
                 f"{path} does not exist. It is written when training starts; is this a run folder?"
             ) from None
+        project = cls._project()
+        for name in cls._data_fields():
+            if project is not None and isinstance(values.get(name), str):
+                values[name] = str(project / values[name])
         try:
-            return cls(**values)
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from None
+            return cls.model_validate(values, strict=False)
+        except ValidationError as error:
+            raise UserError(f"{path}: {_describe(error)}") from None
 
 
 def _as_flag(name: str, value: Any) -> str:
@@ -159,18 +233,53 @@ def _as_flag(name: str, value: Any) -> str:
     return f"--{name}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
 
 
+def _relative(path: Path, project: Path) -> str:
+    """Return ``path``, relative to the project if it is inside."""
+    for place, root in ((path, project), (path.resolve(), project.resolve())):
+        if place.is_relative_to(root) and ".." not in place.parts:
+            return place.relative_to(root).as_posix()
+    return str(path)
+
+
+def _check_output(name: str, path: Path, project: Path | None, data: Path | None) -> None:
+    """Raise UserError for an output folder in which a project or a dataset lies."""
+    place = path.resolve()
+    root = project and project.resolve()
+    reason = ""
+    if root and root.is_relative_to(place):
+        reason = "is the project" if place == root else f"contains the project {root}"
+    elif root and place.is_relative_to(root):
+        inner = place.relative_to(root).parts
+        if any(part.startswith((".", "__")) for part in inner):
+            reason = "is in a hidden folder of the project"
+        elif any(place.glob("*.py")):
+            reason = "holds source code of the project"
+    if not reason and data and data.is_dir() and place.is_relative_to(data.resolve()):
+        reason = f"is in the dataset {data}"
+    if reason:
+        raise UserError(
+            f"{name}: {path} {reason}. Expected a folder of its own, such as progress/test."
+        )
+
+
 def _describe(error: ValidationError) -> str:
     """Return pydantic's error messages without types, links and class names."""
-    return "; ".join(map(_describe_one, error.errors()))
+    items = error.errors()
+    described = [printable(_describe_one(item)) for item in items[:_MAX_DESCRIBED]]
+    others = len(items) - len(described)
+    return "; ".join([*described, f"and {others} more"] if others else described)
+
+
+_MAX_DESCRIBED = 5
 
 
 def _describe_one(item: Any) -> str:
-    name = str(item["loc"][0]) if item["loc"] else ""
+    name = str(item["loc"][0])[:40] if item["loc"] else ""
     if item["type"] == "extra_forbidden":
         return f"unknown key {name!r}. Was it written by another version? Remove it, or train again"
     if item["type"] == "missing":
         return f"{name} is missing"
     message = re.sub("^(Value error, |Input )", "", item["msg"])
     if item["type"] != "value_error":
-        message += f", got {item['input']!r}"
+        message += f", got {reprlib.repr(item['input'])}"
     return f"{name}: {message}" if name else message

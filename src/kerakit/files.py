@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
+import math
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+from kerakit.console import printable
 from kerakit.errors import JobError, UserError
 
 RESTORE = "Restore it from a backup, or train again."
 """Advice for a damaged or missing file of a run."""
+
+MAX_JSON_BYTES = 64 * 2**20
+"""Largest JSON file that is read; Kerakit writes at most a few megabytes."""
+
+_MAX_REASON = 200
+"""Largest number of characters of a file that a message shows."""
 
 
 _UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY)
@@ -119,8 +128,22 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as indented JSON, atomically. Raises ValueError for NaN."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    r"""Write ``value`` as indented JSON, atomically; lists of numbers are on one line.
+
+    File names that are not text are written as JSON escapes, such as ``\udcff``.
+
+    Raises:
+        ValueError: NaN, which JSON does not have.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    # Within strings, line breaks are escaped: only lists match.
+    text = re.sub(
+        r"\[\n\s+([-+.\deE]+(?:,\n\s+[-+.\deE]+)*)\n\s*\]",
+        lambda match: "[" + re.sub(r"\n\s+", " ", match[1]) + "]",
+        text,
+    )
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def read_json(path: Path, kind: type[Any]) -> Any:
@@ -132,14 +155,46 @@ def read_json(path: Path, kind: type[Any]) -> Any:
 
     Raises:
         FileNotFoundError: there is no such file.
-        UserError: the file is damaged: no JSON, or another type.
+        UserError: the file is damaged: no JSON of RFC 8259, a repeated key, or another type.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        if path.exists() and not path.is_file():
+            raise ValueError("it is not a file")  # opening a named pipe would wait
+        with path.open("rb") as file:
+            content = file.read(MAX_JSON_BYTES + 1)
+        if len(content) > MAX_JSON_BYTES:
+            raise ValueError(f"it is larger than {MAX_JSON_BYTES // 2**20} MiB")
+        value = json.loads(
+            content.decode("utf-8"),
+            parse_constant=_reject_constant,
+            parse_float=_parse_float,
+            object_pairs_hook=_parse_object,
+        )
+        json.dumps(value)  # nesting that can be read can still be too deep to be written
     except (ValueError, RecursionError) as error:
         raise damaged(path, error) from None
     if not isinstance(value, kind):
         raise damaged(path, f"expected {_JSON_NAMES[kind]}, got {type(value).__name__}")
+    return value
+
+
+def _reject_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number of JSON")
+
+
+def _parse_float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text[:20]} is too large")
+    return value
+
+
+def _parse_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice[:40]!r} is repeated")
     return value
 
 
@@ -148,7 +203,10 @@ _JSON_NAMES: dict[type[Any], str] = {dict: "an object", list: "a list"}
 
 def damaged(path: Path, reason: object) -> UserError:
     """Return the error for a file of a run whose content is invalid."""
-    return UserError(f"{path} is damaged: {reason}. {RESTORE}")
+    text = printable(str(reason))
+    if len(text) > _MAX_REASON:
+        text = f"{text[:_MAX_REASON]}..."
+    return UserError(f"{path} is damaged: {text}. {RESTORE}")
 
 
 def move_into_place(new: Path, path: Path) -> None:
@@ -196,8 +254,38 @@ def _files(path: Path) -> list[Path]:
     )
 
 
+_locks: dict[tuple[int, int], int] = {}
+"""File descriptors of the folders that this process has locked, by device and inode."""
+
+
+def lock_dir(path: Path) -> bool:
+    """Lock a folder until this process ends, by whatever cause; False if another process has it.
+
+    The lock leaves no file behind. File systems without locks grant every lock.
+    """
+    handle = os.open(path, os.O_RDONLY)
+    status = os.fstat(handle)
+    key = status.st_dev, status.st_ino
+    if key in _locks:
+        os.close(handle)
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        return False
+    except OSError:
+        os.close(handle)
+        return True
+    _locks[key] = handle
+    return True
+
+
 class OutputFolder:
     """Base of the folders that Kerakit writes: runs, exports, searches.
+
+    Files belong to Kerakit if its own record in the folder lists them; all others are the user's
+    and stay as they are.
 
     Args:
         path: the folder; it need not exist.
@@ -216,23 +304,47 @@ class OutputFolder:
         """Return the paths of everything that Kerakit writes here, existing or not."""
         raise NotImplementedError
 
-    def is_ours(self) -> bool:
-        """Whether existing files with the owned names were written by Kerakit."""
+    def recorded(self) -> Collection[Path]:
+        """Return the paths that the record of an earlier output lists; folders with all content."""
+        raise NotImplementedError
+
+    def has_results(self) -> bool:
+        """Whether existing files of Kerakit are worth keeping: not those of a failed start."""
         return True
 
     def check_new(self, overwrite: bool) -> None:
-        """Raise UserError if writing here would replace files without ``overwrite``."""
+        """Raise UserError if writing here would replace files of others, or of an earlier output.
+
+        Args:
+            overwrite: allow the latter.
+        """
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path} is a file; --save_to expects a folder.")
-        existing = [path for path in self.owned() if path.exists()]
-        if not existing:
-            return
-        if not self.is_ours():
-            raise UserError(
-                f"{existing[0]} was not written by Kerakit and is kept. Choose another --save_to."
-            )
-        if not overwrite:
+        existing = [file for path in self.owned() for file in existing_files(path)]
+        recorded = set(self.recorded()) if existing else set()
+        for file in existing:
+            if recorded.isdisjoint((file, *file.parents)):
+                raise UserError(
+                    f"{file} was not written by Kerakit and is kept. Choose another --save_to, or "
+                    "move it."
+                )
+        if existing and not overwrite and self.has_results():
             raise UserError(
                 f"{self.path} already holds a {self.kind} ({existing[0].name}). Choose another "
                 "--save_to, or pass --overwrite to replace it."
             )
+
+
+def existing_files(path: Path) -> list[Path]:
+    """Return the files and links at or below ``path``; links are not followed.
+
+    >>> existing_files(Path("gone"))
+    []
+    """
+    if path.is_symlink() or path.is_file():
+        return [path]
+    return [
+        Path(folder, name)
+        for folder, folders, files in os.walk(path)
+        for name in (*files, *(name for name in folders if Path(folder, name).is_symlink()))
+    ]

@@ -6,11 +6,15 @@ import contextlib
 import csv
 import io
 import math
+import re
 import warnings
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
+from kerakit import __version__
+from kerakit.architecture import fingerprint
 from kerakit.errors import UserError, first_line
 from kerakit.files import (
     RESTORE,
@@ -18,6 +22,7 @@ from kerakit.files import (
     atomic_write,
     check_disk_space,
     damaged,
+    lock_dir,
     make_dir,
     read_json,
     sha256,
@@ -30,6 +35,10 @@ if TYPE_CHECKING:
 
 _PLOTS = ("train_batch", "val_batch", "curves", "confusion_matrix", "mistakes")
 
+_WEIGHTS_FILE = r"epoch-\d{4,9}\.weights\.h5"
+_TEMPORARY = r"(\.[0-9a-f]{8}\.)?"
+"""Prefix of the files that a killed process leaves half-written: see ``atomic_write``."""
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -40,12 +49,28 @@ class Checkpoint:
         epoch: the epoch after which it was saved, counted from 1.
         value: the monitored metric at that epoch; None for NaN.
         sha256: SHA-256 of the file, 64 hexadecimal digits.
+
+    Raises:
+        ValueError: a value is invalid, such as a file outside the checkpoint folder.
     """
 
     file: str
     epoch: int
     value: float | None
     sha256: str
+
+    def __post_init__(self) -> None:
+        """Check values that were read from a file."""
+        if not (isinstance(self.file, str) and re.fullmatch(_WEIGHTS_FILE, self.file)):
+            raise ValueError(
+                f"file: expected a name such as epoch-0001.weights.h5, got {self.file!r}"
+            )
+        if type(self.epoch) is not int or not 0 < self.epoch < 10**9:
+            raise ValueError(f"epoch: expected a positive integer, got {self.epoch!r}")
+        if self.value is not None and type(self.value) not in (int, float):
+            raise ValueError(f"value: expected a number or null, got {self.value!r}")
+        if not (isinstance(self.sha256, str) and re.fullmatch("[0-9a-f]{64}", self.sha256)):
+            raise ValueError(f"sha256: expected 64 hexadecimal digits, got {self.sha256!r}")
 
 
 class Run(OutputFolder):
@@ -59,6 +84,7 @@ class Run(OutputFolder):
         checkpoints: path of the checkpoint folder.
         index: path of the list of checkpoints.
         logs: path of the TensorBoard logs.
+        split: path of split.csv, the split of each image.
         history: path of history.csv, one row per epoch.
         plots: path of the folder of plots.
         evaluation: path of evaluation.json.
@@ -77,12 +103,15 @@ class Run(OutputFolder):
         self.checkpoints = self.path / "ckpt"
         self.index = self.checkpoints / "index.json"
         self.logs = self.path / "logs"
+        self.split = self.path / "split.csv"
         self.history = self.path / "history.csv"
         self.plots = self.path / "plots"
         self.evaluation = self.path / "evaluation.json"
         self.report = self.path / "report.json"
         self.page = self.path / "report.html"
-        self._files = (self.config, self.history, self.evaluation, self.report, self.page)
+        self._files = (
+            *(self.config, self.split, self.history, self.evaluation, self.report, self.page),
+        )
 
     # ------------------------------------------------------------------------------ create and open
 
@@ -97,15 +126,31 @@ class Run(OutputFolder):
         except (OSError, UserError):
             return False
 
+    def recorded(self) -> Collection[Path]:
+        """Return the paths of a run, if config.json is one of ours."""
+        return self.owned() if self.is_ours() else []
+
+    def has_results(self) -> bool:
+        """Whether an epoch was completed; otherwise the same command can be repeated."""
+        return self.history.exists() or self.index.exists() or any(self._weights_files())
+
     def create(self, overwrite: bool = False) -> Self:
         """Create the folder; files of an earlier run are removed, other files are kept.
 
         Raises:
             UserError: the folder contains a run and ``overwrite`` is false, or files of
-                another program with the names of a run.
+                another program with the names of a run, or another process writes to it.
         """
         self.check_new(overwrite)
         make_dir(self.path)
+        if not lock_dir(self.path):
+            raise UserError(
+                f"another process is writing to {self.path}. Wait until it has ended, or choose "
+                "another --save_to."
+            )
+        # First of all: whatever ends this process, the folder is recognized as a run.
+        if not self.config.exists():
+            write_json(self.config, {"kerakit": __version__})
         self._remove(keep=self.config)
         for folder in (self.checkpoints, self.logs, self.plots):
             make_dir(folder)
@@ -127,7 +172,8 @@ class Run(OutputFolder):
         logs = [] if self.logs.is_symlink() else self.logs.rglob("events.out.tfevents.*")
         for path in [
             self.index,
-            *self.checkpoints.glob("*epoch-*.weights.h5"),
+            *self._weights_files(),
+            *self._temporary_files(),
             *(self.plots / f"{name}.png" for name in _PLOTS),
             *logs,
             # config.json last: ``is_ours`` recognizes a run by it, also after a kill.
@@ -144,6 +190,22 @@ class Run(OutputFolder):
         ):
             with contextlib.suppress(OSError):
                 folder.rmdir()
+
+    def _weights_files(self) -> list[Path]:
+        return [
+            path
+            for path in self.checkpoints.glob("*epoch-*.weights.h5")
+            if re.fullmatch(_TEMPORARY + _WEIGHTS_FILE, path.name)
+        ]
+
+    def _temporary_files(self) -> list[Path]:
+        """Return the files that a killed process left half-written."""
+        return [
+            temporary
+            for path in (*self._files, self.index)
+            for temporary in path.parent.glob(f".*.{path.name}")
+            if re.fullmatch(_TEMPORARY + re.escape(path.name), temporary.name)
+        ]
 
     @classmethod
     def open(cls, path: Path | str) -> Self:
@@ -175,7 +237,7 @@ class Run(OutputFolder):
         records = read_json(self.index, list) if self.index.exists() else []
         try:
             return [Checkpoint(**record) for record in records]
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise damaged(self.index, error) from None
 
     def add_checkpoint(self, model: keras.Model, epoch: int, value: float) -> Checkpoint:
@@ -210,11 +272,20 @@ class Run(OutputFolder):
         """
         checkpoints = self.list_checkpoints()
         if not checkpoints:
-            raise UserError(
-                f"{self.path} has no checkpoint: training ended before the first epoch was "
-                "completed. Train again."
+            epochs = len(self.read_history()) if self.history.exists() else 0
+            reason = (
+                f"{epochs} epoch{'s' * (epochs != 1)} in {self.history.name}, but the training "
+                "ended before it saved a checkpoint"
+                if epochs
+                else "training ended before the first epoch was completed"
             )
+            raise UserError(f"{self.path} has no checkpoint: {reason}. Train again.")
         path = self.checkpoints / checkpoints[0].file
+        if path.is_symlink():
+            raise UserError(
+                f"the checkpoint {path} is a link to a file outside the run. Replace it by the "
+                "file itself."
+            )
         if not path.is_file():
             raise UserError(f"the checkpoint {path} is missing. {RESTORE}")
         if sha256(path) != checkpoints[0].sha256:
@@ -237,12 +308,22 @@ class Run(OutputFolder):
         write_text(self.history, text.getvalue())
 
     def read_history(self) -> list[dict[str, float]]:
-        """Return the rows of ``write_history``, without empty cells."""
-        with self.history.open(encoding="utf-8", newline="") as file:
-            return [
-                {name: float(value) for name, value in row.items() if value}
-                for row in csv.DictReader(file)
-            ]
+        """Return the rows of ``write_history``, without empty cells.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        try:
+            with self.history.open(encoding="utf-8", newline="") as file:
+                rows = [
+                    {name: float(value) for name, value in row.items() if value}
+                    for row in csv.DictReader(file)
+                ]
+            if not all("epoch" in row for row in rows):
+                raise ValueError("a row has no epoch")
+        except (ValueError, TypeError, AttributeError, csv.Error) as error:
+            raise damaged(self.history, error) from None
+        return rows
 
 
 def sort_key(value: float | None, higher_is_better: bool) -> float:
@@ -269,16 +350,18 @@ def load_weights(model: keras.Model, path: Path | str) -> Path:
         path: a weights file (.weights.h5), or a run folder, for its best checkpoint.
 
     Raises:
-        UserError: no such file, a damaged file, or a file of another model.
+        UserError: no such file, a damaged file, a file of another model, or, of a run folder, a
+            model whose architecture changed since it was trained.
 
     >>> import keras
     >>> load_weights(keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]), "missing")
     Traceback (most recent call last):
     kerakit.errors.UserError: there is no file missing. Expected a checkpoint (.weights.h5) ...
     """
-    path = Path(path)
+    path, run = Path(path), None
     if path.is_dir():
-        path = Run.open(path).best()
+        run = Run.open(path)
+        path = run.best()
     if not path.is_file():
         raise UserError(
             f"there is no file {path}. Expected a checkpoint (.weights.h5) or a run folder."
@@ -291,10 +374,41 @@ def load_weights(model: keras.Model, path: Path | str) -> Path:
             warnings.simplefilter("ignore")
             model.load_weights(path)
     except (ValueError, KeyError):
+        other = "" if run else ", or is damaged"
         raise UserError(
-            f"{path} does not fit this model ({model.name}): layers or shapes differ. "
+            f"{path} does not fit this model ({model.name}){other}: layers or shapes differ. "
             "Was it trained with another --model, --input_size or number of classes?"
         ) from None
-    except OSError as error:
+    except Exception as error:
+        # h5py raises OSError, RuntimeError, TypeError and others for damaged files.
         raise damaged(path, first_line(error)) from None
+    if run is not None:
+        _check_architecture(model, run)
     return path
+
+
+def _check_architecture(model: keras.Model, run: Run) -> None:
+    """Raise UserError if the weights of ``run`` fit ``model``, but were trained in another one."""
+    config = read_json(run.config, dict)
+    recorded: Any = config.get("architecture")
+    # At another input size, as with --from_ckpt, a model may differ in its padding.
+    shape = model.inputs[0].shape if model.inputs else ()
+    same_size = config.get("input_size") == list(shape[2:0:-1])
+    if not isinstance(recorded, dict) or not recorded or not same_size:
+        return
+    current = fingerprint(model)
+    if current["sha256"] == recorded.get("sha256"):
+        return
+    if current["keras"] != recorded.get("keras"):
+        print(
+            f"WARNING: the architecture of {run.path} was recorded by Keras "
+            f"{recorded.get('keras')} and cannot be compared by Keras {current['keras']}.",
+            flush=True,
+        )
+        return
+    raise UserError(
+        f"the architecture of {model.name} changed since {run.path} was trained: its fingerprint "
+        f"was {str(recorded.get('sha256'))[:12]}, is {current['sha256'][:12]}. The weights fit, "
+        "but the model would compute something else. Undo the change in models/, or train again; "
+        "to start a new training from these weights, pass the .weights.h5 file to --from_ckpt."
+    )

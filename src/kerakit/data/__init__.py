@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         data_warnings,
         held_out_mode,
     )
+    from kerakit.data.recorded import record_split, restore_reader
     from kerakit.data.transforms import Recolor, Warp
     from kerakit.data.unlabeled import UnlabeledReader
     from kerakit.device.preprocessing import Preprocessing
@@ -42,6 +43,8 @@ __all__ = [
     "image_grid",
     "open_cache",
     "read_image",
+    "record_split",
+    "restore_reader",
 ]
 
 _HOMES = {
@@ -62,6 +65,8 @@ _HOMES = {
     "image_grid": "kerakit.report.plots",
     "open_cache": "kerakit.data.cache",
     "read_image": "kerakit.data.decode",
+    "record_split": "kerakit.data.recorded",
+    "restore_reader": "kerakit.data.recorded",
 }
 
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from kerakit import __version__
 from kerakit.deploy import ALL_FORMATS, DEFAULT_FORMATS, bundle
 from kerakit.deploy.formats.base import (
     LABELS,
@@ -37,11 +38,14 @@ from kerakit.device.preprocessing import FILE as PREPROCESSING
 from kerakit.errors import JobError, UserError
 from kerakit.files import (
     OutputFolder,
+    existing_files,
     make_dir,
     move_into_place,
+    read_json,
     remove,
     sha256,
     size_bytes,
+    write_json,
     write_text,
 )
 from kerakit.inference import keras_predict_fn, measure_latency_ms
@@ -93,6 +97,26 @@ class ExportFolder(OutputFolder):
         names += [f"{bundle.FOLDER}/{name}" for name in bundle.FILES]
         return [*(self.path / name for name in names), self.page, self.report]
 
+    def recorded(self) -> list[Path]:
+        """Return the paths that report.json of an earlier export lists."""
+        try:
+            report = read_json(self.report, dict)
+        except (OSError, UserError):
+            return []
+        versions, formats, files = map(report.get, ("versions", "formats", "files"))
+        if not isinstance(versions, dict) or "kerakit" not in versions:
+            return []
+        if not isinstance(files, list):
+            # An export of 0.1.0 lists its formats alone.
+            fixed = (LABELS, self.page.name, self.report.name, bundle.FOLDER, *_LOGS)
+            exported = [
+                one.get("file")
+                for one in (formats if isinstance(formats, list) else [])
+                if isinstance(one, dict) and one.get("status") == "exported"
+            ]
+            files = [*fixed, *exported]
+        return [self.path / name for name in files if isinstance(name, str)]
+
     def check_new(self, overwrite: bool) -> None:
         """Raise UserError if exporting here would replace files without ``overwrite``."""
         device = self.path / bundle.FOLDER
@@ -106,18 +130,32 @@ class ExportFolder(OutputFolder):
         Args:
             finished: a folder on the same disk.
         """
-        self.report.unlink(missing_ok=True)
+        # First, what is to be here: whatever ends this process, the files are recognized as ours.
+        old, new = self._files(self.path), self._files(finished)
+        record = {
+            "status": "incomplete",
+            "versions": {"kerakit": __version__},
+            "files": sorted({*old, *new}),
+        }
+        write_json(self.report, record)
         if (finished / bundle.FOLDER).is_dir():
             make_dir(self.path / bundle.FOLDER)
         for path in self.owned():
-            new = finished / path.relative_to(self.path)
-            if new.exists():
-                move_into_place(new, path)
-            else:
+            made = finished / path.relative_to(self.path)
+            if made.exists():
+                move_into_place(made, path)
+            elif path != self.report:
                 remove(path)
         # It stays if it holds files of the user.
         with contextlib.suppress(OSError):
             (self.path / bundle.FOLDER).rmdir()
+
+    def _files(self, folder: Path) -> list[str]:
+        """Return the relative paths of all files of an export in ``folder``."""
+        paths = [folder / path.relative_to(self.path) for path in self.owned()]
+        return sorted(
+            file.relative_to(folder).as_posix() for path in paths for file in existing_files(path)
+        )
 
 
 def export_model(
@@ -179,6 +217,7 @@ def export_model(
     """
     task.check_model(model)
     check_preprocess(held_out)  # before anything is written
+    folder.check_new(overwrite=True)
     make_dir(folder.path)
     with tempfile.TemporaryDirectory(prefix=".kerakit-", dir=folder.path) as temporary:
         source = ExportSource(model, calibration, Path(temporary), edgetpu)
@@ -192,7 +231,9 @@ def export_model(
         for path in source.folder.iterdir():
             if path.name not in {*exported, *_LOGS, LABELS, PREPROCESSING, bundle.FOLDER}:
                 remove(path)
-        report = write_report(source.folder / folder.report.name, results, gate, info or {})
+        files = sorted({*folder._files(source.folder), folder.page.name, folder.report.name})
+        info = {**(info or {}), "files": files}
+        report = write_report(source.folder / folder.report.name, results, gate, info)
         write_page(source.folder / folder.page.name, results, report, gate, sample_name)
         folder.take_over(source.folder)
     return results

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 from tyro.conf import Positional, Suppress
@@ -47,11 +47,6 @@ def _check_subfolder(path: Path) -> Path:
     return path
 
 
-def _absolute(path: Path | None) -> Path | None:
-    """Return the path independent of the current folder: deploy.py reads what train.py wrote."""
-    return path and path.expanduser().absolute()
-
-
 AtLeastOne = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 
@@ -59,7 +54,7 @@ Positive = Annotated[float, Field(gt=0)]
 class TrainConfig(kerakit.Config):
     """Flags of train.py, and the keys of a run's config.json."""
 
-    save_to: Path = Field(
+    save_to: kerakit.OutputPath = Field(
         description="Run folder: config.json, checkpoints, logs, history, report."
     )
     num_epochs: int = Field(
@@ -118,7 +113,7 @@ class TrainConfig(kerakit.Config):
     loss_weights: kerakit.List.Float | None = Field(
         None, description="Loss weights, one per output."
     )
-    data_dir: Path = Field(DATA_DIR, description="Image folder or table.")
+    data_dir: kerakit.DataPath = Field(DATA_DIR, description="Image folder or table.")
     cache: Literal["none", "ram", "disk"] = Field(
         "none", description="Cache of decoded images; disk: reused by later runs (CACHE_DIR)."
     )
@@ -147,23 +142,15 @@ class TrainConfig(kerakit.Config):
     class_names: Suppress[tuple[str, ...]] = Field((), description="In the order of the outputs.")
     phases: Suppress[tuple[str, ...]] = Field((), description="The phases of --strategy.")
     preprocessing: Suppress[Preprocessing] = Field(Preprocessing(), description="PREPROCESSING.")
+    split: Suppress[dict[str, Any]] = Field({}, description="SHA-256 and counts of split.csv.")
+    architecture: Suppress[dict[str, str]] = Field({}, description="Fingerprint of the model.")
 
     _subfolder = field_validator("save_to")(_check_subfolder)
-    _path = field_validator("data_dir")(_absolute)
 
     @field_validator("model")
     @classmethod
     def _check_model(cls, value: str) -> str:
         return kerakit.check_choice("model", value, MODELS)
-
-    @field_validator("input_size")
-    @classmethod
-    def _check_size(cls, value: tuple[int, int]) -> tuple[int, int]:
-        if min(value) < 1:
-            raise ValueError(
-                f"expected a width and a height of at least 1, got {value[0]},{value[1]}"
-            )
-        return value
 
     @field_validator("track")
     @classmethod
@@ -186,7 +173,7 @@ class DeployConfig(kerakit.Config):
     """Flags of deploy.py."""
 
     read_from: Path = Field(description="Run folder: the --save_to of train.py.")
-    save_to: Path = Field(
+    save_to: kerakit.OutputPath = Field(
         description="Export folder: models, labels.txt, report.json, report.html."
     )
     formats: kerakit.List.Text | None = Field(
@@ -212,13 +199,12 @@ class DeployConfig(kerakit.Config):
     edgetpu_compiled: Path | None = Field(
         None, description="model_edgetpu.tflite compiled on another machine, to verify and export."
     )
-    data_dir: Path | None = Field(
+    data_dir: kerakit.DataPath | None = Field(
         None, description="Image folder or table; default: that of the run."
     )
     overwrite: bool = Field(False, description="Replace an existing export in --save_to.")
 
     _subfolder = field_validator("save_to")(_check_subfolder)
-    _path = field_validator("data_dir")(_absolute)
 
     @field_validator("edgetpu_compiler")
     @classmethod
@@ -239,11 +225,9 @@ class EvaluateConfig(kerakit.Config):
     """Flags of evaluate.py."""
 
     read_from: Path = Field(description="Run folder: the --save_to of train.py.")
-    data_dir: Path | None = Field(
+    data_dir: kerakit.DataPath | None = Field(
         None, description="Image folder or table; default: that of the run."
     )
-
-    _path = field_validator("data_dir")(_absolute)
 
 
 class PredictConfig(kerakit.Config):

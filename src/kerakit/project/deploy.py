@@ -21,7 +21,7 @@ with kerakit.quiet_startup():
 
 from datagen import BatchGenerator, ImageGenerator
 from kerakit import deploy
-from kerakit.data import check_class_names, held_out_mode
+from kerakit.data import held_out_mode, restore_reader
 from kerakit.models import build_model
 from reader import DataReader
 from task import get_task
@@ -32,8 +32,7 @@ if args.edgetpu_compiled:
     deploy.check_compiled_file(args.edgetpu_compiled)
 
 # ------------------------------------------------------------------------------------------- Data
-reader = DataReader(args.data_dir or trained.data_dir, seed=trained.seed)
-check_class_names(reader, trained.class_names)
+reader = restore_reader(DataReader, run, trained, args.data_dir)
 task = get_task(trained.class_names)
 mode = held_out_mode(reader)  # "test", or "val" where there are no test images
 held_out = BatchGenerator(
@@ -44,7 +43,7 @@ calibration = deploy.select_calibration_images(images, args.num_calibration)
 
 # ------------------------------------------------------------------------------------------ Model
 model, _ = build_model(config.MODELS[trained.model], trained.input_size, task)
-kerakit.load_weights(model, weights)
+kerakit.load_weights(model, run.path)
 
 # ----------------------------------------------------------------------------------------- Export
 results = deploy.export_model(

@@ -9,20 +9,19 @@ import kerakit
 args = kerakit.parse_args(config.EvaluateConfig, __doc__)
 run = kerakit.Run.open(args.read_from)
 trained = config.read(run)
-weights = run.best()
+run.best()  # a run without a checkpoint fails here, before TensorFlow is imported
 
 with kerakit.quiet_startup():
     import keras  # noqa: F401
 
 from datagen import BatchGenerator
 from kerakit import training
-from kerakit.data import check_class_names, held_out_mode
+from kerakit.data import held_out_mode, restore_reader
 from kerakit.models import build_model
 from reader import DataReader
 from task import get_task
 
-reader = DataReader(args.data_dir or trained.data_dir, seed=trained.seed)
-check_class_names(reader, trained.class_names)
+reader = restore_reader(DataReader, run, trained, args.data_dir)
 task = get_task(trained.class_names)
 held_out = BatchGenerator(
     reader,
@@ -32,5 +31,5 @@ held_out = BatchGenerator(
     task=task,
 )
 model, _ = build_model(config.MODELS[trained.model], trained.input_size, task)
-kerakit.load_weights(model, weights)
+kerakit.load_weights(model, run.path)
 training.evaluate(model, task, held_out, run)

@@ -9,7 +9,7 @@ import kerakit
 args = kerakit.parse_args(config.PredictConfig, __doc__)
 run = kerakit.Run.open(args.read_from)
 trained = config.read(run)
-weights = run.best()
+run.best()  # a run without a checkpoint fails here, before TensorFlow is imported
 
 with kerakit.quiet_startup():
     import keras  # noqa: F401
@@ -29,7 +29,7 @@ images = BatchGenerator(
     preprocessing=trained.preprocessing,
 )
 model, _ = build_model(config.MODELS[trained.model], trained.input_size, task)
-kerakit.load_weights(model, weights)
+kerakit.load_weights(model, run.path)
 predictions = deploy.predict_images(
     deploy.keras_predict_fn(model), task, images.read_input, paths, args.top
 )

@@ -28,7 +28,7 @@ import callbacks
 import loss
 from datagen import BatchGenerator
 from kerakit import training
-from kerakit.data import Mix, data_warnings, open_cache
+from kerakit.data import Mix, data_warnings, open_cache, record_split
 from kerakit.deploy import describe_unsupported, forecast_model
 from kerakit.models import build_model
 from reader import DataReader
@@ -87,9 +87,16 @@ for warning in [*data_warnings(reader), *warnings]:
 
 # --------------------------------------------------------------------------------------- Training
 cb = callbacks.get(run.path, overwrite=args.overwrite, model=model, track=args.track)
-recorded = {"weights": weights, "phases": phases, "class_names": task.class_names}
-used = {"batch_size": batch_size, "preprocessing": config.PREPROCESSING}
-config.save(args.model_copy(update={**recorded, **used}), run)
+recorded = {
+    "weights": weights,
+    "phases": phases,
+    "class_names": task.class_names,
+    "batch_size": batch_size,
+    "preprocessing": config.PREPROCESSING,
+    "split": record_split(reader, run),
+    "architecture": kerakit.fingerprint(model),
+}
+config.save(args.model_copy(update=recorded), run)
 epochs_done = 0
 
 

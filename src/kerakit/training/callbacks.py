@@ -61,7 +61,7 @@ class Checkpoints(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:  # noqa: ARG002 - Keras's signature
         """Forget the part of the phase before."""
-        self._best, self._last_save = None, time.monotonic()
+        self._best, self._last_save = None, -math.inf  # the first epoch is saved at once
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Save, rank, and remove the worst."""

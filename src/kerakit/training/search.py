@@ -75,9 +75,10 @@ class SearchFolder(OutputFolder):
         """Return the files and folders of a search."""
         return [self.database, *(run.path for run in self.runs()), self.table, self.chart]
 
-    def is_ours(self) -> bool:
-        """Whether there is a study, which ``load_study`` checks, or at least a run."""
-        return self.database.exists() or any(run.is_ours() for run in self.runs())
+    def recorded(self) -> list[Path]:
+        """Return all, if there is a study, which ``load_study`` checks, or at least a run."""
+        ours = self.database.exists() or any(run.is_ours() for run in self.runs())
+        return self.owned() if ours else []
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[int]:
