@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kerakit import Run, UserError
+from kerakit import Run, UserError, load_weights
 from kerakit.files import write_json
 
 
@@ -169,3 +169,23 @@ def test_the_history_is_one_row_an_epoch(tmp_path: Path) -> None:
     first, second = run.read_history()
     assert first == {"epoch": 1.0, "loss": 0.5}
     assert math.isnan(second["loss"])
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_weights_that_are_not_finite_name_their_layers(tmp_path: Path, value: float) -> None:
+    import keras
+    from keras import layers
+
+    inner = keras.Sequential([keras.Input((2,)), layers.Dense(2, name="hidden")], name="nested")
+    model = keras.Sequential([keras.Input((2,)), inner, layers.Dense(1, name="scores")])
+    path = tmp_path / "epoch-0001.weights.h5"
+    model.save_weights(path)
+    load_weights(model, path)
+    for layer in (inner.get_layer("hidden"), model.get_layer("scores")):
+        kernel, bias = layer.get_weights()
+        bias[0] = value
+        layer.set_weights([kernel, bias])
+        model.save_weights(path)
+        with pytest.raises(UserError, match=layer.name) as caught:
+            load_weights(model, path)
+        assert str(path) in str(caught.value)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kerakit.errors import JobError
+
 if TYPE_CHECKING:
     import keras
 
@@ -29,7 +31,23 @@ def keras_predict_fn(model: keras.Model) -> PredictFn:
     >>> keras_predict_fn(model)(np.zeros((5, 2, 2, 3), np.uint8)).shape
     (5, 12)
     """
-    return lambda images: np.asarray(model.predict_on_batch(images), np.float32)
+    return lambda images: check_finite(np.asarray(model.predict_on_batch(images), np.float32))
+
+
+def check_finite(outputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return ``outputs`` (n, ...); raise JobError if some are NaN or infinite.
+
+    >>> check_finite(np.array([[0.5, 0.5], [np.nan, 0]], np.float32))
+    Traceback (most recent call last):
+    kerakit.errors.JobError: the model outputs NaN or infinite values for 1 of 2 images...
+    """
+    finite = np.isfinite(outputs).reshape(len(outputs), -1).all(axis=1)
+    if not finite.all():
+        raise JobError(
+            f"the model outputs NaN or infinite values for {np.sum(~finite):,} of {len(outputs):,} "
+            "images of a batch."
+        )
+    return outputs
 
 
 def predict_batches(
@@ -39,8 +57,11 @@ def predict_batches(
 
     Returns:
         Outputs (n, ...) and targets (n, ...), in the order of the batches.
+
+    Raises:
+        JobError: an output is NaN or infinite.
     """
-    parts = [(predict(images), np.asarray(targets)) for images, targets in batches]
+    parts = [(check_finite(predict(images)), np.asarray(targets)) for images, targets in batches]
     return np.concatenate([p for p, _ in parts]), np.concatenate([t for _, t in parts])
 
 

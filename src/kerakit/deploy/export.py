@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import re
 import tempfile
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -32,10 +35,10 @@ from kerakit.deploy.held_out import Batches, check_preprocess, preprocessing_of
 from kerakit.deploy.page import write_page
 from kerakit.deploy.quantization.calibration import Calibration
 from kerakit.deploy.quantization.fallbacks import try_fallbacks
-from kerakit.deploy.quantization.health import examine
+from kerakit.deploy.quantization.health import examine, summarize
 from kerakit.deploy.results import FormatResult, write_report
 from kerakit.device.preprocessing import FILE as PREPROCESSING
-from kerakit.errors import JobError, UserError
+from kerakit.errors import JobError, KerakitError, UserError, first_line
 from kerakit.files import (
     OutputFolder,
     existing_files,
@@ -65,6 +68,9 @@ FORMATS: dict[str, Format] = {
     )
 }
 """In the order of ``FORMAT_NAMES``: each after the one that it requires, slow ones last."""
+
+_REASON_WIDTH = 300
+"""Largest length of the message of an unexpected error, in characters."""
 
 _LOGS = ("model_edgetpu.log",)
 """Files that formats write beside their own."""
@@ -221,9 +227,10 @@ def export_model(
     make_dir(folder.path)
     with tempfile.TemporaryDirectory(prefix=".kerakit-", dir=folder.path) as temporary:
         source = ExportSource(model, calibration, Path(temporary), edgetpu)
+        impossible = _check_formats(source, formats, log)
         log("Keras model: predicting the held-out images")
         gate = AccuracyGate(task, held_out, keras_predict_fn(model), max_drop)
-        results = _export_formats(source, gate, formats, log)
+        results = _export_formats(source, gate, formats, impossible, log)
         write_text(source.folder / LABELS, "".join(f"{name}\n" for name in task.class_names))
         preprocessing_of(held_out).save(source.folder / PREPROCESSING)
         _export_bundle(source.folder, results, gate.sample_images, log)
@@ -240,13 +247,16 @@ def export_model(
 
 
 def _export_formats(
-    source: ExportSource, gate: AccuracyGate, names: Sequence[str] | None, log: Log
+    source: ExportSource,
+    gate: AccuracyGate,
+    names: Sequence[str] | None,
+    impossible: Mapping[str, FormatResult],
+    log: Log,
 ) -> list[FormatResult]:
-    named = names is not None and ALL_FORMATS not in names
-    wanted = names if names is not None else DEFAULT_FORMATS
     results: list[FormatResult] = []
-    for one in FORMATS.values():
-        if one.name not in wanted and ALL_FORMATS not in wanted:
+    for one in _select(names):
+        if one.name in impossible:
+            results.append(impossible[one.name])
             continue
         requires = getattr(one, "requires", None)
         broken = [r.format for r in results if r.file == requires and r.status == "failed"]
@@ -256,13 +266,57 @@ def _export_formats(
             continue
         try:
             results.append(_export_format(one, source, gate, log))
-        except FormatUnavailable as reason:
-            status: Literal["failed", "skipped"] = "failed" if named else "skipped"
-            results.append(FormatResult(one.name, one.file, status, str(reason)))
-        except JobError as error:
+        except Exception as error:
+            reason = _failure(error)
             remove(source.folder / one.file)
-            results.append(FormatResult(one.name, one.file, "failed", str(error)))
+            results.append(FormatResult(one.name, one.file, "failed", reason))
+            log(f"{one.name}: failed: {reason}")
     return results
+
+
+def _select(names: Sequence[str] | None) -> list[Format]:
+    wanted = DEFAULT_FORMATS if names is None else names
+    return [one for one in FORMATS.values() if one.name in wanted or ALL_FORMATS in wanted]
+
+
+def _check_formats(
+    source: ExportSource, names: Sequence[str] | None, log: Log
+) -> dict[str, FormatResult]:
+    """Return the results of formats that cannot be written, by name, before any work."""
+    unavailable: Literal["failed", "skipped"] = "skipped"
+    if names is not None and ALL_FORMATS not in names:
+        unavailable = "failed"
+    impossible = {}
+    for one in _select(names):
+        try:
+            getattr(one, "check", lambda _: None)(source)
+        except FormatUnavailable as reason:
+            impossible[one.name] = FormatResult(one.name, one.file, unavailable, str(reason))
+        except Exception as error:
+            impossible[one.name] = FormatResult(one.name, one.file, "failed", _failure(error))
+    for result in impossible.values():
+        verb = "will be skipped" if result.status == "skipped" else "cannot be exported"
+        log(f"{result.format} {verb}: {result.reason}")
+    return impossible
+
+
+def _failure(error: Exception) -> str:
+    """Return the reason, in one line, why a format failed; raise what concerns all formats."""
+    if isinstance(error, MemoryError):
+        raise error
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        raise error
+    if "No space left on device" in str(error):
+        # h5py and TensorFlow have errors of their own for it.
+        raise JobError(
+            "the disk is full: the export could not be written. Free some space."
+        ) from error
+    if isinstance(error, KerakitError):
+        return " ".join(str(error).split())
+    # Keras and TensorFlow print the message of a layer in bold, amid their own.
+    bold = re.search(r"\x1b\[1m(.+?)\x1b\[0m", str(error), re.DOTALL)
+    text = " ".join((bold[1] if bold else first_line(error)).split())
+    return f"{type(error).__name__}: {textwrap.shorten(text, _REASON_WIDTH, placeholder=' …')}"
 
 
 def _export_format(one: Format, source: ExportSource, gate: AccuracyGate, log: Log) -> FormatResult:
@@ -331,7 +385,9 @@ def _apply_fallbacks(
 ) -> str:
     """Replace an int8 file that fails the gate by the best fallback; return a remark."""
     content = (source.folder / FLOAT32.file).read_bytes()
-    selected, attempts = try_fallbacks(content, source.model, source.calibration, gate, log)
+    selected, attempts = try_fallbacks(
+        content, source.model, source.calibration, source.activation_stats, gate, log
+    )
     written.path.write_bytes(selected.content)
     written.details["fallbacks"] = [attempt.to_json() for attempt in attempts]
     written.details["selected"] = selected.name
@@ -348,10 +404,11 @@ def _export_bundle(
     int8 = next((one for one in results if one.format == INT8.name), None)
     if int8 is None or int8.status != "exported":
         return
-    if warnings := int8.details["health"]:
-        log(f"int8: {len(warnings)} numerical problem(s), all warnings; see the report")
+    for line in summarize(int8.details["health"]):
+        log(f"int8: {line}")
     try:
         bundle.write_bundle(folder, images)
         log(f"{bundle.FOLDER}: device bundle verified on {len(images)} images")
-    except JobError as error:
-        int8.status, int8.reason = "failed", str(error)
+    except Exception as error:
+        int8.status, int8.reason = "failed", _failure(error)
+        remove(folder / bundle.FOLDER)

@@ -12,6 +12,7 @@ from kerakit.deploy.edgetpu.forecast import COMPILER, forecast
 from kerakit.deploy.formats.edgetpu import EDGETPU
 from kerakit.deploy.formats.tflite import INT8
 from kerakit.deploy.gate import AccuracyGate, describe_drop
+from kerakit.deploy.quantization.health import summarize
 from kerakit.deploy.results import FormatResult
 from kerakit.files import write_text
 from kerakit.inference import TIMED_RUNS
@@ -57,11 +58,12 @@ _HELD_OUT = {
 _NOTES = {
     "calibration": "Training images that calibrate the activation ranges: class-balanced, without "
     "augmentation. The SHA-256 is that of the list of their names.",
-    "half_calibration": "The int8 file calibrated on the first half of the images: agreement with "
-    "the Keras model, and with the exported int8 file (same prediction). If the difference is "
-    "large, use more calibration images.",
-    "health": "Numerical problems: invalid quantization parameters, dead channels, saturated or "
-    "clipped activations.",
+    "half_calibration": "Were there enough calibration images? A second int8 file is calibrated on "
+    "the first half of them and evaluated on the held-out images. Agreement: fraction with the "
+    "prediction of the Keras model, to be compared with that of int8 under Formats. Same "
+    "prediction: fraction with the prediction of the exported int8 file. If the agreements differ "
+    "or the same prediction is below 99 %, use more calibration images (--num_calibration).",
+    "health": "Numerical problems by layer. Warnings may cost accuracy; notes need no action.",
     "fallbacks": "Attempts to bring the int8 file within the accuracy gate, in order.",
 }
 _TARGETS = {
@@ -315,6 +317,11 @@ def _details(results: Sequence[FormatResult]) -> list[Section]:
     for (key, _), group in groups.items():
         label, names = format_label(key), ", ".join(one.format for one in group)
         notes = [Note(_NOTES[key])] if key in _NOTES else []
-        blocks = [*notes, make_block(group[0].details[key], key)]
+        blocks: list[Block] = [*notes]
+        if key == "health":
+            blocks += [
+                Paragraph(line[0].upper() + line[1:]) for line in summarize(group[0].details[key])
+            ]
+        blocks.append(make_block(group[0].details[key], key))
         sections.append(Section(f"{label[0].upper()}{label[1:]}: {names}", blocks))
     return sections

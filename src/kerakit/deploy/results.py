@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -76,7 +77,7 @@ def write_report(
     path: Path, results: Sequence[FormatResult], gate: AccuracyGate, info: dict[str, Any]
 ) -> dict[str, Any]:
     """Write the results with versions, machine and ``info`` as JSON; return the written values."""
-    report = {
+    values = {
         **describe_machine(_PACKAGES),
         **info,
         "task": gate.task.name,
@@ -87,8 +88,18 @@ def write_report(
         "max_drop": gate.max_drop,
         "formats": [result.to_json() for result in results],
     }
+    report: dict[str, Any] = _strict(values)
     write_json(path, report)
     return report
+
+
+def _strict(value: Any) -> Any:
+    """Return a JSON value with null in place of NaN and infinity, which JSON lacks."""
+    if isinstance(value, Mapping):
+        return {key: _strict(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def print_results(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
 import warnings
@@ -84,8 +85,16 @@ def run_converter(convert: Callable[[], bytes]) -> bytes:
             with redirect_native_output(log), quiet_logs():
                 return convert()
         except Exception as error:
+            if unsupported := sorted(set(_UNSUPPORTED.findall(str(error)))):
+                raise JobError(
+                    f"TensorFlow Lite lacks operators of the model: {', '.join(unsupported)}. "
+                    "Replace the layers that use them."
+                ) from error
             log.seek(0)
             sys.stderr.write(log.read())
             raise JobError(
                 f"TensorFlow's converter rejected the model: {first_line(error)}"
             ) from error
+
+
+_UNSUPPORTED = re.compile(r"'tf\.(\w+)' op is neither a custom op nor a flex op")

@@ -14,6 +14,7 @@ from kerakit.deploy import Calibration, ExportFolder, export_model
 from kerakit.deploy.edgetpu.forecast import forecast
 from kerakit.deploy.gate import AccuracyGate
 from kerakit.deploy.quantization.fallbacks import try_fallbacks
+from kerakit.deploy.quantization.ranges import collect_ranges
 from kerakit.inference import keras_predict_fn
 from kerakit.tasks import Classification
 from kerakit.tflite.convert import convert_float
@@ -105,8 +106,10 @@ def test_more_calibration_images_come_before_float32() -> None:
     pixels, colors = images(80)
     greens = pixels[colors == 1]
     few = Calibration(tuple(map(str, range(40))), lambda: iter(greens), lambda: calibration(pixels))
+    content = convert_float(model)
+    stats = collect_ranges(content, few.images())
     selected, attempts = try_fallbacks(
-        convert_float(model), model, few, make_gate(model, 0.01), lambda _: None
+        content, model, few, stats, make_gate(model, 0.01), lambda _: None
     )
     assert [attempt.name for attempt in attempts] == [
         "percentile ranges, 40 images",
@@ -119,10 +122,12 @@ def test_more_calibration_images_come_before_float32() -> None:
 
 def test_the_best_is_selected_where_none_passes() -> None:
     model = of_two_scales()
+    content, calibrated = convert_float(model), calibration(images(30)[0])
     selected, attempts = try_fallbacks(
-        convert_float(model),
+        content,
         model,
-        calibration(images(30)[0]),
+        calibrated,
+        collect_ranges(content, calibrated.images()),
         make_gate(model, max_drop=-1),
         lambda _: None,
     )

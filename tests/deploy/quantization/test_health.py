@@ -13,7 +13,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from digits import Exported, calibration, export_digits
 from kerakit import JobError
-from kerakit.deploy.quantization.health import Finding, examine, find_problems
+from kerakit.deploy.quantization.health import Finding, examine, find_problems, summarize
 from kerakit.tflite.edit import set_constants
 from kerakit.tflite.graph import WeightedOperands, read_graph
 from kerakit.tflite.layers import keras_layer_names
@@ -134,7 +134,12 @@ def test_dead_and_saturated_weights_are_named(exported_digits: Exported, tmp_pat
     path.write_bytes(with_weights(exported_digits, "conv2d_1", change))
     found = examine(path, exported_digits.model, exported_digits.held_out[:16])
     problems = {one["problem"] for one in found if one["layer"] == "conv2d_1"}
-    assert {one["level"] for one in found} == {"warning"}
+    assert {one["level"] for one in found} == {"warning", "note"}
+    by_kind = {one["problem"].partition(":")[0]: one["level"] for one in found}
+    assert (by_kind["saturated"], by_kind["dead channels"]) == ("warning", "note")
+    lines = summarize(found)
+    assert any(line.startswith("saturated in 1 layer (conv2d_1): ") for line in lines)
+    assert lines[-1].startswith("no action needed: dead channels in 1 layer")
     assert any(one.startswith("saturated") and "1 of 16 channels (8)" in one for one in problems)
     assert any(one.startswith("dead") and "1 of 16 channels (3)" in one for one in problems)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from kerakit.deploy.quantization.ranges import ActivationStats, collect_ranges
 from kerakit.inference import PredictFn
 
 if TYPE_CHECKING:
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
 
     from kerakit.deploy.quantization.calibration import Calibration
 
+FLOAT32_FILE = "model_float32.tflite"
+"""TensorFlow Lite file in float32, the source of quantized ones."""
 LABELS = "labels.txt"
 """File beside the models: the class names, one per line, in the order of the outputs."""
 
@@ -58,6 +62,12 @@ class ExportSource:
     folder: Path
     edgetpu: EdgeTpuOptions = EdgeTpuOptions()
 
+    @cached_property
+    def activation_stats(self) -> ActivationStats:
+        """Statistics of the float32 file's activations, measured once per export."""
+        content = (self.folder / FLOAT32_FILE).read_bytes()
+        return collect_ranges(content, self.calibration.images())
+
 
 @dataclass(frozen=True)
 class WrittenFormat:
@@ -78,7 +88,8 @@ class Format(Protocol):
     """An export format: writes a file, and loads it with its own runtime.
 
     A format that is converted from the file of another one has an attribute ``requires``: the name
-    of that file.
+    of that file. A format that this machine or this model may rule out has a method
+    ``check(source)``, which is called before any work and raises like ``write``.
 
     Attributes:
         name: as in --formats.

@@ -9,12 +9,22 @@ from kerakit.deploy.edgetpu.compiled import verify_compiled
 from kerakit.deploy.edgetpu.compiler import PROGRAM, compile_model, find_compiler
 from kerakit.deploy.formats.base import ExportSource, FormatUnavailable, WrittenFormat
 from kerakit.deploy.formats.tflite import INT8
+from kerakit.errors import JobError
 
 
 class EdgeTpu:
     """An Edge TPU file. It runs only on a Coral device, so its verification is the compiler's."""
 
     name, file, requires = "edgetpu", "model_edgetpu.tflite", INT8.file
+
+    def check(self, source: ExportSource) -> None:
+        """Raise FormatUnavailable with neither a compiler nor a compiled file."""
+        if source.edgetpu.compiled is None and find_compiler(source.edgetpu.compiler) is None:
+            command = shlex.join([PROGRAM, "--show_operations", self.requires])
+            raise FormatUnavailable(
+                f"{PROGRAM} is not installed. Run '{command}' on a machine that has it, then "
+                f"export again with --edgetpu_compiled {self.file}"
+            )
 
     def write(self, source: ExportSource) -> WrittenFormat:
         """Compile ``model.tflite`` of the same folder, or verify the file compiled elsewhere."""
@@ -26,12 +36,8 @@ class EdgeTpu:
             path.write_bytes(content)
             return WrittenFormat(path, details)
         compiler = find_compiler(options.compiler)
-        if compiler is None:
-            command = shlex.join([PROGRAM, "--show_operations", self.requires])
-            raise FormatUnavailable(
-                f"{PROGRAM} is not installed. Run '{command}' on a machine that has it, then "
-                f"export again with --edgetpu_compiled {self.file}"
-            )
+        if compiler is None:  # removed since ``check``
+            raise JobError(f"{PROGRAM} is no longer installed.")
         details = compile_model(compiler, int8, source.folder, min_runtime=options.min_runtime)
         return WrittenFormat(path, details)
 

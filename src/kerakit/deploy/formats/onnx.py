@@ -20,9 +20,12 @@ class Onnx:
 
     name, file = "onnx", "model.onnx"
 
+    def check(self, _: ExportSource) -> None:
+        """Raise FormatUnavailable without the packages."""
+        require_packages("onnx", "tf2onnx", "onnxruntime")
+
     def write(self, source: ExportSource) -> WrittenFormat:
         """Convert with tf2onnx."""
-        require_packages("onnx", "tf2onnx", "onnxruntime")
         import tf2onnx
 
         path = source.folder / self.file

@@ -24,9 +24,12 @@ class OpenVino:
 
     name, file, requires = "openvino", "openvino", SAVED_MODEL.file
 
+    def check(self, _: ExportSource) -> None:
+        """Raise FormatUnavailable without the package."""
+        require_packages("openvino", "openvino")
+
     def write(self, source: ExportSource) -> WrittenFormat:
         """Convert the SavedModel of the same folder."""
-        require_packages("openvino", "openvino")
         import openvino
 
         path = source.folder / self.file

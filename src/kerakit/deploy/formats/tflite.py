@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kerakit.deploy.formats.base import ExportSource, WrittenFormat
+from kerakit.deploy.formats.base import FLOAT32_FILE, ExportSource, WrittenFormat
 from kerakit.deploy.quantization.int8 import quantize_int8, quantize_int16x8
-from kerakit.deploy.quantization.ranges import collect_ranges
 from kerakit.inference import PredictFn
 from kerakit.tflite.convert import WeightType, convert_float
 from kerakit.tflite.runtime import load_tflite
@@ -46,7 +45,7 @@ class FloatTflite(_Tflite):
         return WrittenFormat(self._save(source, convert_float(source.model, self._weights)))
 
 
-FLOAT32 = FloatTflite("float32", "model_float32.tflite", "float32")
+FLOAT32 = FloatTflite("float32", FLOAT32_FILE, "float32")
 FLOAT16 = FloatTflite("float16", "model_float16.tflite", "float16")
 DYNAMIC_RANGE = FloatTflite("dynamic_range", "model_dynamic_range.tflite", "int8")
 
@@ -59,7 +58,7 @@ class Int8Tflite(_Tflite):
     def write(self, source: ExportSource) -> WrittenFormat:
         """Quantize the float32 file with the ranges of the calibration images."""
         content = (source.folder / self.requires).read_bytes()
-        stats = collect_ranges(content, source.calibration.images())
+        stats = source.activation_stats
         details = {"calibration": source.calibration.to_json()}
         path = self._save(source, quantize_int8(content, stats))
         half = None
@@ -80,8 +79,7 @@ class Int16x8Tflite(_Tflite):
     def write(self, source: ExportSource) -> WrittenFormat:
         """Quantize the float32 file with the ranges of the calibration images."""
         content = (source.folder / self.requires).read_bytes()
-        stats = collect_ranges(content, source.calibration.images())
-        path = self._save(source, quantize_int16x8(content, stats))
+        path = self._save(source, quantize_int16x8(content, source.activation_stats))
         return WrittenFormat(path, {"calibration": source.calibration.to_json()})
 
 

@@ -15,6 +15,7 @@ from kerakit.deploy.quantization.calibration import Calibration
 from kerakit.deploy.quantization.int8 import quantize_int8
 from kerakit.deploy.quantization.ranges import (
     ActivationRecorder,
+    ActivationStats,
     collect_ranges,
     mean_ranges,
     min_max_ranges,
@@ -95,6 +96,7 @@ def try_fallbacks(
     content: bytes,
     model: keras.Model,
     calibration: Calibration,
+    stats: ActivationStats,
     gate: AccuracyGate,
     log: Callable[[str], None],
 ) -> tuple[Attempt, list[Attempt]]:
@@ -104,6 +106,7 @@ def try_fallbacks(
         content: the float32 TensorFlow Lite file.
         model: the Keras model that it was made from.
         calibration: that of the file that failed.
+        stats: statistics of the activations of ``content`` on its images.
         gate: the accuracy gate.
         log: called with one line per attempt.
 
@@ -112,7 +115,7 @@ def try_fallbacks(
         accuracy drop; and all attempts, in order.
     """
     attempts: list[Attempt] = []
-    for name, quantized, float32_layers in _fallbacks(content, model, calibration):
+    for name, quantized, float32_layers in _fallbacks(content, model, calibration, stats):
         predict = tflite_predict_fn(start_interpreter(quantized, "the int8 model"))
         measurement = gate.measure(gate.predict(predict))
         latency_ms = measure_latency_ms(predict, gate.sample_images[0])
@@ -139,12 +142,13 @@ def _quality(attempt: Attempt) -> tuple[bool, float, float]:
 
 
 def _fallbacks(
-    content: bytes, model: keras.Model, calibration: Calibration
+    content: bytes, model: keras.Model, calibration: Calibration, stats: ActivationStats
 ) -> Iterator[tuple[str, bytes, tuple[LayerNoise, ...]]]:
     """Yield name, int8 file, and layers in float32 of each attempt."""
     doubled = [calibration.doubled()] if calibration.doubled else []
     for images in (calibration, *doubled):
-        stats = collect_ranges(content, images.images())
+        if images is not calibration:
+            stats = collect_ranges(content, images.images())
         quantized = quantize_int8(content, stats)
         yield f"percentile ranges, {len(images.keys)} images", quantized, ()
     for name, ranges in (("min-max", min_max_ranges), ("mean", mean_ranges)):

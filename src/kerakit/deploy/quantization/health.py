@@ -1,14 +1,15 @@
 """Numerical health of an int8 file: quantization parameters, weights, activations.
 
 Invalid quantization parameters make a file useless, or the Edge TPU compiler fail with an "internal
-error" (google-coral/edgetpu #350, #453). Dead channels and clipped activations cost accuracy or
-time, and are warnings.
+error" (google-coral/edgetpu #350, #453). What may cost accuracy, such as clipped activations, is a
+warning. Dead channels of a layer that has others are a note: training left them without effect, in
+the Keras model, too.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from kerakit.errors import JobError
+from kerakit.errors import JobError, list_names
 from kerakit.tflite.graph import Graph, Operator, Tensor, read_graph
 from kerakit.tflite.layers import keras_layer_names
 from kerakit.tflite.runtime import start_interpreter
@@ -40,6 +41,15 @@ SATURATED, MIN_WEIGHTS = 0.5, 8
 SCALE_TOLERANCE = 1e-5
 """Relative error of a bias scale against the product that it must be; float32 gives 6e-8."""
 
+_Level = Literal["error", "warning", "note"]
+_ADVICE = {
+    "clipped": "use more calibration images (--num_calibration)",
+    "constant": "the layer has no effect: lower the learning rate, train longer, or remove it",
+    "dead channels": "the layer has no effect: lower the learning rate, train longer, or remove it",
+    "saturated": "harmless if int8 passes the accuracy gate; if not, lower the learning rate or "
+    "add weight decay",
+}
+"""Advice for warnings, by the text before the colon of a problem."""
 _LISTED = 5
 _INT32_MAX = 2**31 - 1
 _SMALLEST_SCALE = np.finfo(np.float32).smallest_normal
@@ -50,18 +60,19 @@ class Finding:
     """A numerical problem of one layer.
 
     Attributes:
-        level: an "error" makes the file unusable, a "warning" does not.
+        level: an "error" makes the file unusable; a "warning" may cost accuracy; a "note" needs no
+            action.
         layer: name of the Keras layer; of the operator if none is found.
         problem: human-readable.
     """
 
-    level: Literal["error", "warning"]
+    level: _Level
     layer: str
     problem: str
 
 
 def examine(path: Path, model: keras.Model, images: NDArray[np.uint8]) -> list[dict[str, str]]:
-    """Return the warnings about an int8 file, for the report.
+    """Return the warnings and notes about an int8 file, for the report.
 
     Args:
         path: path of the file.
@@ -78,6 +89,41 @@ def examine(path: Path, model: keras.Model, images: NDArray[np.uint8]) -> list[d
             "model again, or change these layers."
         )
     return [asdict(one) for one in findings]
+
+
+def summarize(findings: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return one line per kind of warning, with advice, and one for all notes.
+
+    Args:
+        findings: of ``examine``.
+
+    >>> problem = "dead channels: the weights of 1 of 8 channels (3) are zero or negligible"
+    >>> summarize([{"level": "note", "layer": "conv", "problem": problem}])
+    ['no action needed: dead channels in 1 layer, as in most pretrained models']
+    """
+    layers: dict[tuple[str, str], list[str]] = {}
+    for one in findings:
+        kind = one["problem"].partition(":")[0]
+        names = layers.setdefault((one["level"], kind), [])
+        if one["layer"] not in names:
+            names.append(one["layer"])
+    lines = [
+        f"{kind} in {_layers(names)} ({list_names(names)}): {_ADVICE[kind]}"
+        for (level, kind), names in layers.items()
+        if level == "warning"
+    ]
+    notes = [
+        f"{'dead channels' if kind == 'dead channels' else f'{kind} channels'} in {_layers(names)}"
+        for (level, kind), names in layers.items()
+        if level == "note"
+    ]
+    if notes:
+        lines.append(f"no action needed: {', '.join(notes)}, as in most pretrained models")
+    return lines
+
+
+def _layers(names: Sequence[str]) -> str:
+    return f"{len(names)} layer{'s' * (len(names) != 1)}"
 
 
 def find_problems(content: bytes, model: keras.Model, images: NDArray[np.uint8]) -> list[Finding]:
@@ -102,7 +148,7 @@ def find_problems(content: bytes, model: keras.Model, images: NDArray[np.uint8])
     return findings
 
 
-_Problem = tuple[Literal["error", "warning"], Operator, str]
+_Problem = tuple[_Level, Operator, str]
 
 
 # -------------------------------------------------------------------------------- quantization
@@ -142,7 +188,7 @@ def _weights(graph: Graph) -> Iterator[_Problem]:
             yield from _bias(operator, bias, product)
         if (dead := _dead(weights)).any():
             yield (
-                "warning",
+                "warning" if dead.all() else "note",
                 operator,
                 f"dead channels: the weights of {_listed(dead)} are zero or negligible",
             )
@@ -189,7 +235,7 @@ def _activations(graph: Graph, content: bytes, images: NDArray[np.uint8]) -> Ite
             constant &= ~_dead(operator.weighted.weights)
         if constant.any():
             yield (
-                "warning",
+                "warning" if constant.all() else "note",
                 operator,
                 f"constant: {_listed(constant)} have the same output for all {len(images)} images",
             )

@@ -78,7 +78,8 @@ def quantize_int16x8(content: bytes, stats: ActivationStats) -> bytes:
             lambda: iter(()),
             tf.float32,
             tf.float32,
-            allow_float=False,
+            # Operators without an int16 kernel stay in float32, such as HARD_SWISH.
+            allow_float=True,
             activations_type=tf.int16,
             bias_type=tf.int64,
         )
