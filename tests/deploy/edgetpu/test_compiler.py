@@ -408,7 +408,7 @@ def test_without_a_compiler_it_says_what_to_run_elsewhere(
     with pytest.raises(
         FormatUnavailable, match=r"edgetpu_compiler --show_operations model\.tflite"
     ):
-        EDGETPU.write(source)
+        EDGETPU.check(source)
     with pytest.raises(JobError, match="cannot be run: No such file"):
         EDGETPU.write(
             ExportSource(

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from kerakit.deploy.formats.base import FLOAT32_FILE, ExportSource, WrittenFormat
-from kerakit.deploy.quantization.int8 import quantize_int8, quantize_int16x8
+from kerakit.deploy.quantization.int8 import (
+    find_float32_operators,
+    quantize_int8,
+    quantize_int16x8,
+)
 from kerakit.inference import PredictFn
 from kerakit.tflite.convert import WeightType, convert_float
 from kerakit.tflite.runtime import load_tflite
@@ -79,8 +84,11 @@ class Int16x8Tflite(_Tflite):
     def write(self, source: ExportSource) -> WrittenFormat:
         """Quantize the float32 file with the ranges of the calibration images."""
         content = (source.folder / self.requires).read_bytes()
-        path = self._save(source, quantize_int16x8(content, source.activation_stats))
-        return WrittenFormat(path, {"calibration": source.calibration.to_json()})
+        quantized = quantize_int16x8(content, source.activation_stats)
+        details: dict[str, Any] = {"calibration": source.calibration.to_json()}
+        if in_float32 := find_float32_operators(quantized):
+            details["float32_operators"] = in_float32
+        return WrittenFormat(self._save(source, quantized), details)
 
 
 INT8 = Int8Tflite("int8", "model.tflite")

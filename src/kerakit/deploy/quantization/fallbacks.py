@@ -158,6 +158,9 @@ def _fallbacks(
     counts = {min(count, len(noise)) for count in (*FLOAT32_LAYERS, len(noise))} - {0}
     for count in sorted(counts):
         outputs, layers = zip(*noise[:count], strict=True)
+        if count == len(noise):
+            # Those without a measurement, too.
+            outputs = tuple(one.outputs[0].name for one in read_graph(content).operators)
         mixed = quantize_int8(content, stats, float32_outputs=outputs)
         yield f"{count} of {len(noise)} layers in float32", mixed, layers
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from kerakit.deploy.quantization.bias import correct_biases
@@ -61,6 +62,8 @@ def quantize_int8(
 def quantize_int16x8(content: bytes, stats: ActivationStats) -> bytes:
     """Quantize a file to int8 weights and int16 activations, with float32 input and output.
 
+    Operators without an int16 kernel, such as HARD_SWISH, stay in float32.
+
     Args:
         content: a float32 TensorFlow Lite file.
         stats: statistics of its activations.
@@ -78,10 +81,20 @@ def quantize_int16x8(content: bytes, stats: ActivationStats) -> bytes:
             lambda: iter(()),
             tf.float32,
             tf.float32,
-            # Operators without an int16 kernel stay in float32, such as HARD_SWISH.
             allow_float=True,
             activations_type=tf.int16,
             bias_type=tf.int64,
+        )
+    )
+
+
+def find_float32_operators(content: bytes) -> dict[str, int]:
+    """Return the number of operators of a quantized file that compute in float32, by name."""
+    return dict(
+        Counter(
+            one.op
+            for one in read_graph(content).operators
+            if one.op not in ("QUANTIZE", "DEQUANTIZE") and one.outputs[0].type == "FLOAT32"
         )
     )
 
