@@ -36,6 +36,8 @@ def test_the_command_that_users_know(config: ModuleType) -> None:
     assert (args.save_to, args.num_epochs, args.batch_size) == (Path("progress/test"), 10, 8)
     assert (args.model, args.input_size) == ("mobilenet_v2", (224, 224))
     assert (args.jitter, args.overwrite) == (True, True)
+    square = config.TrainConfig.parse(["--save_to", "a", "--input_size", "96"])
+    assert square.input_size == (96, 96)
 
 
 @pytest.mark.parametrize("off", ["--nojitter", "--no_jitter", "--no-jitter"])

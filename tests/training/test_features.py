@@ -66,6 +66,21 @@ def test_they_equal_those_of_keras(photos: Path, tmp_path: Path) -> None:
         )
 
 
+def test_a_backbone_that_the_converter_rejects_runs_in_keras(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = keras.Input((16, 20, 3))
+    x = keras.layers.Resizing(8, 8, interpolation="bicubic")(image)
+    backbone = keras.Model(image, keras.layers.GlobalAveragePooling2D(name="features")(x))
+    generator = BatchGenerator(DataReader(photos), "val", 4, (20, 16))
+    found, _ = read_all(FeatureStore(backbone, tmp_path).compute(generator))
+    images = np.concatenate([generator.load_batch(i)[0] for i in range(len(generator))])
+    np.testing.assert_allclose(found, backbone.predict(images, verbose=0), rtol=1e-5)
+    printed = capsys.readouterr()
+    assert printed.out.count("computed by Keras") == 1
+    assert "error" not in printed.err
+
+
 def test_training_the_head_trains_the_model() -> None:
     whole = model()
     backbone, head = split_at(whole)

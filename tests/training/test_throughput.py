@@ -48,3 +48,24 @@ def test_the_bottleneck(
     output = capfd.readouterr().out
     assert bottleneck in output
     assert output.count("throughput:") == 1
+
+
+@pytest.mark.parametrize(
+    ("images", "reading", "waiting", "step", "line"),
+    [
+        (0, 0.0, 0.0, 0.01, "too short"),  # all batches were read before
+        (40, 1.0, 0.0, 0.01, "too short"),  # a slow pipeline that was ahead
+        (40, 0.01, 0.5, 0.01, "too short"),  # a fast pipeline that was late
+        (40, 1.0, 0.5, 0.01, "input-bound"),
+        (40, 0.01, 0.0, 0.01, "compute-bound"),
+    ],
+)
+def test_a_bottleneck_is_named_where_rates_and_waiting_agree(
+    photos: Path, images: int, reading: float, waiting: float, step: float, line: str
+) -> None:
+    generator = BatchGenerator(DataReader(photos), "train", 4, (20, 16), threads=1)
+    timer = generator.timer
+    timer.images, timer.reading, timer.waiting = images, reading, waiting
+    monitor = ThroughputMonitor(generator)
+    monitor._steps = [step] * 12
+    assert line in monitor._report(1.0)

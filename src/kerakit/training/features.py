@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib
+import io
 import math
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +32,7 @@ from kerakit.data.store import (
     remove_store,
     used_bytes,
 )
-from kerakit.errors import JobError, UserError, first_line, list_names
+from kerakit.errors import JobError, UserError, list_names
 from kerakit.inference import PredictFn, keras_predict_fn
 from kerakit.machine import available_cores, has_accelerator
 from kerakit.training.split_model import find_training_layers
@@ -462,10 +463,16 @@ def _fastest_predict_fn(backbone: keras.Model) -> PredictFn:
 
     cores = available_cores()
     try:
-        content = convert_float(backbone)
+        # The converter's own lines are about an export, which this is not.
+        with contextlib.redirect_stderr(io.StringIO()):
+            content = convert_float(backbone)
         workers = [tflite_predict_fn(start_interpreter(content, "backbone")) for _ in range(cores)]
-    except JobError as error:
-        print(f"features are computed by Keras, more slowly: {first_line(error)}", flush=True)
+    except JobError:
+        print(
+            "features are computed by Keras, more slowly: TensorFlow's converter rejected the "
+            "backbone. An export to TensorFlow Lite will fail.",
+            flush=True,
+        )
         return keras_predict_fn(backbone)
     pool = ThreadPoolExecutor(cores)
 
