@@ -19,7 +19,7 @@ from keras import layers
 
 from kerakit import UserError
 from kerakit.tflite.convert import convert_float
-from kerakit.tflite.edit import set_constants, set_outputs, set_ranges
+from kerakit.tflite.edit import set_constants, set_inputs, set_outputs, set_ranges
 from kerakit.tflite.graph import Tensor, read_graph
 from kerakit.tflite.runtime import start_interpreter
 
@@ -118,6 +118,67 @@ def test_edited_constants_change_and_all_else_is_bit_identical(
     counts = users(result)
     assert all(counts[one.buffer] == 1 for one in constants(result) if one.index in new)
     read_graph(result)
+
+
+@cache
+def with_shared_tensors() -> bytes:
+    """The quantized file; operators with biases of equal shape use one tensor."""
+    model = schema.ModelT.InitFromPackedBuf(quantized(), 0)
+    graph = model.subgraphs[0]
+    biases: dict[tuple[int, ...], int] = {}
+    for operator in graph.operators:
+        if operator.inputs is not None and len(operator.inputs) == 3:
+            bias = int(operator.inputs[2])
+            first = biases.setdefault(tuple(graph.tensors[bias].shape), bias)
+            operator.inputs = np.array([*operator.inputs[:2], first], np.int32)
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def with_operands(content: bytes) -> dict[str, Any]:
+    """Return all that a file holds, with tensors in place of the indices of operators' inputs."""
+    fields = unpacked(content)
+    (graph,) = fields["subgraphs"]
+    for operator in graph["operators"]:
+        indices = np.frombuffer(operator["inputs"][1], operator["inputs"][0])
+        operator["inputs"] = [
+            dict(graph["tensors"][index]) if index >= 0 else None for index in indices
+        ]
+    del graph["tensors"]
+    return fields
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.booleans(), st.data())
+def test_edited_inputs_change_for_their_operator_alone(shared: bool, data: st.DataObject) -> None:
+    content = with_shared_tensors() if shared else quantized()
+    every = [
+        (operator.index, position)
+        for operator in read_graph(content).operators
+        for position, tensor in enumerate(operator.inputs)
+        if tensor is not None and tensor.is_constant
+    ]
+    edited = data.draw(st.lists(st.sampled_from(every), unique=True, max_size=len(every)))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    operators, expected, new = read_graph(content).operators, with_operands(content), {}
+    for index, position in edited:
+        old = operators[index].inputs[position]
+        assert old is not None
+        raw = rng.integers(0, 256, len(old.values.tobytes()), np.uint8)
+        new[index, position] = raw.view(old.values.dtype).reshape(old.shape)
+        inputs = expected["subgraphs"][0]["operators"][index]["inputs"]
+        inputs[position]["buffer"] = raw.tobytes()
+    result = set_inputs(content, new)
+    assert with_operands(result) == expected
+    tensors = [read_graph(result).operators[index].inputs[position] for index, position in edited]
+    assert len({one.buffer for one in tensors if one}) == len(edited)
+
+
+def test_an_input_that_is_omitted_or_computed_is_refused() -> None:
+    values = np.zeros((1, 8, 8, 3), np.float32)
+    with pytest.raises(UserError, match="constant"):
+        set_inputs(shared(), {(0, 0): values})
 
 
 def test_constants_of_another_type_or_shape_are_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -71,6 +72,40 @@ def set_constants(content: bytes, constants: Mapping[int, NDArray[Any]]) -> byte
             model.buffers.append(schema.BufferT())
         model.buffers[tensor.buffer].data = np.frombuffer(values.tobytes(), np.uint8)
     return _pack(model)
+
+
+def set_inputs(content: bytes, constants: Mapping[tuple[int, int], NDArray[Any]]) -> bytes:
+    """Return a file with new values of constant inputs of operators.
+
+    A tensor that other inputs share keeps its values, and the operator gets a copy of it.
+
+    Args:
+        content: the file.
+        constants: stored values by operator index and position among its inputs, as in
+            ``set_constants``.
+
+    Raises:
+        UserError: an input is not a dense constant.
+        ValueError: an input is omitted, or has another type or shape.
+    """
+    model = _unpack(content)
+    graph = model.subgraphs[0]
+    users = Counter(int(index) for operator in graph.operators for index in operator.inputs)
+    users.update(int(index) for index in graph.outputs)
+    by_tensor = {}
+    for (operator, position), values in constants.items():
+        inputs = np.array(graph.operators[operator].inputs, np.int32)
+        index = int(inputs[position])
+        if index < 0:
+            raise ValueError(f"operator {operator} has no input {position}")
+        if users[index] > 1:
+            users[index] -= 1
+            inputs[position] = len(graph.tensors)
+            graph.operators[operator].inputs = inputs
+            graph.tensors.append(copy.copy(graph.tensors[index]))
+            index = len(graph.tensors) - 1
+        by_tensor[index] = values
+    return set_constants(_pack(model), by_tensor)
 
 
 def _unpack(content: bytes) -> Any:

@@ -5,14 +5,13 @@ Nagel et al. 2019, Data-Free Quantization Through Weight Equalization and Bias C
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kerakit.tflite.edit import set_constants
+from kerakit.tflite.edit import set_inputs
 from kerakit.tflite.graph import Tensor, WeightedOperands, read_graph
 
 _OPS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
@@ -35,21 +34,20 @@ def correct_biases(
         for operator in read_graph(content).operators
         if operator.weighted
     }
-    operators = [(one, one.weighted) for one in read_graph(quantized).operators if one.weighted]
-    users = Counter(int8.bias for _, int8 in operators)
-    corrected: dict[int, NDArray[np.int32]] = {}
-    for operator, int8 in operators:
-        float32 = originals.get(operator.outputs[0].name)
-        if operator.op not in _OPS or float32 is None or int8.bias is None:
+    corrected: dict[tuple[int, int], NDArray[np.int32]] = {}
+    for operator in read_graph(quantized).operators:
+        int8, float32 = operator.weighted, originals.get(operator.outputs[0].name)
+        if operator.op not in _OPS or int8 is None or float32 is None or int8.bias is None:
             continue
-        # Operators that share one bias tensor have errors of their own.
-        if int8.bias.type != "INT32" or users[int8.bias] > 1:
+        if int8.bias.type != "INT32":
             continue
         mean = means.get(float32.input.index)
         error = None if mean is None else _mean_error(operator.op, int8, float32, mean)
         if error is not None:
-            corrected[int8.bias.index] = _subtracted(int8.bias, error)
-    return set_constants(quantized, corrected)
+            # Operators that share one bias have errors of their own, and get a bias of their own.
+            position = operator.inputs.index(int8.bias)
+            corrected[operator.index, position] = _subtracted(int8.bias, error)
+    return set_inputs(quantized, corrected)
 
 
 def _mean_error(
