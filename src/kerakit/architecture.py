@@ -24,7 +24,7 @@ _IGNORED = frozenset(
         *("kernel_quantizer", "bias_quantizer"),
     )
 )
-_IGNORED_ENDINGS = ("_initializer", "_regularizer", "_constraint")
+_IGNORED_SUFFIXES = ("_initializer", "_regularizer", "_constraint")
 
 
 def fingerprint(model: keras.Model) -> dict[str, str]:
@@ -86,7 +86,7 @@ def _normalize(value: Any, number: Callable[[str], int]) -> Any:
     is_dropout = "Dropout" in str(value.get("class_name"))
     normalized: dict[str, Any] = {}
     for key, item in value.items():
-        if key in _IGNORED or key.endswith(_IGNORED_ENDINGS):
+        if key in _IGNORED or key.endswith(_IGNORED_SUFFIXES):
             continue
         if key == "name" and isinstance(item, str):
             normalized[key] = number(item)

@@ -143,7 +143,7 @@ class Config(BaseModel):
 
     kerakit: tyro.conf.Suppress[str] = __version__
 
-    def __init__(self, **values: Any) -> None:
+    def __init__(self, /, **values: Any) -> None:
         try:
             super().__init__(**values)
         except ValidationError as error:
@@ -222,9 +222,9 @@ class Config(BaseModel):
             if project is not None and isinstance(values.get(name), str):
                 values[name] = str(project / values[name])
         try:
-            return cls.model_validate(values, strict=False)
-        except ValidationError as error:
-            raise UserError(f"{path}: {_describe(error)}") from None
+            return cls(**values)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
 
 
 def _as_flag(name: str, value: Any) -> str:

@@ -23,6 +23,22 @@ SECONDS_BETWEEN_LINES = 2
 _LOG_WIDTH = 120
 
 
+def open_missing_streams() -> None:
+    """Discard the output of streams that were closed at the start (``>&-``).
+
+    Otherwise the next file that is opened would get their number, and the output of native code.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+
+
 @contextlib.contextmanager
 def quiet_logs() -> Iterator[None]:
     """Silence the warnings that Keras, TensorFlow and grain log through absl."""

@@ -273,13 +273,15 @@ class Run(OutputFolder):
         checkpoints = self.list_checkpoints()
         if not checkpoints:
             epochs = len(self.read_history()) if self.history.exists() else 0
-            reason = (
-                f"{epochs} epoch{'s' * (epochs != 1)} in {self.history.name}, but the training "
-                "ended before it saved a checkpoint"
-                if epochs
-                else "training ended before the first epoch was completed"
+            if epochs:
+                raise UserError(
+                    f"{self.path} has no checkpoint: the training ended before it saved one, after "
+                    f"{epochs} epoch{'s' * (epochs != 1)} in history.csv. Train again."
+                )
+            raise UserError(
+                f"{self.path} has no checkpoint: training ended before the first epoch was "
+                "completed. Train again."
             )
-            raise UserError(f"{self.path} has no checkpoint: {reason}. Train again.")
         path = self.checkpoints / checkpoints[0].file
         if path.is_symlink():
             raise UserError(

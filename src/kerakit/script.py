@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shlex
 import sys
 import types
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from kerakit.config import Config
+from kerakit.console import open_missing_streams
 from kerakit.errors import KerakitError, printable_lines
 from kerakit.machine import limit_threads
 from kerakit.run import Run
@@ -40,6 +42,7 @@ def parse_args(config_class: type[ConfigT], description: str | None = None) -> C
     >>> parse_args(Flags).num_epochs
     3
     """
+    open_missing_streams()
     # Before TensorFlow is imported: its C++ log lines bury what the user must read.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     limit_threads()
@@ -60,6 +63,9 @@ def exit_on_error(
         # flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(PIPE_CLOSED)
+    if isinstance(error, SyntaxError) and error.filename:
+        # The code of the project's owner, or a file of it that a merge left with conflict marks.
+        fail(f"{error.filename}, line {error.lineno}: {type(error).__name__}: {error.msg}", 2)
     if isinstance(error, OSError) and (failure := _describe_os_error(error)) is not None:
         fail(*failure)
     sys.__excepthook__(kind, error, trace)
@@ -85,7 +91,7 @@ def fail(message: str, code: int) -> None:
 
 def _describe_os_error(error: OSError) -> tuple[str, int] | None:
     """Return message and exit code of a file-system error; None for errors that are bugs."""
-    path = error.filename if isinstance(error.filename, str) else "a file"
+    path = error.filename if isinstance(error.filename, str) else _find_path(str(error))
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "No space left on device" in str(
         error
     ):
@@ -95,6 +101,12 @@ def _describe_os_error(error: OSError) -> tuple[str, int] | None:
     if error.errno == errno.ENAMETOOLONG:
         return f"the path {path} is too long for this file system. Choose a shorter one.", 2
     return None
+
+
+def _find_path(message: str) -> str:
+    """Return the path that h5py names in its messages."""
+    found = re.search(r"name = '([^']+)'", message)
+    return found[1] if found else "a file"
 
 
 def deploy_command(run: Run) -> str:
