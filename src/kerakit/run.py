@@ -384,10 +384,25 @@ def load_weights(model: keras.Model, path: Path | str) -> Path:
     except Exception as error:
         # h5py raises OSError, RuntimeError, TypeError and others for damaged files.
         raise damaged(path, first_line(error)) from None
-    _check_weights(model, path)
     if run is not None:
         _check_architecture(model, run)
+    _check_weights(model, path)
     return path
+
+
+def _check_weights(model: keras.Model, path: Path) -> None:
+    """Raise UserError if weights are NaN or infinite, as after a diverged training."""
+    import numpy as np
+
+    invalid = [weight for weight in model.weights if not np.isfinite(np.asarray(weight)).all()]
+    if invalid:
+        # A weight's path is LAYER/WEIGHT, with nested models in front.
+        layers = list(dict.fromkeys(weight.path.rpartition("/")[0] for weight in invalid))
+        raise UserError(
+            f"{path} has NaN or infinite weights in {len(invalid)} of {len(model.weights)} arrays, "
+            f"those of the layers {list_names(layers)}. The training diverged: train again with a "
+            "lower --learning_rate, or from another checkpoint."
+        )
 
 
 def _check_architecture(model: keras.Model, run: Run) -> None:
@@ -415,18 +430,3 @@ def _check_architecture(model: keras.Model, run: Run) -> None:
         "but the model would compute something else. Undo the change in models/, or train again; "
         "to start a new training from these weights, pass the .weights.h5 file to --from_ckpt."
     )
-
-
-def _check_weights(model: keras.Model, path: Path) -> None:
-    """Raise UserError if weights are NaN or infinite, as after a diverged training."""
-    import numpy as np
-
-    invalid = [weight for weight in model.weights if not np.isfinite(np.asarray(weight)).all()]
-    if invalid:
-        # A weight's path is LAYER/WEIGHT, with nested models in front.
-        layers = list(dict.fromkeys(weight.path.rpartition("/")[0] for weight in invalid))
-        raise UserError(
-            f"{path} has NaN or infinite weights in {len(invalid)} of {len(model.weights)} arrays, "
-            f"those of the layers {list_names(layers)}. The training diverged: train again with a "
-            "lower --learning_rate, or from another checkpoint."
-        )

@@ -304,7 +304,7 @@ def _failure(error: Exception) -> str:
     """Return the reason, in one line, why a format failed; raise what concerns all formats."""
     if isinstance(error, MemoryError):
         raise error
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         raise error
     if "No space left on device" in str(error):
         # h5py and TensorFlow have errors of their own for it.
