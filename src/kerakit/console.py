@@ -101,7 +101,15 @@ def print_table(
     for row in rows:
         table.add_row(*map(printable_lines, row))
     width = None if sys.stdout.isatty() else _LOG_WIDTH
-    Console(width=width, markup=False, highlight=False).print(table)
+    _Console(width=width, markup=False, highlight=False).print(table)
+
+
+class _Console(Console):
+    """A console whose broken pipes reach ``script.exit_on_error``; rich exits with code 1."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise the error again."""
+        raise BrokenPipeError
 
 
 class progress:  # noqa: N801 - used as `with progress(...) as update:`

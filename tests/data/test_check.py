@@ -113,6 +113,20 @@ def test_the_command_writes_the_list_and_changes_no_image(split: Path, tmp_path:
     assert all(targets[reader.key(i)] == (reader.target(i), "test") for i in reader.indices("test"))
 
 
+def test_a_closed_pipe_ends_the_command(split: Path, tmp_path: Path) -> None:
+    """The table is printed by rich, which has an exit code of its own for it."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kerakit", "check", str(split)],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (141, b"")
+
+
 def test_the_list_may_be_edited(split: Path, tmp_path: Path) -> None:
     path = tmp_path / "check.csv"
     write_findings(path, check_images(DataReader(split), 2))
