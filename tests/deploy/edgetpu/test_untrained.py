@@ -201,7 +201,7 @@ def test_a_model_that_the_converter_refuses_is_described(capfd: pytest.CaptureFi
     forecast = forecast_model(add_convolution(end))
     assert forecast.operators == ()
     (sentence,) = describe_unsupported(forecast)
-    assert "converter" in sentence
+    assert "TensorFlow Lite lacks operators of the model: ResizeBicubic" in sentence
 
 
 # ------------------------------------------------------------------------- models of the template
