@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import io
+import json
 import os
 import random
 import shutil
@@ -419,6 +420,11 @@ def test_a_new_export_replaces_only_files_of_an_export(
     shutil.copytree(exported_digits.folder, folder)
     (folder / "device/model_edgetpu.tflite").write_bytes(b"of the old model")
     (folder / "device/holiday.jpg").write_bytes(b"mine")
+    with pytest.raises(UserError, match="was not written by Kerakit"):
+        ExportFolder(folder).check_new(overwrite=True)
+    report = json.loads((folder / "report.json").read_text())
+    report["files"].append("device/model_edgetpu.tflite")
+    (folder / "report.json").write_text(json.dumps(report))
     with pytest.raises(UserError, match="already holds"):
         ExportFolder(folder).check_new(overwrite=False)
     new = Path(shutil.copytree(exported_digits.folder, tmp_path / "new"))

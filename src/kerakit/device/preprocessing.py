@@ -10,8 +10,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 FILE = "preprocessing.json"
 POLICIES = ("stretch", "letterbox", "center_crop")
 COLORS = ("rgb", "gray")
@@ -134,6 +132,8 @@ class Layout:
 
     def apply(self, image: Any) -> Any:
         """Return the input, uint8 (height, width, 3), for the resized image, uint8."""
+        import numpy as np  # here: the project's config.py needs this module, but not NumPy
+
         (x, y), (width, height) = self.start, self.used
         pixels = image[y : y + height, x : x + width]
         if self.is_gray:
