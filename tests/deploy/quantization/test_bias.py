@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -11,7 +12,7 @@ from keras import layers
 
 from kerakit.deploy.quantization import int8
 from kerakit.deploy.quantization.bias import correct_biases
-from kerakit.deploy.quantization.int8 import quantize_int8
+from kerakit.deploy.quantization.int8 import quantize_int8, quantize_int16x8
 from kerakit.deploy.quantization.ranges import ActivationStats, collect_ranges
 from kerakit.tflite.convert import convert_float
 from kerakit.tflite.graph import Operator, read_graph
@@ -51,14 +52,20 @@ def separable() -> keras.Model:
     return keras.Model(image, scores)
 
 
-def quantize_without_correction(content: bytes, stats: ActivationStats) -> bytes:
+Quantize = Callable[[bytes, ActivationStats], bytes]
+
+
+def quantize_without_correction(
+    content: bytes, stats: ActivationStats, quantize: Quantize = quantize_int8
+) -> bytes:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(int8, "correct_biases", lambda _, quantized, __: quantized)
-        return quantize_int8(content, stats)
+        return quantize(content, stats)
 
 
+@pytest.mark.parametrize("quantize", [quantize_int8, quantize_int16x8])
 @pytest.mark.parametrize("multiplier", [1, 2])
-def test_the_mean_error_of_the_outputs_is_smaller(multiplier: int) -> None:
+def test_the_mean_error_of_the_outputs_is_smaller(multiplier: int, quantize: Quantize) -> None:
     images, content = pixels(60), convert_float(with_both_convolutions(multiplier))
     stats = collect_ranges(content, images)
     exact = predict(content, images)
@@ -66,8 +73,8 @@ def test_the_mean_error_of_the_outputs_is_smaller(multiplier: int) -> None:
     def mean_error(quantized: bytes) -> float:
         return float(np.abs((predict(quantized, images) - exact).mean(axis=0)).max())
 
-    plain = quantize_without_correction(content, stats)
-    assert mean_error(quantize_int8(content, stats)) < 0.6 * mean_error(plain)
+    plain = quantize_without_correction(content, stats, quantize)
+    assert mean_error(quantize(content, stats)) < 0.6 * mean_error(plain)
 
 
 def weighted(content: bytes) -> dict[str, Operator]:

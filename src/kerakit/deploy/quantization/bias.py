@@ -24,22 +24,22 @@ def correct_biases(
 
     Args:
         content: the float32 TensorFlow Lite file that ``quantized`` was made from.
-        quantized: the int8 file.
+        quantized: the file with int8 weights, and int8 or int16 activations.
         means: channel means of the activations of ``content``, float32 (channels,), by tensor
             index.
     """
-    # Tensors keep their names in the int8 file; their indices differ.
+    # Tensors keep their names in the quantized file; their indices differ.
     originals = {
         operator.outputs[0].name: operator.weighted
         for operator in read_graph(content).operators
         if operator.weighted
     }
-    corrected: dict[tuple[int, int], NDArray[np.int32]] = {}
+    corrected: dict[tuple[int, int], NDArray[Any]] = {}
     for operator in read_graph(quantized).operators:
         int8, float32 = operator.weighted, originals.get(operator.outputs[0].name)
         if operator.op not in _OPS or int8 is None or float32 is None or int8.bias is None:
             continue
-        if int8.bias.type != "INT32":
+        if int8.bias.type not in ("INT32", "INT64"):
             continue
         mean = means.get(float32.input.index)
         error = None if mean is None else _mean_error(operator.op, int8, float32, mean)
@@ -67,7 +67,7 @@ def _mean_error(
 
 
 def _subtracted(bias: Tensor, error: NDArray[np.float64]) -> NDArray[Any]:
-    """Return the stored values of ``bias`` less ``error``, int32 (channels,)."""
-    limits = np.iinfo(np.int32)
+    """Return the stored values of ``bias`` less ``error``, (channels,)."""
+    limit = min(np.iinfo(bias.values.dtype).max, 2**62)  # float64 rounds the limit of int64 up
     steps = bias.values - np.round(error / bias.scales.astype(np.float64))
-    return np.clip(steps, limits.min, limits.max).astype(np.int32)
+    return np.clip(steps, -limit - 1, limit).astype(bias.values.dtype)

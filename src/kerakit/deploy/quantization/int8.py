@@ -50,8 +50,7 @@ def quantize_int8(
             denylisted_nodes=list(float32_outputs),
         )
     )
-    means = {int(i): mean.mean(axis=0) for i, mean in zip(stats.tensors, stats.means, strict=True)}
-    corrected = correct_biases(content, bytes(quantized), means)
+    corrected = _correct_biases(content, quantized, stats)
     if not float32_outputs and (problems := find_int8_problems(corrected)):
         raise JobError(
             f"the int8 model is not suitable for devices: {'; '.join(problems)}. Use other layers."
@@ -76,7 +75,7 @@ def quantize_int16x8(content: bytes, stats: ActivationStats) -> bytes:
 
     prepared = _with_ranges(content, stats, min_max_ranges(stats))
     # mlir_quantize refuses int16. The calibrator keeps the ranges of the file on no images.
-    return run_converter(
+    quantized = run_converter(
         lambda: Calibrator(prepared).calibrate_and_quantize(
             lambda: iter(()),
             tf.float32,
@@ -86,6 +85,7 @@ def quantize_int16x8(content: bytes, stats: ActivationStats) -> bytes:
             bias_type=tf.int64,
         )
     )
+    return _correct_biases(content, quantized, stats)
 
 
 def find_float32_operators(content: bytes) -> dict[str, int]:
@@ -97,6 +97,11 @@ def find_float32_operators(content: bytes) -> dict[str, int]:
             if one.op not in ("QUANTIZE", "DEQUANTIZE") and one.outputs[0].type == "FLOAT32"
         )
     )
+
+
+def _correct_biases(content: bytes, quantized: bytes, stats: ActivationStats) -> bytes:
+    means = {int(i): mean.mean(axis=0) for i, mean in zip(stats.tensors, stats.means, strict=True)}
+    return correct_biases(content, bytes(quantized), means)
 
 
 def _with_ranges(content: bytes, stats: ActivationStats, ranges: Ranges) -> bytes:
