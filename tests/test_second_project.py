@@ -121,7 +121,7 @@ class DataReader:
         return len(self.files)
 
     def key(self, i):
-        return self.files[i].name
+        return "/".join(self.files[i].parts[-2:])
 
     def image_path(self, i):
         return self.files[i]
@@ -143,6 +143,15 @@ def test_a_reader_of_ones_own(project: Project) -> None:
     assert "30 training and 30 validation images" in trained.out
     deployed = project.deploy("--formats", "keras,int8")
     assert deployed.code == 0, deployed.err
+
+
+def test_keys_that_are_not_unique_are_named(project: Project) -> None:
+    path = project.path / "reader.py"
+    path.write_text(READER)
+    edit(path, '"/".join(self.files[i].parts[-2:])', "self.files[i].name")
+    done = project.train()
+    assert done.code == 2
+    assert "two images of DataReader have the same key(i): '00.png'" in done.err
 
 
 def test_several_outputs_with_weights(project: Project) -> None:

@@ -76,7 +76,7 @@ def main(args):
         raise kerakit.JobError("NaN loss")
     best = 1 - args.rate
     run.write_history([{"epoch": 1, "val_accuracy": 2.0}, {"epoch": 2, "val_accuracy": best}])
-    write_json(run.index, [asdict(Checkpoint("of-epoch-2", 2, args.rate, "0" * 64))])
+    write_json(run.index, [asdict(Checkpoint("epoch-0002.weights.h5", 2, args.rate, "0" * 64))])
 
 
 if __name__ == "__main__":

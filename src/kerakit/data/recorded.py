@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import inspect
+from collections import Counter
 from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from pathlib import Path
@@ -189,7 +190,9 @@ def _digests(keys: Iterable[str]) -> NDArray[np.uint64]:
 
 def _check_unique(digests: NDArray[np.uint64], reader: Reader) -> None:
     if len(np.unique(digests)) < len(digests):
+        keys = Counter(str(reader.key(i)) for i in range(len(reader)))
         raise UserError(
-            f"two images of {type(reader).__name__} have the same key(i). Keys must be unique: "
-            "they identify the images that were held out."
+            f"two images of {type(reader).__name__} have the same key(i): "
+            f"{keys.most_common(1)[0][0]!r}. Keys must be unique, such as paths relative to the "
+            "dataset: they identify the images that were held out."
         )

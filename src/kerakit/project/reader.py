@@ -13,7 +13,7 @@ class DataReader(data.DataReader):
         for path in DataReader().image_paths:
             image = PIL.Image.open(path)
 
-    CHANGE: for other data write a class with ``class_names``, ``__len__``, ``key(i)``,
+    CHANGE: for other data write a class with ``class_names``, ``__len__``, ``key(i)`` (unique),
     ``image_path(i)``, ``target(i)`` and ``indices(mode)``: the protocol ``kerakit.data.Reader``.
     """
 
