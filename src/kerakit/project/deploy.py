@@ -72,5 +72,5 @@ if failed := [result.format for result in results if result.status == "failed"]:
 if below := [result.format for result in results if result.passed is False]:
     raise kerakit.JobError(
         f"below the accuracy gate: {', '.join(below)} (--max_drop {args.max_drop:g}). The files "
-        "are kept, and marked in the report."
+        "are exported, and marked in the report."
     )

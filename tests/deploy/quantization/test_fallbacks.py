@@ -94,6 +94,36 @@ def test_the_layer_that_loses_the_signal_stays_in_float32(tmp_path: Path) -> Non
     assert rows[-1]["details"]["fallbacks"] == attempts
 
 
+class WithoutPixels(layers.Layer):
+    """A layer that loses its values in files of batch size 1."""
+
+    def call(self, x: Any) -> Any:
+        return x * (0.0 if x.shape[0] == 1 else 1.0)
+
+
+def test_a_drop_that_float32_has_too_is_not_left_to_quantization(tmp_path: Path) -> None:
+    image = keras.Input((8, 8, 3))
+    x = layers.GlobalAveragePooling2D()(layers.Rescaling(1 / 255)(image))
+    model = keras.Model(
+        image, layers.Dense(2, activation="softmax", name="scores")(WithoutPixels()(x))
+    )
+    model.get_layer("scores").set_weights([np.array([[9, -9], [-9, 9], [0, 0]]), np.zeros(2)])
+    lines: list[str] = []
+    [int8] = export_model(
+        model,
+        TASK,
+        ExportFolder(tmp_path / "out"),
+        calibration(images(30)[0]),
+        [images(40, seed=1)],
+        formats=["int8"],
+        log=lines.append,
+    )
+    assert int8.passed is False
+    assert "no fallback was tried: the float32 file has an accuracy drop of 50.00 pp" in int8.reason
+    assert "fallbacks" not in int8.details
+    assert any(int8.reason in line for line in lines)
+
+
 def test_more_calibration_images_come_before_float32() -> None:
     """Images of one color alone clip the activations of the other; the next images show them."""
     model = of_two_scales()

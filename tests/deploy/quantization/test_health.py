@@ -139,7 +139,8 @@ def test_dead_and_saturated_weights_are_named(exported_digits: Exported, tmp_pat
     assert (by_kind["saturated"], by_kind["dead channels"]) == ("warning", "note")
     lines = summarize(found)
     assert any(line.startswith("saturated in 1 layer (conv2d_1): ") for line in lines)
-    assert lines[-1].startswith("no action needed: dead channels in 1 layer")
+    assert lines[-1].startswith("dead channels in 1 layer")
+    assert lines[-1].endswith(": no action needed")
     assert any(one.startswith("saturated") and "1 of 16 channels (8)" in one for one in problems)
     assert any(one.startswith("dead") and "1 of 16 channels (3)" in one for one in problems)
 

@@ -99,7 +99,7 @@ def summarize(findings: Sequence[Mapping[str, str]]) -> list[str]:
 
     >>> problem = "dead channels: the weights of 1 of 8 channels (3) are zero or negligible"
     >>> summarize([{"level": "note", "layer": "conv", "problem": problem}])
-    ['no action needed: dead channels in 1 layer, as in most pretrained models']
+    ['dead channels in 1 layer: no action needed']
     """
     layers: dict[tuple[str, str], list[str]] = {}
     for one in findings:
@@ -118,7 +118,7 @@ def summarize(findings: Sequence[Mapping[str, str]]) -> list[str]:
         if level == "note"
     ]
     if notes:
-        lines.append(f"no action needed: {', '.join(notes)}, as in most pretrained models")
+        lines.append(f"{', '.join(notes)}: no action needed")
     return lines
 
 
