@@ -17,6 +17,7 @@ from PIL import Image
 from digits import load_classify
 from kerakit.data import decode_image, read_image
 from kerakit.device import photo
+from kerakit.device.preprocessing import Preprocessing
 from kerakit.errors import ImageError
 
 classify = load_classify()
@@ -301,6 +302,40 @@ def test_every_mode_has_the_same_pixels(name: str, tmp_path: Path) -> None:
     here, there = both(data, tmp_path, (16, 16))
     assert np.abs(here.astype(int) - expected[:, :, None]).max() <= 2
     assert np.abs(here.astype(int) - there).max() <= ("CMYK JPEG" in name)
+
+
+@pytest.mark.parametrize("transform", range(4))
+def test_a_cmyk_jpeg_of_any_transform_is_read(transform: int, tmp_path: Path) -> None:
+    data = encode(ramp("CMYK"), "JPEG", quality=100)
+    at = data.index(b"Adobe") + 11
+    here, there = both(data[:at] + bytes([transform]) + data[at + 1 :], tmp_path, (16, 16))
+    assert np.abs(here.astype(int) - there).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+@pytest.mark.parametrize("shape", [(2000, 3), (1, 5000), (3, 900), (5000, 1), (1, 1)])
+def test_a_side_that_grows_and_one_that_shrinks(
+    shape: tuple[int, int], kind: str, tmp_path: Path
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    data = encode(Image.fromarray(noise), kind, quality=95)
+    here, there = both(data, tmp_path, (32, 24))
+    assert here.shape == there.shape == (24, 32, 3)
+    assert np.abs(here.astype(int) - there).max() <= 12
+    if max(shape) > 1:  # averaged, so that single pixels do not remain
+        assert here.std() < noise.std() / 2
+
+
+@pytest.mark.parametrize("policy", [Preprocessing(), Preprocessing(resize="letterbox")])
+def test_a_jpeg_without_a_height_is_an_error(policy: Preprocessing, tmp_path: Path) -> None:
+    data = encode(half_white(), "JPEG")
+    at = data.index(b"\xff\xc0") + 5
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(data[:at] + b"\0\0" + data[at + 2 :])
+    with pytest.raises(ImageError, match="damaged JPEG"):
+        read_image(path, (32, 32), policy)
+    with pytest.raises(classify.InputError, match=r"photo\.jpg"):
+        classify.read_photo(path, 32, 32, policy)
 
 
 @pytest.mark.parametrize(

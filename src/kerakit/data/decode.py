@@ -21,13 +21,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from kerakit.device.photo import (
-    MAX_JPEG_PIXELS,
-    check_size,
     clean,
     clean_jpeg,
     decode,
+    jpeg_frame,
     jpeg_orientation,
-    jpeg_segments,
     large_image,
     turn_upright,
 )
@@ -42,7 +40,7 @@ IMAGE_EXTENSIONS = frozenset(
 )
 """File extensions of images, in lower case."""
 
-DECODER_VERSION = "v3"
+DECODER_VERSION = "v4"
 """Part of the keys of caches on disk: change it whenever decoding changes any file's pixels."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -56,9 +54,6 @@ _SIGNATURES = {
     b"MM\0*": ".tiff",
 }
 """First bytes of a file, and the file extension of that format."""
-
-# Markers of JPEG segments with the size (ITU-T T.81, table B.1).
-_START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 Pixels = NDArray[np.uint8]
 """An image: uint8 (height, width, 3), RGB, 0 to 255.
@@ -160,7 +155,7 @@ def decode_with_warning(
     if data[:2] == b"\xff\xd8":
         resized = input_size
         if preprocessing != STRETCH:
-            width, height = _jpeg_size(data)
+            width, height, _ = jpeg_frame(data)
             upright = (width, height) if jpeg_orientation(data) < 5 else (height, width)
             layout = preprocessing.layout(*upright, input_size)
             resized = layout.resized
@@ -232,7 +227,7 @@ def detect_extension(data: bytes) -> str:
 def read_size(data: bytes) -> tuple[int, int]:
     """Return (width, height) in pixels from an image's header, before EXIF orientation."""
     if data[:2] == b"\xff\xd8":
-        return _jpeg_size(data)
+        return jpeg_frame(data)[:2]
     with Image.open(io.BytesIO(clean(data)[0])) as image:
         return image.size
 
@@ -241,7 +236,9 @@ def _decode_jpeg(data: bytes, input_size: tuple[int, int]) -> tuple[Pixels, str]
     """Decode a JPEG at ``input_size`` or larger; return libjpeg's warning, too."""
     orientation = jpeg_orientation(data)
     stored_size = input_size if orientation < 5 else input_size[::-1]
-    width, height = _jpeg_size(data)
+    width, height, channels = jpeg_frame(data)
+    if channels == 4:  # CMYK: libjpeg-turbo does not convert it
+        return decode(data, *input_size), ""
     divisor = _downscale(width, height, stored_size)
     least = {"min_width": -(-width // divisor), "min_height": -(-height // divisor)}
     try:
@@ -249,8 +246,6 @@ def _decode_jpeg(data: bytes, input_size: tuple[int, int]) -> tuple[Pixels, str]
         with large_image(width, height):
             pixels, warning = _decode_complete(data, least)
     except ValueError as error:
-        if "colorspace" in str(error).lower() or "cmyk" in str(error).lower():
-            return decode(data, *input_size), ""
         raise ValueError(f"damaged JPEG ({error})") from None
     return turn_upright(pixels, orientation), warning
 
@@ -280,15 +275,6 @@ def _decode_complete(data: bytes, least: dict[str, int]) -> tuple[Pixels, str]:
 
 def _is_harmless(warning: str) -> bool:
     return any(part in warning for part in _HARMLESS)
-
-
-def _jpeg_size(data: bytes) -> tuple[int, int]:
-    for marker, start, end in jpeg_segments(data):
-        if marker in _START_OF_FRAME and end - start >= 5:
-            height, width = struct.unpack_from(">HH", data, start + 1)
-            check_size(width, height, MAX_JPEG_PIXELS)
-            return width, height
-    raise ValueError("damaged JPEG (no start of frame)")
 
 
 def _downscale(width: int, height: int, size: tuple[int, int]) -> int:
@@ -324,13 +310,13 @@ def _resize(pixels: Pixels, input_size: tuple[int, int]) -> Pixels:
 
     Area averaging takes 0.9 ms per image, bilinear interpolation 0.2 ms; where one side shrinks to
     a third, both are nearly equal (400 by 711 to 224 by 224: median 39.4 dB, minimum 26.3; see the
-    decisions page).
+    decisions page). A side that grows is interpolated after the other was averaged.
     """
     height, width = pixels.shape[:2]
-    if (width, height) == input_size:
-        return pixels
-    shrinks = width >= 4 * input_size[0] or height >= 4 * input_size[1]
-    resized: Pixels = cv2.resize(
-        pixels, input_size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    )
+    resized = pixels
+    if width >= 4 * input_size[0] or height >= 4 * input_size[1]:
+        area = min(width, input_size[0]), min(height, input_size[1])
+        resized = cv2.resize(pixels, area, interpolation=cv2.INTER_AREA)
+    if resized.shape[1::-1] != input_size:
+        resized = cv2.resize(resized, input_size, interpolation=cv2.INTER_LINEAR)
     return resized

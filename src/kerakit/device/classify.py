@@ -17,7 +17,6 @@ import contextlib
 import ctypes
 import hashlib
 import importlib
-import io
 import os
 import platform
 import stat
@@ -171,8 +170,8 @@ def read_photo(
         if policy == STRETCH:
             return resize(photo.decode(data, width, height), size)
         if data[:2] == b"\xff\xd8":  # it is scaled down while it is decoded
-            with Image.open(io.BytesIO(photo.clean_jpeg(data))) as header:
-                upright = header.size if photo.jpeg_orientation(data) < 5 else header.size[::-1]
+            stored = photo.jpeg_frame(data)[:2]
+            upright = stored if photo.jpeg_orientation(data) < 5 else stored[::-1]
             layout = policy.layout(*upright, input_size=size)
             pixels = photo.decode(data, *layout.resized)
         else:
@@ -185,7 +184,10 @@ def resize(pixels: Any, size: tuple[int, int]) -> Any:
     """Resize pixels to (width, height) as training does."""
     image, (width, height) = Image.fromarray(pixels), size
     if image.width >= 4 * width or image.height >= 4 * height:
-        return np.array(image.resize((width, height), resample=4))  # area averaging
+        area = min(image.width, width), min(image.height, height)
+        image = image.resize(area, resample=4)  # area averaging
+    if image.size == size:
+        return np.array(image)
     # Bilinear between the nearest four pixels as in OpenCV; Pillow's resize uses more of them.
     matrix = (image.width / width, 0, 0, 0, image.height / height, 0)
     return np.array(image.transform((width, height), AFFINE, matrix, resample=2))

@@ -29,6 +29,8 @@ MAX_PIXELS = 100_000_000
 LARGE_PIXELS = 25_000_000
 """Larger images are decoded one at a time, so that memory does not grow with the threads."""
 
+# Markers of JPEG segments with the size (ITU-T T.81, table B.1).
+_START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _ORIENTATION, _XMP = 0x0112, 700  # tags of TIFF and EXIF
 # Tags of TIFF about the layout and the meaning of pixels (TIFF 6.0; 339 to 347: its supplements).
 _NEEDED_TAGS = frozenset(
@@ -136,6 +138,21 @@ def jpeg_orientation(data: bytes) -> int:
         elif segment.startswith(b"http://ns.adobe.com/xap/1.0/\0"):
             from_xmp = from_xmp or _xmp_orientation(segment)
     return from_xmp or 1
+
+
+def jpeg_frame(data: bytes) -> tuple[int, int, int]:
+    """Return width, height and number of channels of a JPEG, before its orientation is applied.
+
+    Raises:
+        ValueError: the JPEG has no size, or too many pixels.
+    """
+    for marker, start, end in jpeg_segments(data):
+        if marker in _START_OF_FRAME and end - start >= 6:
+            height, width, channels = struct.unpack_from(">HHB", data, start + 1)
+            check_size(width, height, MAX_JPEG_PIXELS)
+            if width and height:
+                return width, height, channels
+    raise ValueError("damaged JPEG (no size)")
 
 
 def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
