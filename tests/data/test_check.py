@@ -195,6 +195,16 @@ def test_an_empty_class_is_a_finding(photos: Path, tmp_path: Path) -> None:
     ]
 
 
+def test_a_class_without_held_out_images_is_named(tmp_path: Path) -> None:
+    for i in range(12):
+        write_image(tmp_path / "data/apple" / f"{i}.png", i)
+    write_image(tmp_path / "data/pear/0.png", 100)
+    done = kerakit("check", tmp_path / "data", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "class 'pear': no validation images, so the accuracy" in done.stdout
+    assert "class 'pear': no test images, so the accuracy" in done.stdout
+
+
 def test_odd_names_survive_the_list(tmp_path: Path) -> None:
     names = ['it\'s "a", b.png', "line\nbreak.png", "größe.png", os.fsdecode(b"not_\xff_utf8.png")]
     for seed, name in enumerate([*names, "good.png"]):

@@ -365,7 +365,8 @@ def test_photos_are_read_as_in_training(
     shrinks = max(given / asked for given, asked in zip(upright, wanted, strict=True))
     # From a quarter on, a JPEG is scaled while it is decoded, and areas get other edge weights.
     if shrinks < 4:
-        assert np.abs(there - here).max() <= 2
+        smaller = all(given >= asked for given, asked in zip(upright, wanted, strict=True))
+        assert np.abs(there - here).max() <= (0 if smaller else 1)
 
 
 @pytest.mark.parametrize(
@@ -392,7 +393,8 @@ def test_all_kinds_of_pixels_are_read_as_in_training(
         image.save(tmp_path / f"photo.{ending}")
         here = read_image(tmp_path / f"photo.{ending}", (40, 30)).astype(int)
         there = classify.read_photo(tmp_path / f"photo.{ending}", 30, 40)
-        assert np.abs(there - here).max() <= 2, mode
+        limit = 2 if (ending, mode) == ("jpeg", "CMYK") else 0  # converted by other libraries
+        assert np.abs(there - here).max() <= limit, mode
 
 
 def test_what_shrinks_much_is_averaged_as_in_training(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from kerakit.data.decode import (
     read_size,
 )
 from kerakit.data.exclusions import read_exclusions, write_list
-from kerakit.data.reader import DataReader
+from kerakit.data.reader import DataReader, unmeasured_classes
 from kerakit.data.similar import THUMBNAIL, find_near_duplicates, fingerprint
 from kerakit.data.split import MODES
 from kerakit.errors import ImageError
@@ -173,7 +173,7 @@ def print_findings(reader: DataReader, findings: list[Finding]) -> None:
     if rows:
         headings = ["images", "finding", "example"]
         print_table(headings, rows, "Findings", left=headings[1:], overflow="fold")
-    for warning in reader.warnings:
+    for warning in (*reader.warnings, *unmeasured_classes(reader)):
         print(warning)
     train = counts[0]
     if train.min() and train.max() > 10 * train.min():

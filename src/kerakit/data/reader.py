@@ -281,6 +281,12 @@ def data_warnings(reader: Reader) -> list[str]:
     lines += reader.warnings
     if gifs := pc.sum(pc.ends_with(reader._keys, ".gif", ignore_case=True)).as_py():
         lines.append(f"GIF images (only the first frame is read): {gifs}.")
+    return [*lines, *unmeasured_classes(reader)]
+
+
+def unmeasured_classes(reader: DataReader) -> list[str]:
+    """Return a warning for each held-out split that lacks images of some classes."""
+    lines = []
     held_out: dict[Mode, str] = {"val": "validation", "test": "test"}
     for mode, split in held_out.items():
         missing = reader._classes_without(mode)
