@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from kerakit import JobError
-from kerakit.files import atomic_write, check_disk_space, sha256, write_json, write_text
+from kerakit.files import atomic_write, check_disk_space, naming, sha256, write_json, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_alone(tmp_path: Path) -> None:
@@ -85,6 +85,14 @@ def test_an_error_of_the_disk_names_the_file(
     with pytest.raises(OSError, match=r"a\.txt"):
         write_text(path, "text")
     assert not any(tmp_path.iterdir())
+
+
+def test_an_error_that_names_no_file_is_given_a_name() -> None:
+    path = Path("/dev/full")  # every write fails as on a full disk
+    if not path.exists():
+        pytest.skip("no /dev/full")
+    with pytest.raises(OSError, match="No space left on device: 'photos'"), naming(Path("photos")):
+        path.write_text("text")
 
 
 def test_a_limit_on_the_size_of_files_is_a_full_disk(tmp_path: Path) -> None:

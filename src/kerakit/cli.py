@@ -13,7 +13,7 @@ from tyro.extras import SubcommandApp
 
 from kerakit import __version__, script
 from kerakit.errors import JobError, UserError
-from kerakit.files import write_text
+from kerakit.files import naming, write_text
 
 app = SubcommandApp()
 
@@ -38,7 +38,8 @@ def new(directory: tyro.conf.Positional[Path], data: Path | None = None) -> None
         DataReader(data)
     create_project(directory)
     if data is None:
-        write_digits(directory / "data")
+        with naming(directory / "data"):
+            write_digits(directory / "data")
     else:
         _set_data_dir(directory / "config.py", data.resolve())
     print(_next_steps(directory, digits=data is None))

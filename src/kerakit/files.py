@@ -25,11 +25,25 @@ RESTORE = "Restore it from a backup, or train again."
 MAX_JSON_BYTES = 64 * 2**20
 """Largest JSON file that is read; Kerakit writes at most a few megabytes."""
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a full disk, of a quota, and of ``ulimit -f``."""
+
 _MAX_REASON = 200
 """Largest number of characters of a file that a message shows."""
 
 
 _UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name ``path`` in the error of a full disk that names no file, as that of a write."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_FULL or error.filename is not None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
 
 
 @contextlib.contextmanager

@@ -84,8 +84,8 @@ def check_printable(names: tuple[str, ...], where: Path) -> None:
     """Raise UserError if a class name has characters that labels.txt cannot represent."""
     if unprintable := next((name for name in names if not name.isprintable()), None):
         raise UserError(
-            f"{where} has the class {unprintable!r}: labels.txt cannot represent line breaks and "
-            "control characters. Rename it."
+            f"{where} has the class {unprintable!r}: labels.txt cannot represent line breaks, "
+            "control characters, and bytes that are not UTF-8. Rename it."
         )
     if "" in names:
         raise UserError(f"{where} has a class whose name is blank. Rename it.")

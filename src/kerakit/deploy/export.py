@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import re
 import tempfile
 import textwrap
@@ -40,10 +39,12 @@ from kerakit.deploy.results import FormatResult, write_report
 from kerakit.device.preprocessing import FILE as PREPROCESSING
 from kerakit.errors import JobError, KerakitError, UserError, first_line
 from kerakit.files import (
+    DISK_FULL,
     OutputFolder,
     existing_files,
     make_dir,
     move_into_place,
+    naming,
     read_json,
     remove,
     sha256,
@@ -226,7 +227,10 @@ def export_model(
     check_preprocess(held_out)  # before anything is written
     folder.check_new(overwrite=True)
     make_dir(folder.path)
-    with tempfile.TemporaryDirectory(prefix=".kerakit-", dir=folder.path) as temporary:
+    with (
+        naming(folder.path),
+        tempfile.TemporaryDirectory(prefix=".kerakit-", dir=folder.path) as temporary,
+    ):
         source = ExportSource(model, calibration, Path(temporary), edgetpu)
         impossible = _check_formats(source, formats, log)
         log("Keras model: predicting the held-out images")
@@ -307,7 +311,7 @@ def _failure(error: Exception) -> str:
     """Return the reason, in one line, why a format failed; raise what concerns all formats."""
     if isinstance(error, MemoryError):
         raise error
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
         raise error
     if "No space left on device" in str(error):
         # h5py and TensorFlow have errors of their own for it.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
 import shlex
@@ -15,6 +14,7 @@ import keras
 
 from kerakit.data.generator import BatchGenerator
 from kerakit.errors import KerakitError, UserError, first_line
+from kerakit.files import DISK_FULL
 from kerakit.run import Run
 from kerakit.script import INTERRUPTED, deploy_command
 from kerakit.training.callbacks import Checkpoints
@@ -83,8 +83,7 @@ def _disk_error(error: Exception) -> int | None:
     """Return the system's number of an error that names no file, as of Pillow or TensorBoard."""
     if isinstance(error, OSError) and error.errno:
         return None if error.filename else error.errno
-    codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    return next((code for code in codes if os.strerror(code) in str(error)), None)
+    return next((code for code in DISK_FULL if os.strerror(code) in str(error)), None)
 
 
 def _check_callbacks(callbacks: Sequence[Any]) -> None:
