@@ -123,7 +123,7 @@ def test_a_broken_image_is_named_and_the_others_are_predicted(
         (["export", "empty"], "no images"),
         (["export"], "no images"),
         (["empty", "x.png"], "TensorFlow Lite"),
-        (["gone", "x.png"], "TensorFlow Lite"),
+        (["gone", "x.png"], "gone does not exist. Expected a run folder"),
         (["alone.tflite", "x.png"], "labels.txt"),
         (["broken/model.tflite", "x.png"], "not TFL3"),
         (["fewer/model.tflite", "x.png"], "1 lines"),

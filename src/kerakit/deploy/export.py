@@ -236,7 +236,7 @@ def export_model(
         log("Keras model: predicting the held-out images")
         gate = AccuracyGate(task, held_out, keras_predict_fn(model), max_drop)
         if gate.reading == "device":
-            log("exported files: images read as on the device, which agreement includes")
+            log("exported files: images read as on the device; agreement includes the difference")
         results = _export_formats(source, gate, formats, impossible, log)
         write_text(source.folder / LABELS, "".join(f"{name}\n" for name in task.class_names))
         preprocessing_of(held_out).save(source.folder / PREPROCESSING)

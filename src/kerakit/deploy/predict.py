@@ -98,7 +98,7 @@ def load_exported(path: Path) -> ExportedModel:
 
     >>> load_exported(Path("gone.tflite"))
     Traceback (most recent call last):
-    kerakit.errors.UserError: gone.tflite is not a TensorFlow Lite model. Expected ...
+    kerakit.errors.UserError: gone.tflite does not exist. Expected ...
     """
     file = _find_model(path)
     names = _read_labels(file.with_name(LABELS))
@@ -145,10 +145,10 @@ def _find_model(path: Path) -> Path:
             f"{path} has no {INT8.file}, the int8 model. Name the file, such as {others[0]}, or "
             "export with --formats int8."
         )
-    raise UserError(
-        f"{path} is not a TensorFlow Lite model. Expected a run folder, an export folder (the "
-        "--save_to of deploy.py) or a .tflite file."
-    )
+    expected = "a run folder, an export folder (the --save_to of deploy.py) or a .tflite file"
+    if not path.exists():
+        raise UserError(f"{path} does not exist. Expected {expected}.")
+    raise UserError(f"{path} is not a TensorFlow Lite model. Expected {expected}.")
 
 
 def _read_labels(path: Path) -> tuple[str, ...]:
