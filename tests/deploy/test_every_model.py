@@ -254,7 +254,7 @@ LAYERS: dict[str, Any] = {
     "nested": keras.Sequential([keras.Input((6, 6, 4)), layers.Conv2D(3, 3)]),
 }
 """On features of shape (6, 6, 4)."""
-FAST_LAYERS = ("PReLU", "MultiHeadAttention", "Discretization", "bicubic")
+FAST_LAYERS = ("ELU", "PReLU", "MultiHeadAttention", "Discretization", "bicubic")
 
 
 @pytest.mark.parametrize(
@@ -275,3 +275,5 @@ def test_every_layer_of_keras_ends_in_rows(name: str, tmp_path: Path) -> None:
         assert "ResizeBicubic" in results["float32"].reason
     else:
         assert results["float32"].status == "exported"
+    if name == "ELU":
+        assert "leaves operators in float32: ELU" in results["int8"].reason

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,11 @@ class Onnx:
             )
         except Exception as error:
             # tf2onnx writes operators that it doesn't know as they are.
+            if missing := re.search(r"No Op registered for (\w+)", str(error)):
+                raise JobError(
+                    f"tf2onnx cannot convert the operator {missing[1]} of the model. Replace the "
+                    "layers that use it."
+                ) from error
             raise JobError(f"onnxruntime cannot run {path.name}: {first_line(error)}") from error
 
         def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:

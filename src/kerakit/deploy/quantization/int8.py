@@ -51,6 +51,11 @@ def quantize_int8(
         )
     )
     corrected = _correct_biases(content, quantized, stats)
+    if not float32_outputs and (in_float32 := find_float32_operators(corrected)):
+        raise JobError(
+            "the int8 model is not suitable for devices: TensorFlow Lite's quantizer leaves "
+            f"operators in float32: {', '.join(in_float32)}. Replace the layers that use them."
+        )
     if not float32_outputs and (problems := find_int8_problems(corrected)):
         raise JobError(
             f"the int8 model is not suitable for devices: {'; '.join(problems)}. Use other layers."
