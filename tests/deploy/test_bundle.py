@@ -447,6 +447,23 @@ def test_a_new_export_replaces_only_files_of_an_export(
     assert [p.name for p in folder.iterdir()] == ["report.json"]
 
 
+def test_a_compiled_file_in_the_export_folder_is_replaced_if_it_is_given(tmp_path: Path) -> None:
+    """edgetpu_compiler writes its file and its log next to the model."""
+    folder, compiled = tmp_path / "deploy", tmp_path / "deploy/model_edgetpu.tflite"
+    folder.mkdir()
+    compiled.write_bytes(b"compiled")
+    (folder / "model_edgetpu.log").write_text("log")
+    copy = Path(shutil.copy(compiled, tmp_path))
+    (tmp_path / "other.tflite").write_bytes(b"another")
+    for path in (None, tmp_path / "other.tflite", tmp_path / "gone.tflite"):
+        with pytest.raises(UserError, match="was not written by Kerakit"):
+            ExportFolder(folder, path).check_new(overwrite=True)
+    for path in (compiled, copy):
+        ExportFolder(folder, path).check_new(overwrite=True)
+        with pytest.raises(UserError, match="--overwrite"):
+            ExportFolder(folder, path).check_new(overwrite=False)
+
+
 def test_a_file_named_like_the_bundle_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "device").write_text("mine")
     with pytest.raises(UserError, match="is a file"):

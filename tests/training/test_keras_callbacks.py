@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -42,7 +43,7 @@ CALLBACKS = """
         ADDED
         training.HistoryWriter(run),
     ]
-    return [*callbacks, *trackers]"""
+    callbacks += trackers"""
 
 
 def add(project: Project, source: str) -> None:
@@ -51,7 +52,7 @@ def add(project: Project, source: str) -> None:
     # A column of history.csv must be in the logs before HistoryWriter.
     edit(path, "    callbacks.append(training.HistoryWriter(run))\n", "")
     added = source and f"{source},"
-    edit(path, "    return [*callbacks, *trackers]", CALLBACKS.replace("ADDED", added))
+    edit(path, "    callbacks += trackers", CALLBACKS.replace("ADDED", added))
 
 
 def rates(project: Project) -> list[float]:
@@ -99,6 +100,24 @@ def test_a_callback_that_cannot_work_is_refused(project: Project, source: str, n
     assert named in done.err
     assert "Traceback" not in done.err
     assert not (project.path / "progress" / "test").exists()
+
+
+def test_an_error_in_callbacks_leaves_the_old_run(trained: Project) -> None:
+    def content() -> dict[Path, bytes]:
+        run = trained.path / "progress" / "test"
+        return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+    before, source = content(), (trained.path / "callbacks.py").read_text()
+    for line, named in (
+        ("keras.callbacks.SwapEMAWeights(swap_on_epoch=True)", "--ema"),
+        ("keras.callbacks.NoSuchCallback()", "NoSuchCallback"),
+    ):
+        (trained.path / "callbacks.py").write_text(source)
+        add(trained, line)
+        done = trained.train("--overwrite")
+        assert done.code != 0
+        assert named in done.err
+        assert content() == before
 
 
 def test_no_step_has_learning_rate_0(project: Project) -> None:

@@ -83,6 +83,8 @@ class ExportFolder(OutputFolder):
 
     Args:
         path: the folder; it need not exist.
+        compiled: the file of --edgetpu_compiled. Where edgetpu_compiler wrote it into this folder,
+            as it does, the file and its log may be replaced.
 
     Attributes:
         report: path of report.json.
@@ -94,8 +96,9 @@ class ExportFolder(OutputFolder):
 
     kind = "model export"
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, compiled: Path | None = None) -> None:
         super().__init__(path)
+        self._compiled = compiled
         self.report = self.path / "report.json"
         self.page = self.path / "report.html"
 
@@ -106,7 +109,17 @@ class ExportFolder(OutputFolder):
         return [*(self.path / name for name in names), self.page, self.report]
 
     def recorded(self) -> list[Path]:
-        """Return the paths that report.json of an earlier export lists."""
+        """Return the paths that report.json of an earlier export lists, and the compiled file."""
+        return [*self._recorded(), *self._given()]
+
+    def _given(self) -> list[Path]:
+        path = self.path / FORMATS["edgetpu"].file
+        if self._compiled is None or not path.is_file() or not self._compiled.is_file():
+            return []
+        is_same = path.read_bytes() == self._compiled.read_bytes()  # itself, or a copy of it
+        return [path, *(self.path / name for name in _LOGS)] if is_same else []
+
+    def _recorded(self) -> list[Path]:
         try:
             report = read_json(self.report, dict)
         except (OSError, UserError):

@@ -42,7 +42,6 @@ def get(
     """
     run = kerakit.Run(directory)
     trackers = training.get_trackers(track or (), run)
-    run.create(overwrite)
     callbacks: list[keras.callbacks.Callback] = []
     if checkpoint:
         limit = MAX_CHECKPOINTS if limit_checkpoints else None
@@ -53,4 +52,8 @@ def get(
     if early_stopping:
         mode = "max" if HIGHER_IS_BETTER else "min"
         callbacks.append(keras.callbacks.EarlyStopping(MONITOR, patience=PATIENCE, mode=mode))
-    return [*callbacks, *trackers]
+    callbacks += trackers
+    # Last: an error above leaves an existing run as it is.
+    training.check_callbacks(callbacks)
+    run.create(overwrite)
+    return callbacks

@@ -26,7 +26,7 @@ from kerakit.models import build_model
 from reader import DataReader
 from task import get_task
 
-folder = deploy.ExportFolder(args.save_to)
+folder = deploy.ExportFolder(args.save_to, args.edgetpu_compiled)
 folder.check_new(args.overwrite)
 if args.edgetpu_compiled:
     deploy.check_compiled_file(args.edgetpu_compiled)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from kerakit.training.features import FeatureDataset, FeatureStore
     from kerakit.training.phases import ClassWeighted, compute_class_weights, select_phases
     from kerakit.training.search import Search
-    from kerakit.training.session import training_session
+    from kerakit.training.session import check_callbacks, training_session
     from kerakit.training.split_model import find_split, freeze_lower, leaf_layers, split_at
     from kerakit.training.throughput import ThroughputMonitor
     from kerakit.training.trackers import get_trackers
@@ -46,6 +46,7 @@ _HOMES = {
     "HistoryWriter": "kerakit.training.callbacks",
     "Search": "kerakit.training.search",
     "ThroughputMonitor": "kerakit.training.throughput",
+    "check_callbacks": "kerakit.training.session",
     "compute_class_weights": "kerakit.training.phases",
     "evaluate": "kerakit.training.evaluation",
     "find_batch_size": "kerakit.training.tune",
@@ -71,6 +72,7 @@ __all__ = [
     "StepScheduler",
     "ThroughputMonitor",
     "check_batch",
+    "check_callbacks",
     "compute_class_weights",
     "evaluate",
     "find_batch_size",

@@ -98,9 +98,10 @@ def _print(metrics: dict[str, float], details: dict[str, Any], images: str) -> N
     """Print the metrics, and the table of the classes where there is one."""
     values = ", ".join(f"{name}: {value:.4f}" for name, value in metrics.items())
     print(f"Evaluated on {images}. {values}")
-    if rows := details.get("classes"):
+    if columns := details.get("classes"):
+        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         cells = [[_cell(value, row) for value in row.values()] for row in rows]
-        print_table(list(rows[0]), cells, left=["class"])
+        print_table(list(columns), cells, left=["class"])
 
 
 def _cell(value: Any, row: dict[str, Any]) -> str:

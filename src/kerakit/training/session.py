@@ -46,7 +46,8 @@ def training_session(
     ...     pass  # model.fit(...)
     """
     try:
-        _check_callbacks(callbacks)
+        check_callbacks(callbacks)
+        _warn_of_partial_saves(callbacks)
         with tracking(callbacks), write_training_report(run, generators, callbacks):
             try:
                 yield
@@ -86,8 +87,13 @@ def _disk_error(error: Exception) -> int | None:
     return next((code for code in DISK_FULL if os.strerror(code) in str(error)), None)
 
 
-def _check_callbacks(callbacks: Sequence[Any]) -> None:
-    """Raise UserError for callbacks of Keras that cannot work over the phases of a run."""
+def check_callbacks(callbacks: Sequence[Any]) -> None:
+    """Raise UserError for callbacks of Keras that cannot work over the phases of a run.
+
+    >>> check_callbacks([keras.callbacks.SwapEMAWeights()])
+    Traceback (most recent call last):
+    kerakit.errors.UserError: SwapEMAWeights in callbacks.py would swap twice. Omit it, ...
+    """
     for callback in callbacks:
         if isinstance(callback, keras.callbacks.BackupAndRestore):
             raise UserError(
@@ -99,6 +105,10 @@ def _check_callbacks(callbacks: Sequence[Any]) -> None:
                 "SwapEMAWeights in callbacks.py would swap twice. Omit it, and pass --ema, which "
                 "adds it together with the average."
             )
+
+
+def _warn_of_partial_saves(callbacks: Sequence[Any]) -> None:
+    for callback in callbacks:
         if isinstance(callback, keras.callbacks.ModelCheckpoint):
             print(
                 "WARNING: ModelCheckpoint in callbacks.py saves only the part of the model that a "

@@ -34,6 +34,8 @@ class EdgeTpu:
             content = options.compiled.read_bytes()
             details = verify_compiled(content, int8.read_bytes())
             path.write_bytes(content)
+            if (log := options.compiled.with_suffix(".log")).is_file():
+                path.with_suffix(".log").write_bytes(log.read_bytes())
             return WrittenFormat(path, details)
         compiler = find_compiler(options.compiler)
         if compiler is None:  # removed since ``check``
