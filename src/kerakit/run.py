@@ -316,6 +316,8 @@ class Run(OutputFolder):
             UserError: the file is damaged.
         """
         try:
+            if self.history.exists() and not self.history.is_file():
+                raise ValueError("it is not a file")  # reading a device would not end
             with self.history.open(encoding="utf-8", newline="") as file:
                 rows = [
                     {name: float(value) for name, value in row.items() if value}

@@ -10,7 +10,8 @@ from typing import Any
 from PIL import Image
 
 from kerakit.data.split import MODES
-from kerakit.files import read_json, write_text
+from kerakit.errors import UserError, first_line
+from kerakit.files import RESTORE, read_json, write_text
 from kerakit.report.charts import plot_curves
 from kerakit.report.formatting import format_label, format_time, format_value
 from kerakit.report.page import (
@@ -65,6 +66,31 @@ def write_page(run: Run, sections: Sequence[Section] = ()) -> None:
     )
     history = run.read_history() if run.history.exists() else []
     best = next(iter(run.list_checkpoints()), None)
+    try:
+        text = _render(run, config, report, evaluation, history, best, sections).encode()
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # Values of another type, or missing ones, in files that are valid JSON.
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        files = ", ".join(
+            path.name
+            for path in (run.config, run.report, run.evaluation, run.history)
+            if path.exists()
+        )
+        raise UserError(
+            f"the report page of {run.path} cannot be written from {files}: {reason}. {RESTORE}"
+        ) from error
+    write_text(run.page, text.decode())
+
+
+def _render(
+    run: Run,
+    config: Mapping[str, Any],
+    report: Mapping[str, Any],
+    evaluation: Mapping[str, Any],
+    history: History,
+    best: Checkpoint | None,
+    sections: Sequence[Section],
+) -> str:
     settings = {key: value for key, value in config.items() if key != "class_names"}
     content = [
         _tiles(history, best, report, evaluation),
@@ -81,7 +107,7 @@ def write_page(run: Run, sections: Sequence[Section] = ()) -> None:
         _lines(run, config, report),
         [part for part in content if part is not None],
     )
-    write_text(run.page, render(page))
+    return render(page)
 
 
 def _lines(run: Run, config: Mapping[str, Any], report: Mapping[str, Any]) -> list[Paragraph]:
