@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -70,13 +72,40 @@ def redirect_native_output(target: Any = None) -> Iterator[None]:
                 os.close(copy)
 
 
-def quiet_startup() -> contextlib.AbstractContextManager[None]:
-    """Return the context that silences TensorFlow's start-up messages.
+@contextlib.contextmanager
+def quiet_startup() -> Iterator[None]:
+    """Import Keras without TensorFlow's start-up messages and without optional packages.
+
+    Keras and TensorFlow import scikit-learn, Matplotlib and JAX where they are installed, for
+    ``keras.wrappers``, ``keras.visualization`` and a converter: a third of the import time. To use
+    these, import the package before.
 
     >>> with quiet_startup():
     ...     import keras
     """
-    return redirect_native_output()
+    optional = ["sklearn", "matplotlib"]
+    if _keras_backend() == "tensorflow":
+        optional.append("jax")
+    hidden = [name for name in optional if name not in sys.modules]
+    with redirect_native_output():
+        sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type] # None: no such module
+        try:
+            yield
+        finally:
+            for name in hidden:
+                sys.modules.pop(name, None)
+
+
+def _keras_backend() -> str:
+    """Return the name of Keras's backend, found as Keras finds it."""
+    home = os.path.expanduser("~")
+    folder = Path(home if os.access(home, os.W_OK) else "/tmp", ".keras")  # noqa: S108 - as Keras
+    folder = Path(os.environ.get("KERAS_HOME", folder)).expanduser()
+    config: Any = {}
+    with contextlib.suppress(OSError, ValueError):
+        config = json.loads((folder / "keras.json").read_text("utf-8"))
+    in_file = config.get("backend") if isinstance(config, dict) else None
+    return os.environ.get("KERAS_BACKEND") or in_file or "tensorflow"
 
 
 def print_table(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import os
 import re
 import secrets
 import site
@@ -51,10 +52,11 @@ def code_identity(parts: Iterable[object], pipeline: Any = None) -> bytes:
     if pipeline is not None:
         identity.update(_serialize(pipeline))
     homes = {home for part in parts for home in _home_modules(part)}
+    entries = frozenset(map(os.path.abspath, sys.path))
     for name, module in sorted(sys.modules.items()):
         if name == "__main__" and name not in homes:
             continue
-        path = _source_path(module)
+        path = _source_path(module, entries)
         if path is not None:
             identity.update(name.encode() + b"\0" + _read(path))
         elif name == "__main__":
@@ -90,26 +92,40 @@ def _home_modules(part: object) -> Iterator[str]:
         yield getattr(owner, "__module__", None) or ""
 
 
-def _source_path(module: ModuleType | None) -> Path | None:
-    """Return the file of a module; None if it is installed, or has no file."""
+def _source_path(module: ModuleType | None, entries: frozenset[str]) -> Path | None:
+    """Return the file of a module; None if it is installed, or has no file.
+
+    Args:
+        module: an imported module.
+        entries: the absolute paths of ``sys.path``.
+    """
     file = getattr(module, "__file__", None)
     if not isinstance(file, str):
         return None
-    path = Path(file).absolute()
+    folder, name = os.path.split(os.path.abspath(file))
     # Generated modules, such as those of TensorFlow's AutoGraph, are not on the import path.
-    is_imported = any(Path(entry).absolute() in path.parents for entry in sys.path)
-    is_installed = not _installed_dirs().isdisjoint(path.parents)
-    return path if is_imported and not is_installed and not _GENERATED.match(path.name) else None
+    is_own = _is_own(folder, entries) and not _GENERATED.match(name)
+    return Path(folder, name) if is_own else None
 
 
 @cache
-def _installed_dirs() -> frozenset[Path]:
+def _is_own(folder: str, entries: frozenset[str]) -> bool:
+    """Whether modules of a folder are imported from ``entries`` and not installed."""
+    # Strings and a cache, because thousands of modules of TensorFlow are in hundreds of folders.
+    parents = {folder}
+    while folder != (folder := os.path.dirname(folder)):
+        parents.add(folder)
+    return not entries.isdisjoint(parents) and _installed_dirs().isdisjoint(parents)
+
+
+@cache
+def _installed_dirs() -> frozenset[str]:
     """Return the folders of the standard library, of installed packages, and of Kerakit."""
     names = ("stdlib", "platstdlib", "purelib", "platlib")
     folders = {Path(sysconfig.get_path(name)) for name in names}
     folders.update(map(Path, [*site.getsitepackages(), site.getusersitepackages()]))
     folders.add(Path(kerakit.__file__).parent)
-    return frozenset(folders | {folder.resolve() for folder in folders})
+    return frozenset(str(folder) for path in folders for folder in (path, path.resolve()))
 
 
 def _read(path: Path) -> bytes:

@@ -215,10 +215,10 @@ class Classification:
         """Raise UserError if the classes are numbers, which a regression predicts."""
         if len(self.class_names) > MAX_NUMBERS and all(map(_is_decimal, self.class_names)):
             raise UserError(
-                f"the labels are numbers: {list_names(self.class_names)}. Classification makes "
-                f"{len(self.class_names)} classes of them. To predict a number, return a task of "
-                "your own in task.py (guide: Your own task), with a loss such as "
-                "mean_absolute_error; to classify, name the classes."
+                f"the labels look like measurements (regression): {list_names(self.class_names)}; "
+                "classification needs classes. To predict a number, return a task of your own in "
+                "task.py (guide: Your own task), with a loss such as mean_absolute_error; to "
+                "classify, name the classes."
             )
 
     # ----------------------------------------------------------------------------------- evaluation
