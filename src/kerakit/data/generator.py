@@ -30,10 +30,6 @@ from kerakit.machine import available_cores
 if TYPE_CHECKING:
     from kerakit.tasks.base import Task
 
-with quiet_logs():
-    # On import it looks for JAX's profiler, and logs a warning where there is none.
-    import grain
-
 MAX_UNREADABLE = 0.01
 """Largest fraction of unreadable images that ``skip_unreadable`` allows."""
 
@@ -367,6 +363,11 @@ class BatchGenerator(keras.utils.PyDataset):
 
     def _read_ahead(self, batch: int) -> Any:
         """Return an iterator from ``batch`` on, over the ends of epochs."""
+        # Not before: it imports JAX where that is installed, and a training on stored features does
+        # not read ahead. It logs a warning where there is no JAX profiler.
+        with quiet_logs():
+            import grain
+
         if self._iterator is not None:
             self._iterator.close()
         memory.retain_freed_memory()

@@ -1,5 +1,6 @@
 """Charts as matplotlib figures, saved as PNG in run folders or rendered as SVG on report pages.
 
+Matplotlib is imported on first use: a training has a chart at its end, and starts without it.
 Figures have 72 dots per inch, so that a point of a font is a pixel of the page.
 """
 
@@ -18,16 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import (
-    FuncFormatter,
-    LogLocator,
-    MaxNLocator,
-    NullFormatter,
-    PercentFormatter,
-)
 from numpy.typing import NDArray
 
 from kerakit.files import atomic_write
@@ -35,6 +27,7 @@ from kerakit.report.formatting import clean_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLORS = {
     "text": "#1c2128",
@@ -88,9 +81,18 @@ _STYLE: Any = {
 }
 
 
+def _new_figure(width: float, height: float, **options: Any) -> Figure:
+    """Return an empty figure; width and height in points."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width / 72, height / 72), **options)
+
+
 @contextlib.contextmanager
 def _styled() -> Iterator[None]:
     """Apply the charts' style, without warnings about characters that matplotlib's font lacks."""
+    import matplotlib as mpl
+
     with mpl.rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
         yield
@@ -192,10 +194,12 @@ def plot_curves(
         rows: one per epoch, with "epoch", metrics, and metrics with the prefix "val_".
         marks: (epoch, label) of vertical lines, such as the beginnings of phases.
     """
+    from matplotlib import ticker
+
     metrics = list(
         dict.fromkeys(name.removeprefix("val_") for row in rows for name in row if name != "epoch")
     )
-    figure = Figure(figsize=(440 / 72 * len(metrics), 300 / 72), layout="constrained")
+    figure = _new_figure(440 * len(metrics), 300, layout="constrained")
     for axes, metric in zip(
         figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True
     ):
@@ -207,7 +211,7 @@ def plot_curves(
             if points:
                 marker = "." if len(points) <= MAX_MARKERS else ""
                 axes.plot(*zip(*points, strict=True), label=label, color=color, marker=marker)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
         axes.set_xlabel("epoch", loc="right")
         axes.grid(axis="y")
         axes.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.1), ncols=2)
@@ -261,7 +265,7 @@ def plot_confusion_matrix(
     # A matrix of few classes is smaller than the title of its axis.
     side = max(count * cell, 80)
     size = margin + side + 8
-    figure = Figure(figsize=(size / 72, size / 72))
+    figure = _new_figure(size, size)
     axes = figure.add_axes((margin / size, margin / size, side / size, side / size))
     fractions = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     axes.imshow(_color_cells(matrix, fractions), interpolation="none", aspect="auto")
@@ -336,9 +340,11 @@ def plot_accuracy_latency(
         threshold: score and label of the accuracy gate, drawn as a line.
         min_span: smallest span of the vertical axis, so that small differences look small.
     """
+    from matplotlib import ticker
+
     width, height = 880, 360
     left, right, bottom, top = 60, width - 14, 46, height - 30
-    figure = Figure(figsize=(width / 72, height / 72))
+    figure = _new_figure(width, height)
     axes = figure.add_axes(
         (left / width, bottom / height, (right - left) / width, (top - bottom) / height)
     )
@@ -347,10 +353,10 @@ def plot_accuracy_latency(
     axes.set_ylim(*_vertical_limits([p.score for p in points] + [threshold[0]], min_span))
     axes.set_xlabel("latency (ms)", loc="right")
     axes.set_title(metric, color=COLORS["soft"], fontsize=11, fontweight="normal")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
     _format_log_axis(axes)
-    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-    axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+    axes.yaxis.set_major_locator(ticker.MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    axes.yaxis.set_major_formatter(ticker.PercentFormatter(1, symbol=" %"))
     axes.grid(axis="y")
     axes.axhline(threshold[0], color=COLORS["bad"], linewidth=1, linestyle=(0, (6, 4)))
     axes.annotate(
@@ -406,8 +412,10 @@ def plot_accuracy_latency(
 
 def _format_log_axis(axes: Axes) -> None:
     """Label a logarithmic axis with plain numbers: matplotlib's own labels are math text."""
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    from matplotlib import ticker
+
+    axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(ticker.NullFormatter())
 
 
 def _vertical_limits(scores: Sequence[float], min_span: float) -> tuple[float, float]:
@@ -492,7 +500,9 @@ def plot_trials(
         score: label of the score.
         higher_is_better: whether the highest score is the best.
     """
-    figure = Figure(figsize=(230 / 72 * (1 + len(names)), 230 / 72), layout="constrained")
+    from matplotlib import ticker
+
+    figure = _new_figure(230 * (1 + len(names)), 230, layout="constrained")
     first, *others = figure.subplots(1, 1 + len(names), sharey=True, squeeze=False)[0]
     numbers, scores, _ = zip(*trials, strict=True)
     best = (np.maximum if higher_is_better else np.minimum).accumulate(scores)
@@ -500,7 +510,7 @@ def plot_trials(
     first.plot(numbers, scores, "o", markersize=4, color=COLORS["accent"])
     first.set_xlabel("trial")
     first.set_ylabel(score)
-    first.xaxis.set_major_locator(MaxNLocator(integer=True))
+    first.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     first.legend()
     for axes, name in zip(others, names, strict=True):
         points = [(params[name], value) for _, value, params in trials if name in params]

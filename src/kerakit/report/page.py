@@ -10,16 +10,18 @@ import io
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from matplotlib.figure import Figure
 from PIL import Image
 
 from kerakit.report.charts import to_svg
 from kerakit.report.formatting import clean_text, format_label, format_value
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 THUMBNAIL_SIZE = 192
 """Longer side of an image in a gallery, in pixels."""
