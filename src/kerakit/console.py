@@ -97,9 +97,9 @@ def quiet_startup() -> Iterator[None]:
 
 
 def _keras_backend() -> str:
-    """Return the name of Keras's backend, found as Keras finds it."""
+    """Return the name of Keras's backend, by Keras's own rules."""
     home = os.path.expanduser("~")
-    folder = Path(home if os.access(home, os.W_OK) else "/tmp", ".keras")  # noqa: S108 - as Keras
+    folder = Path(home if os.access(home, os.W_OK) else "/tmp", ".keras")  # noqa: S108 - Keras's default
     folder = Path(os.environ.get("KERAS_HOME", folder)).expanduser()
     config: Any = {}
     with contextlib.suppress(OSError, ValueError):
