@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import keras
 import pytest
 
-from kerakit.models import ModelFiles
+from kerakit import UserError
+from kerakit.models import ModelFiles, build_model
+from kerakit.tasks import Classification
 from projects import PROJECT, Project, Result
 
 # A proxy for urllib's downloads where nobody listens, so that no machine can download anything.
@@ -115,3 +120,32 @@ def test_a_file_that_cannot_be_imported_is_no_model(tmp_path: Path) -> None:
     for name in ("my-net.py", "v1.5.py", "_shared.py"):
         (tmp_path / name).touch()
     assert list(ModelFiles(tmp_path)) == ["my-net"]
+
+
+def _two_inputs(shape: tuple[int, int, int]) -> keras.Model:
+    images = keras.Input(shape), keras.Input(shape)
+    return keras.Model(images, keras.layers.Add()(images))
+
+
+def _named(shape: tuple[int, int, int], name: str) -> keras.Model:
+    inner = keras.Sequential([keras.Input(shape), keras.layers.Conv2D(2, 3, name=name)])
+    return keras.Sequential([keras.Input(shape), inner, keras.layers.Flatten()])
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda _: None, "returned NoneType"),
+        (_two_inputs, "has 2 inputs"),
+        (partial(_named, name="conv (1)"), r"conv \(1\)"),
+        (partial(_named, name="größe"), "größe"),
+    ],
+)
+def test_a_model_that_cannot_be_trained_is_an_error(
+    make: Callable[[tuple[int, int, int]], keras.Model], reason: str
+) -> None:
+    def construct(input_shape: tuple[int, int, int], task: Classification) -> keras.Model:
+        return make(input_shape)
+
+    with pytest.raises(UserError, match=reason):
+        build_model(construct, (8, 8), Classification(["cat", "dog"]))

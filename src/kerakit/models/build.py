@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from collections import UserDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from kerakit.errors import UserError, WeightsNotFoundError
+from kerakit.errors import UserError, WeightsNotFoundError, list_names
 
 if TYPE_CHECKING:
     import keras
@@ -74,7 +75,8 @@ def build_model(
         The model, and the weights that it starts from.
 
     Raises:
-        UserError: "imagenet" was requested and is not available.
+        UserError: "imagenet" was requested and is not available, or ``construct`` returned
+            anything but a model with one input and valid layer names.
 
     >>> import keras
     >>> from kerakit.tasks import Classification
@@ -89,9 +91,22 @@ def build_model(
     parameters = inspect.signature(construct).parameters
     given = len(task.class_names) if "num_classes" in parameters else task
     name = construct.__module__.rsplit(".", 1)[-1]
+    model, used = _construct(construct, input_shape, given, weights, name)
+    _check(model, name)
+    return model, used
+
+
+def _construct(
+    construct: Callable[..., Any],
+    input_shape: tuple[int, int, int],
+    given: Task | int,
+    weights: Weights,
+    name: str,
+) -> tuple[keras.Model, Literal["imagenet", "none"]]:
+    """Call ``construct`` with or without ImageNet weights; see ``build_model``."""
     if weights == "none":
         return construct(input_shape, given), "none"
-    if "weights" not in parameters:
+    if "weights" not in inspect.signature(construct).parameters:
         if weights == "imagenet":
             raise UserError(
                 f"the model {name} has no ImageNet weights. Omit --weights, or choose another "
@@ -119,3 +134,40 @@ def build_model(
         flush=True,
     )
     return construct(input_shape, given), "none"
+
+
+def _check(model: Any, name: str) -> None:
+    """Raise UserError unless ``model`` can be trained: its type, inputs and layer names."""
+    import keras
+
+    if not isinstance(model, keras.Model):
+        raise UserError(
+            f"construct() of the model {name} returned {type(model).__name__}. Expected a "
+            "keras.Model."
+        )
+    inputs = getattr(model, "inputs", None) or []
+    if len(inputs) > 1:
+        raise UserError(
+            f"the model {name} has {len(inputs)} inputs. Expected one: the image, "
+            "keras.Input(input_shape)."
+        )
+    if keras.backend.backend() != "tensorflow":
+        return
+    invalid = [layer for layer in _layer_names(model) if not _SCOPE.fullmatch(layer)]
+    if invalid:
+        raise UserError(
+            f"TensorFlow accepts no layers of these names: {list_names(invalid)} (model {name}). "
+            "Use letters, digits, and _ . - in names."
+        )
+
+
+_SCOPE = re.compile(r"[A-Za-z0-9_.\\/>-]*")
+"""Names of scopes in TensorFlow's graphs (``tf.Graph.name_scope``)."""
+
+
+def _layer_names(model: keras.Model) -> Iterator[str]:
+    """Yield the names of all layers, also of nested models."""
+    for layer in model.layers:
+        yield layer.name
+        if hasattr(layer, "layers"):
+            yield from _layer_names(layer)
