@@ -41,6 +41,9 @@ from kerakit.script import deploy_command, evaluate_command
 BATCH_ROWS = 4
 """Number of rows of the plot of a batch that are shown."""
 
+_RECORDED = ("class_names", "split", "architecture")
+"""Entries of config.json that are no settings: they have sections of their own, or are hashes."""
+
 _STATUS = {
     "completed": Badge("completed", "good"),
     "interrupted": Badge("interrupted", "idle"),
@@ -91,7 +94,7 @@ def _render(
     best: Checkpoint | None,
     sections: Sequence[Section],
 ) -> str:
-    settings = {key: value for key, value in config.items() if key != "class_names"}
+    settings = {key: value for key, value in config.items() if key not in _RECORDED}
     content = [
         _tiles(history, best, report, evaluation),
         _curves(history, best, config, report),
