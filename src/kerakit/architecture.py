@@ -67,7 +67,11 @@ def fingerprint(model: keras.Model) -> dict[str, str]:
         _normalize(config, number),
         [list(weight.shape) for weight in model.weights],
         [_source(type(part)) for part in _custom(model)],
-        [_lambda_source(layer.function) for layer in _layers(model) if hasattr(layer, "function")],
+        [
+            _lambda_source(layer.function)
+            for layer in flatten_layers(model)
+            if hasattr(layer, "function")
+        ],
     ]
     text = json.dumps(parts, sort_keys=True, default=repr)
     return {"sha256": hashlib.sha256(text.encode()).hexdigest(), "keras": keras.version()}
@@ -100,14 +104,17 @@ def _normalize(value: Any, number: Callable[[str], int]) -> Any:
     return normalized
 
 
-def _layers(model: keras.Model) -> Iterator[Any]:
-    """Yield all layers, nested ones too, in their order."""
-    return iter(model._flatten_layers(include_self=False))
+def flatten_layers(model: keras.Layer) -> list[Any]:
+    """Return all layers inside a model or a layer, those inside them too, in their order.
+
+    Keras has no public function that enters wrappers and the attributes of custom layers.
+    """
+    return list(model._flatten_layers(include_self=False))
 
 
 def _custom(model: keras.Model) -> Iterator[Any]:
     """Yield the layers, and the model, of classes that are not Keras's own."""
-    for part in (model, *_layers(model)):
+    for part in (model, *flatten_layers(model)):
         if type(part).__module__.partition(".")[0] not in ("keras", "kerakit"):
             yield part
 

@@ -73,7 +73,7 @@ def _make_absolute(path: Path) -> Path:
     try:
         return path.expanduser().absolute()
     except RuntimeError:
-        raise ValueError(f"there is no user {path.parts[0][1:]!r} as in {path}") from None
+        raise ValueError(f"the user {path.parts[0][1:]!r} of {path} does not exist") from None
 
 
 _DATA = AfterValidator(_make_absolute)

@@ -35,6 +35,16 @@ _MAX_REASON = 200
 _UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY)
 
 
+def disk_full_code(error: BaseException) -> int | None:
+    """Return the system's number if ``error`` is one of DISK_FULL, or its text says so; else None.
+
+    Native code has errors of its own for it: h5py, Pillow, TensorFlow.
+    """
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        return error.errno
+    return next((code for code in DISK_FULL if os.strerror(code) in str(error)), None)
+
+
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Name ``path`` in the error of a full disk that names no file, as that of a write."""

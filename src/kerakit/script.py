@@ -15,7 +15,7 @@ from typing import TypeVar
 from kerakit.config import Config
 from kerakit.console import open_missing_streams
 from kerakit.errors import KerakitError, printable_lines
-from kerakit.files import DISK_FULL
+from kerakit.files import disk_full_code
 from kerakit.machine import limit_threads
 from kerakit.run import Run
 
@@ -93,7 +93,7 @@ def fail(message: str, code: int) -> None:
 def _describe_os_error(error: OSError) -> tuple[str, int] | None:
     """Return message and exit code of a file-system error; None for errors that are bugs."""
     path = error.filename if isinstance(error.filename, str) else _find_path(str(error))
-    if error.errno in DISK_FULL or "No space left on device" in str(error):
+    if disk_full_code(error) is not None:
         return f"the disk is full: {path} could not be written. Free some space and start again.", 1
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"no permission for {path}. Choose another folder, or change its permissions.", 2

@@ -12,10 +12,10 @@ from typing import Literal
 
 import numpy as np
 
-from kerakit.data.decode import STRETCH, Pixels, read_image
+from kerakit.data.decode import Pixels, read_image
 from kerakit.data.identity import decoder_identity
-from kerakit.data.store import ArrayStore, default_limit, digest, remove_oldest
-from kerakit.device.preprocessing import Preprocessing
+from kerakit.data.store import ArrayStore, default_limit, digest, remove_oldest, size_and_times
+from kerakit.device.preprocessing import STRETCH, Preprocessing
 from kerakit.machine import available_memory
 
 CacheKind = Literal["none", "ram", "disk"]
@@ -101,11 +101,10 @@ class DiskCache:
 
     def __call__(self, path: Path) -> Pixels:
         """Return the image, uint8 (height, width, 3), as a writable array."""
-        try:
-            status = path.stat()
-        except OSError:
+        state = size_and_times(path)
+        if not state:
             return self._decode(path)  # raises an ImageError that says why
-        key = digest(str(path.absolute()), status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        key = digest(str(path.absolute()), *state)
         image = np.empty((self._input_size[1], self._input_size[0], 3), np.uint8)
         if self._store.read(key, image):
             return image

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from kerakit.device.photo import (
+    EXTENSIONS,
     clean,
     clean_jpeg,
     decode,
@@ -29,15 +30,10 @@ from kerakit.device.photo import (
     large_image,
     turn_upright,
 )
-from kerakit.device.preprocessing import Preprocessing
+from kerakit.device.preprocessing import STRETCH, Preprocessing
 from kerakit.errors import ImageError, UserError
 
-IMAGE_EXTENSIONS = frozenset(
-    {
-        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib"),
-        *(".tif", ".tiff", ".pbm", ".pgm", ".ppm", ".pnm"),
-    }
-)
+IMAGE_EXTENSIONS = frozenset(EXTENSIONS)
 """File extensions of images, in lower case."""
 
 DECODER_VERSION = "v4"
@@ -60,9 +56,6 @@ Pixels = NDArray[np.uint8]
 
 >>> black: Pixels = np.zeros((192, 224, 3), np.uint8)
 """
-
-STRETCH = Preprocessing()
-"""The whole image, resized without preserving the aspect ratio."""
 
 # Warnings of libjpeg about a file whose pixels are complete: version, bytes that belong to no
 # segment, unknown parameters (jerror.h). Its other warnings mean that pixels are missing.

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from kerakit.console import quiet_logs
 from kerakit.data import memory
 from kerakit.data.augment import Augmenter, derive_seed
-from kerakit.data.decode import STRETCH, Pixels, checked_pixels, read_image
+from kerakit.data.decode import Pixels, checked_pixels, read_image
 from kerakit.data.mix import Mix
 from kerakit.data.order import class_balanced_order, permutation
 from kerakit.data.read_timer import ReadTimer
 from kerakit.data.reader import Reader
 from kerakit.data.split import Mode
-from kerakit.device.preprocessing import Preprocessing
+from kerakit.device.preprocessing import STRETCH, Preprocessing
 from kerakit.errors import ImageError, UserError, first_line
 from kerakit.machine import available_cores
 

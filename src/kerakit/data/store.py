@@ -46,6 +46,15 @@ def digest(*parts: object) -> bytes:
     return hashlib.blake2b(repr(parts).encode(), digest_size=16).digest()
 
 
+def size_and_times(path: Path) -> tuple[int, ...]:
+    """Return size and times of modification and change of a file; () if it does not exist."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
 def used_bytes(folder: Path) -> int:
     """Return the size of all files below ``folder``, in bytes; 0 if it does not exist."""
     total = 0

@@ -41,6 +41,7 @@ from kerakit.errors import JobError, KerakitError, UserError, first_line
 from kerakit.files import (
     DISK_FULL,
     OutputFolder,
+    disk_full_code,
     existing_files,
     make_dir,
     move_into_place,
@@ -326,8 +327,7 @@ def _failure(error: Exception) -> str:
         raise error
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         raise error
-    if "No space left on device" in str(error):
-        # h5py and TensorFlow have errors of their own for it.
+    if disk_full_code(error) is not None:
         raise JobError(
             "the disk is full: the export could not be written. Free some space."
         ) from error

@@ -44,11 +44,6 @@ EDGETPU = "libedgetpu.so.1"
 # of 2021 differed by 0.7 steps of 1/256 on average and 17 at most (186 photos). So the mean may
 # differ by MEAN_STEPS, and the predicted class may change if it led by fewer than TIE_STEPS.
 MEAN_STEPS, TIE_STEPS = 1.5, 16
-STRETCH = preprocessing.Preprocessing()
-EXTENSIONS = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib"),
-    *(".tif", ".tiff", ".pbm", ".pgm", ".ppm", ".pnm"),
-)
 PIPE_CLOSED = 141  # 128 + SIGPIPE, as shells expect
 
 
@@ -155,7 +150,7 @@ def find_runtime() -> tuple[Any, str]:
 
 
 def read_photo(
-    path: Path, height: int, width: int, policy: preprocessing.Preprocessing = STRETCH
+    path: Path, height: int, width: int, policy: preprocessing.Preprocessing = preprocessing.STRETCH
 ) -> Any:
     """Read an image as training does: uint8 (height, width, 3) RGB.
 
@@ -166,7 +161,7 @@ def read_photo(
     """
     with input_errors(path):
         data, size = path.read_bytes(), (width, height)
-        if policy == STRETCH:
+        if policy == preprocessing.STRETCH:
             return resize(photo.decode(data, width, height), size)
         if data[:2] == b"\xff\xd8":  # it is scaled down while it is decoded
             stored = photo.jpeg_frame(data)[:2]
@@ -225,7 +220,7 @@ def find_photos(path: Path) -> list[Path]:
         found += [
             Path(parent, name)
             for name in files
-            if name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+            if name.lower().endswith(photo.EXTENSIONS) and not name.startswith(".")
         ]
     if not found:
         raise InputError(f"cannot use {path}: no images in this folder")

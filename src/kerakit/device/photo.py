@@ -19,6 +19,12 @@ from PIL import Image
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "AVIF")
 """Pillow's names of the formats that are read."""
 
+EXTENSIONS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib"),
+    *(".tif", ".tiff", ".pbm", ".pgm", ".ppm", ".pnm"),
+)
+"""File extensions of images, in lower case."""
+
 MAX_JPEG_PIXELS = 250_000_000
 """Limit of JPEGs, which are decoded at a fraction of their size. Phones: up to 200 million."""
 

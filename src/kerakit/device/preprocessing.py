@@ -94,7 +94,7 @@ class Preprocessing:
 
     @classmethod
     def read(cls, path: Path) -> Preprocessing:
-        """Read it from JSON; the default if there is no such file.
+        """Read it from JSON; the default if the file is missing.
 
         Raises:
             ValueError: the file is damaged, or was written by a newer version.
@@ -159,3 +159,7 @@ def _bad_crop(value: Any) -> str:
         "crop: expected fractions (left, top, right, bottom) from 0 to 1 with left < right and "
         f"top < bottom, got {value!r}"
     )
+
+
+STRETCH = Preprocessing()
+"""The whole image, resized without preserving the aspect ratio."""

@@ -6,10 +6,11 @@ import importlib
 import inspect
 import re
 from collections import UserDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from kerakit.architecture import flatten_layers
 from kerakit.errors import UserError, WeightsNotFoundError, list_names
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ def _check(model: Any, name: str) -> None:
         )
     if keras.backend.backend() != "tensorflow":
         return
-    invalid = [layer for layer in _layer_names(model) if not _SCOPE.fullmatch(layer)]
+    invalid = [one.name for one in flatten_layers(model) if not _SCOPE.fullmatch(one.name)]
     if invalid:
         raise UserError(
             f"TensorFlow accepts no layers of these names: {list_names(invalid)} (model {name}). "
@@ -163,11 +164,3 @@ def _check(model: Any, name: str) -> None:
 
 _SCOPE = re.compile(r"[A-Za-z0-9_.\\/>-]*")
 """Names of scopes in TensorFlow's graphs (``tf.Graph.name_scope``)."""
-
-
-def _layer_names(model: keras.Model) -> Iterator[str]:
-    """Yield the names of all layers, also of nested models."""
-    for layer in model.layers:
-        yield layer.name
-        if hasattr(layer, "layers"):
-            yield from _layer_names(layer)

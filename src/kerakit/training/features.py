@@ -18,6 +18,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from kerakit.architecture import flatten_layers
 from kerakit.console import progress
 from kerakit.data import memory
 from kerakit.data.generator import BatchGenerator, EpochCallback
@@ -30,6 +31,7 @@ from kerakit.data.store import (
     digest,
     remove_oldest,
     remove_store,
+    size_and_times,
     used_bytes,
 )
 from kerakit.errors import JobError, UserError, list_names
@@ -305,9 +307,9 @@ class FeatureStore:
         )
         identity.update(repr(settings).encode())
         parts = (generator, generator.read, generator.data_reader, task)
-        layers = self._backbone.model._flatten_layers()
+        model = self._backbone.model
         pipeline = generator.get_aug_pipeline() if generator.strength else None
-        identity.update(code_identity((*parts, *layers), pipeline))
+        identity.update(code_identity((*parts, model, *flatten_layers(model)), pipeline))
         if generator.skip_unreadable:  # the substitutes depend on all images
             identity.update(b"".join(_image_keys(generator, generator.index)))
         return identity.hexdigest()[:32]
@@ -408,7 +410,7 @@ def _image_keys(generator: BatchGenerator, index: NDArray[np.int64]) -> list[byt
     """Return the digests of images and their annotations."""
     reader = generator.data_reader
     return [
-        digest(reader.key(i), *_size_and_times(reader.image_path(i)), *_leaves(reader.target(i)))
+        digest(reader.key(i), *size_and_times(reader.image_path(i)), *_leaves(reader.target(i)))
         for i in index.tolist()
     ]
 
@@ -416,15 +418,6 @@ def _image_keys(generator: BatchGenerator, index: NDArray[np.int64]) -> list[byt
 def _leaves(annotation: object) -> list[tuple[str, tuple[int, ...], bytes]]:
     arrays = map(np.asarray, keras.tree.flatten(annotation))
     return [(array.dtype.str, array.shape, array.tobytes()) for array in arrays]
-
-
-def _size_and_times(path: Path) -> tuple[int, ...]:
-    """Return size and times of modification and change of a file; () if it does not exist."""
-    try:
-        status = path.stat()
-    except OSError:
-        return ()
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 _SEVERAL_TARGETS = "the task has several arrays of targets per image"

@@ -14,7 +14,7 @@ import keras
 
 from kerakit.data.generator import BatchGenerator
 from kerakit.errors import KerakitError, UserError, first_line
-from kerakit.files import DISK_FULL
+from kerakit.files import disk_full_code
 from kerakit.run import Run
 from kerakit.script import INTERRUPTED, deploy_command
 from kerakit.training.callbacks import Checkpoints
@@ -84,7 +84,7 @@ def _disk_error(error: Exception) -> int | None:
     """Return the system's number of an error that names no file, as of Pillow or TensorBoard."""
     if isinstance(error, OSError) and error.errno:
         return None if error.filename else error.errno
-    return next((code for code in DISK_FULL if os.strerror(code) in str(error)), None)
+    return disk_full_code(error)
 
 
 def check_callbacks(callbacks: Sequence[Any]) -> None:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import keras
 
+from kerakit.architecture import flatten_layers
 from kerakit.errors import UserError
 
 FEATURES_LAYER = "features"
@@ -186,10 +187,9 @@ def find_training_layers(model: keras.Model) -> TrainingLayers:
     >>> find_training_layers(model)
     TrainingLayers(dropout=['drop'], others=['flip'])
     """
-    layers = model._flatten_layers(include_self=False)
     found = TrainingLayers([], [])
     forced = _find_forced(model)
-    for layer in layers:
+    for layer in flatten_layers(model):
         if isinstance(layer, _DROPOUT) and id(layer) not in forced:
             if layer.rate > 0:
                 found.dropout.append(layer.name)
@@ -201,9 +201,9 @@ def find_training_layers(model: keras.Model) -> TrainingLayers:
 def _find_forced(model: keras.Model) -> set[int]:
     """Return the identities of the layers that are called with ``training=True`` in the graph."""
     forced: set[int] = set()
-    for layer in model._flatten_layers(include_self=False):
+    for layer in flatten_layers(model):
         if any(node.arguments.kwargs.get("training") for node in layer._inbound_nodes):
-            inner = layer._flatten_layers(include_self=True)
+            inner = (layer, *flatten_layers(layer))
             forced.update(id(one) for one in inner if _takes_training(one))
     return forced
 

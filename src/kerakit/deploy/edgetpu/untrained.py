@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kerakit.architecture import flatten_layers
 from kerakit.deploy.edgetpu.forecast import Forecast, OperatorForecast, forecast
 from kerakit.deploy.edgetpu.loader import DYNAMIC_SIZES, Refusal
 from kerakit.deploy.edgetpu.verdicts import TYPE, Verdict
@@ -67,7 +68,7 @@ def _noise(model: keras.Model) -> NDArray[np.int64]:
 @contextlib.contextmanager
 def _in_float32(model: keras.Model) -> Iterator[None]:
     """Compute in float32, as the exported model does, where mixed precision was set."""
-    layers: list[Any] = list(model._flatten_layers())
+    layers: list[Any] = [model, *flatten_layers(model)]
     policies = [layer.dtype_policy for layer in layers]
     try:
         for layer in layers:

@@ -39,7 +39,7 @@ class EdgeTpu:
             return WrittenFormat(path, details)
         compiler = find_compiler(options.compiler)
         if compiler is None:  # removed since ``check``
-            raise JobError(f"{PROGRAM} is no longer installed.")
+            raise JobError(f"{PROGRAM} was uninstalled meanwhile.")
         details = compile_model(compiler, int8, source.folder, min_runtime=options.min_runtime)
         return WrittenFormat(path, details)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kerakit.architecture import flatten_layers
 from kerakit.console import quiet_logs
 from kerakit.deploy.formats.base import ExportSource, WrittenFormat
 from kerakit.errors import JobError, first_line
@@ -65,7 +66,7 @@ def _unloadable_layers(model: keras.Model) -> Iterator[str]:
     """Yield a description of each layer that is a Python function or an unregistered class."""
     import keras
 
-    for layer in model._flatten_layers(include_self=False):
+    for layer in flatten_layers(model):
         kind = type(layer)
         if isinstance(layer, keras.layers.Lambda):
             yield f"layer '{layer.name}' (Lambda)"
@@ -112,7 +113,7 @@ def _with_layers(model: keras.Model) -> keras.Model:
 
 def _operations(model: keras.Model) -> Iterator[Any]:
     """Yield the operations of a functional model, those of nested models too."""
-    for part in (model, *model._flatten_layers(include_self=False)):
+    for part in (model, *flatten_layers(model)):
         yield from getattr(part, "operations", ())
 
 
