@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import random
 from typing import Any
 
 import numpy as np
@@ -13,26 +12,7 @@ from digits import Exported
 from kerakit import UserError
 from kerakit.tflite.process import ModelProcess
 from kerakit.tflite.runtime import load_tflite, pixel_encoder
-
-
-def mutate(content: bytes, seed: int) -> bytes:
-    """Return a damaged copy: changed bytes, changed words, a gap, or a cut."""
-    rng, damaged = random.Random(seed), bytearray(content)
-    kind = seed % 5
-    for _ in range(rng.randrange(1, 6)):
-        # Structure is at both ends, weights are between.
-        at = rng.choice([rng.randrange(len(damaged) - 4), len(damaged) - rng.randrange(5, 9000)])
-        if kind < 2:
-            damaged[at] = rng.randrange(256)
-        elif kind == 2:
-            word = rng.choice([0, 1, 255, 2**16, 2**31 - 1, 2**31, 2**32 - 1])
-            damaged[at : at + 4] = word.to_bytes(4, "little")
-    if kind == 3:
-        del damaged[rng.randrange(len(damaged)) :]
-    if kind == 4:
-        at = rng.randrange(len(damaged))
-        del damaged[at : at + rng.randrange(1, 64)]
-    return bytes(damaged)
+from mutations import mutate
 
 
 def predict_mutated(content: bytes, seeds: range) -> int:
