@@ -12,6 +12,7 @@ import pytest
 import kerakit
 from kerakit import doctor
 from kerakit.cgroup import CgroupLimits, cgroup_limits, free_cgroup_memory
+from kerakit.machine import available_memory
 
 GIB = 2**30
 
@@ -98,6 +99,17 @@ def test_memory_that_is_left(
     assert left() == 2 * GIB
     write(f"{folder}/{used}", f"{9 * GIB}\n")
     assert left() == 0
+
+
+def test_file_pages_count_as_available(tmp_path: Path) -> None:
+    """Free pages alone are few after much reading: a cache and a limit would be too small."""
+    info = tmp_path / "meminfo"
+    info.write_text("MemTotal: 16 kB\nMemFree:        3 kB\nMemAvailable:      11 kB\n")
+    assert available_memory(info) == 11 * 1024
+    for text in ("", "MemAvailable: many kB\n"):
+        info.write_text(text)
+        assert available_memory(info) > 2**20
+    assert available_memory(tmp_path / "none") > 2**20
 
 
 def test_no_control_groups(tmp_path: Path) -> None:

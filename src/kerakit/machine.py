@@ -17,6 +17,7 @@ from kerakit import __version__
 from kerakit.cgroup import cgroup_limits, free_cgroup_memory
 
 _CPU_INFO = Path("/proc/cpuinfo")
+_MEMORY_INFO = Path("/proc/meminfo")
 
 _THREAD_VARIABLES = (
     *("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"),
@@ -31,11 +32,24 @@ def available_cores() -> int:
     return min(cores, math.ceil(cgroup_limits().cores or cores))
 
 
-def available_memory() -> int:
-    """Return the free physical memory in bytes, at most what the control group has left."""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+def available_memory(info: Path = _MEMORY_INFO) -> int:
+    """Return the available physical memory in bytes, at most what the control group has left.
+
+    File pages that the kernel can drop count as available, as in Linux's ``MemAvailable``.
+
+    Args:
+        info: file in the format of ``/proc/meminfo``; without it, only free pages count.
+    """
+    try:
+        found = re.search(r"^MemAvailable:\s+(\d+) kB$", info.read_text("ascii"), re.MULTILINE)
+    except (OSError, ValueError):
+        found = None
+    if found:
+        available = int(found.group(1)) * 1024
+    else:
+        available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     left = free_cgroup_memory()
-    return free if left is None else min(free, left)
+    return available if left is None else min(available, left)
 
 
 def limit_threads() -> None:
