@@ -142,7 +142,7 @@ def test_captions_and_pictures_name_prediction_and_true_label() -> None:
     ]
     assert "dog" in TASK.format_prediction(scores)
     image = np.full((40, 200, 3), 128, np.uint8)
-    picture = TASK.draw(image, scores, annotation=0)
+    picture = TASK.draw(image, scores, target=0)
     assert picture.width == 200
     assert picture.height > 40
     np.testing.assert_array_equal(np.asarray(picture)[:40], image)

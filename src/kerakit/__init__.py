@@ -12,7 +12,15 @@ from kerakit.lazy import lazy_names
 
 if TYPE_CHECKING:
     from kerakit.architecture import fingerprint
-    from kerakit.config import Config, DataPath, InputSize, List, OutputPath, check_choice
+    from kerakit.config import (
+        ClassNames,
+        Config,
+        DataPath,
+        InputSize,
+        List,
+        OutputPath,
+        check_choice,
+    )
     from kerakit.console import quiet_startup
     from kerakit.errors import ImageError, JobError, KerakitError, UserError
     from kerakit.run import Run, load_weights
@@ -21,6 +29,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 _HOMES = {
+    "ClassNames": "kerakit.config",
     "Config": "kerakit.config",
     "DataPath": "kerakit.config",
     "ImageError": "kerakit.errors",
@@ -40,6 +49,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "ClassNames",
     "Config",
     "DataPath",
     "ImageError",

@@ -130,7 +130,9 @@ def predict(
     exported = deploy.load_exported(model)
     if exported.assumption:
         print(f"note: {model}: {exported.assumption}.", file=sys.stderr)
-    predictions = deploy.predict_images(exported.predict, exported.task, exported.read, paths, top)
+    predictions = deploy.predict_images(
+        exported.predict, exported.task, exported.read, paths, top, exported.placement
+    )
     if failed := deploy.write_predictions(predictions, as_json):
         raise UserError(f"{failed} of {len(paths)} images were not predicted; see above.")
 

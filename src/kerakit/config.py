@@ -78,6 +78,15 @@ def _make_absolute(path: Path) -> Path:
 
 _DATA = AfterValidator(_make_absolute)
 
+ClassNames = tuple[str, ...] | dict[str, tuple[str, ...]]
+"""Type of class names: a tuple, or one per output by its name.
+
+>>> class Recorded(Config):
+...     class_names: ClassNames = ()
+>>> Recorded(class_names={"animal": ("cat", "dog")}).class_names
+{'animal': ('cat', 'dog')}
+"""
+
 DataPath = Annotated[Path, _DATA]
 """Path of a dataset: absolute, so that it does not depend on the current folder.
 

@@ -10,49 +10,88 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kerakit import nested
 from kerakit.errors import JobError
 
 if TYPE_CHECKING:
     import keras
 
-PredictFn = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-"""uint8 images (n, height, width, 3) to float32 outputs (n, ...)."""
+PredictFn = Callable[[NDArray[np.uint8]], Any]
+"""uint8 images (n, height, width, 3) to outputs: one float32 array (n, ...), or a dictionary."""
 
 TIMED_RUNS = 30
 """Number of single images of which ``measure_latency_ms`` takes the median."""
 WARM_UP_RUNS = 3
 
 
-def keras_predict_fn(model: keras.Model) -> PredictFn:
+def output_names(model: keras.Model) -> tuple[str, ...]:
+    """Return the names of several outputs, in the order of exported files; () for one output.
+
+    They are the sorted keys of a dictionary, or the names of the layers that output a list.
+
+    >>> import keras
+    >>> x = keras.Input((2,))
+    >>> output_names(keras.Model(x, {"b": x, "a": x}))
+    ('a', 'b')
+    """
+    if isinstance(getattr(model, "output", None), dict):
+        return tuple(sorted(model.output))
+    return tuple(model.output_names) if len(getattr(model, "outputs", None) or ()) > 1 else ()
+
+
+def name_outputs(values: Any, names: tuple[str, ...]) -> Any:
+    """Return outputs as one float32 array, or as a dictionary if there are names.
+
+    Args:
+        values: an array, a list of one array per name, or a dictionary.
+        names: see ``output_names``.
+
+    >>> name_outputs([[1], [2]], ("a", "b"))
+    {'a': array([1.], dtype=float32), 'b': array([2.], dtype=float32)}
+    """
+    if not names:
+        (values,) = values if isinstance(values, (list, tuple)) else (values,)
+        return np.asarray(values, np.float32)
+    if not isinstance(values, dict):
+        values = dict(zip(names, values, strict=True))
+    return {name: np.asarray(values[name], np.float32) for name in names}
+
+
+def keras_predict_fn(model: keras.Model, names: tuple[str, ...] = ()) -> PredictFn:
     """Return the function that runs a Keras model on a batch of images.
+
+    Args:
+        model: the model.
+        names: names of several outputs; default: those of the model.
 
     >>> import keras
     >>> model = keras.Sequential([keras.Input((2, 2, 3)), keras.layers.Flatten()])
     >>> keras_predict_fn(model)(np.zeros((5, 2, 2, 3), np.uint8)).shape
     (5, 12)
     """
-    return lambda images: check_finite(np.asarray(model.predict_on_batch(images), np.float32))
+    names = names or output_names(model)
+    return lambda images: check_finite(name_outputs(model.predict_on_batch(images), names))
 
 
-def check_finite(outputs: NDArray[np.float32]) -> NDArray[np.float32]:
+def check_finite(outputs: Any) -> Any:
     """Return ``outputs`` (n, ...); raise JobError if some are NaN or infinite.
 
     >>> check_finite(np.array([[0.5, 0.5], [np.nan, 0]], np.float32))
     Traceback (most recent call last):
     kerakit.errors.JobError: the model outputs NaN or infinite values for 1 of 2 images...
     """
-    finite = np.isfinite(outputs).reshape(len(outputs), -1).all(axis=1)
+    finite = np.ones(nested.length(outputs), bool)
+    for array in nested.arrays(outputs):
+        finite &= np.isfinite(array).reshape(len(array), -1).all(axis=1)
     if not finite.all():
         raise JobError(
-            f"the model outputs NaN or infinite values for {np.sum(~finite):,} of {len(outputs):,} "
+            f"the model outputs NaN or infinite values for {np.sum(~finite):,} of {len(finite):,} "
             "images of a batch."
         )
     return outputs
 
 
-def predict_batches(
-    predict: PredictFn, batches: Iterable[tuple[Any, Any]]
-) -> tuple[NDArray[np.float32], NDArray[Any]]:
+def predict_batches(predict: PredictFn, batches: Iterable[tuple[Any, Any]]) -> tuple[Any, Any]:
     """Run ``predict`` over batches of (uint8 images, targets).
 
     Returns:
@@ -61,8 +100,12 @@ def predict_batches(
     Raises:
         JobError: an output is NaN or infinite.
     """
-    parts = [(check_finite(predict(images)), np.asarray(targets)) for images, targets in batches]
-    return np.concatenate([p for p, _ in parts]), np.concatenate([t for _, t in parts])
+    parts = [
+        (check_finite(predict(images)), nested.map_arrays(np.asarray, targets))
+        for images, targets in batches
+    ]
+    outputs, targets = (nested.concatenate(part) for part in zip(*parts, strict=True))
+    return outputs, targets
 
 
 def measure_latency_ms(predict: PredictFn, image: NDArray[np.uint8]) -> float:

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import kerakit.device
-from digits import Exported, load_classify
+from digits import Exported, load_program, open_bundle
 from kerakit import JobError, UserError
 from kerakit.data.decode import read_image
 from kerakit.deploy import ExportFolder, bundle
@@ -30,7 +30,7 @@ from kerakit.device.preprocessing import Preprocessing
 from kerakit.tflite.convert import convert_float
 from kerakit.tflite.runtime import load_tflite
 
-classify = load_classify()
+program = load_program()
 
 ONLY = """
 import runpy, sys
@@ -45,6 +45,14 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+FILES = {
+    *("model.tflite", "model_edgetpu.tflite", "labels.txt", "task.json", "preprocessing.json"),
+    *("golden.npz", "predict.py", "captions.py", "classification.py", "decoders.py", "photo.py"),
+    *("preprocessing.py", "README.txt"),
+}
+"""Files of the bundle of a classifier."""
+
+
 def run(
     folder: Path, *words: object, packages: tuple[str, ...] = ("ai_edge_litert", "numpy", "PIL")
 ) -> Any:
@@ -53,8 +61,10 @@ def run(
         sys.executable,
         "-I",
         "-c",
-        ONLY.format(allowed=("classification", "photo", "preprocessing", *packages)),
-        str(folder / "classify.py"),
+        ONLY.format(
+            allowed=("captions", "classification", "decoders", "photo", "preprocessing", *packages)
+        ),
+        str(folder / "predict.py"),
         *map(str, words),
     ]
     return subprocess.run(
@@ -99,9 +109,7 @@ def test_labels_in_another_order_fail_the_check(device: Path) -> None:
 
 def test_the_bundle_is_all_that_is_needed(exported_digits: Exported) -> None:
     folder = exported_digits.folder
-    assert {p.name for p in (folder / "device").iterdir()} == set(bundle.FILES) - {
-        "model_edgetpu.tflite"
-    }
+    assert {p.name for p in (folder / "device").iterdir()} == FILES - {"model_edgetpu.tflite"}
     assert (folder / "device/model.tflite").read_bytes() == exported_digits.int8.read_bytes()
     with np.load(folder / "device/golden.npz", allow_pickle=False) as golden:
         chosen = golden["images"]
@@ -125,16 +133,16 @@ def change_golden(folder: Path, **changes: Callable[[Any], Any]) -> None:
 
 def test_a_changed_weight_is_found(device: Path) -> None:
     content = bytearray((device / "model.tflite").read_bytes())
-    scores = classify.Classifier(device / "model.tflite").run
+    scores = open_bundle(device).run
     with np.load(device / "golden.npz") as golden:
-        images, expected = golden["images"], golden["scores"]
-    assert (np.stack([scores(image)[0] for image in images]) == expected).all()
+        images, expected = golden["images"], golden["output_0"]
+    assert (np.stack([scores(image)[0][0] for image in images]) == expected).all()
     # The weights are most of the file: somewhere in it there is one that matters.
     for place in range(len(content) // 3, len(content), 97):
         content[place] ^= 0x40
         (device / "model.tflite").write_bytes(content)
-        changed = classify.Classifier(device / "model.tflite")
-        if (np.stack([changed.run(image)[0] for image in images]) != expected).any():
+        changed = open_bundle(device)
+        if (np.stack([changed.run(image)[0][0] for image in images]) != expected).any():
             break
     done = run(device, "--check")
     assert done.returncode == 1
@@ -214,9 +222,9 @@ def write_pickle(path: Path) -> None:
             ["--check"],
             "golden.npz",
         ),
-        (lambda d: change_golden(d, scores=lambda x: x[1:]), ["--check"], "another model"),
+        (lambda d: change_golden(d, output_0=lambda x: x[1:]), ["--check"], "another model"),
         (
-            lambda d: change_golden(d, images=lambda x: x[:0], scores=lambda x: x[:0]),
+            lambda d: change_golden(d, images=lambda x: x[:0], output_0=lambda x: x[:0]),
             ["--check"],
             "another model",
         ),
@@ -278,7 +286,7 @@ def test_folders_and_top_labels(device: Path) -> None:
 def test_a_name_that_is_not_utf_8(device: Path) -> None:
     Image.new("RGB", (9, 9)).save(device / "x.png")
     os.rename(os.fsencode(device / "x.png"), os.fsencode(device) + b"/\xff.png")
-    command = [sys.executable, str(device / "classify.py"), os.fsdecode(b"\xff.png")]
+    command = [sys.executable, str(device / "predict.py"), os.fsdecode(b"\xff.png")]
     done = subprocess.run(command, capture_output=True, check=False, cwd=device)
     assert (done.returncode, done.stdout[:6]) == (0, b"\xff.png:"[:6]), done.stderr
 
@@ -298,8 +306,8 @@ def test_another_preprocessing_fails_the_check(device: Path) -> None:
 def test_a_damaged_golden_file_is_explained(device: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     random_ = random.Random(0)
     golden = device / "golden.npz"
-    model = classify.Classifier(device / "model.tflite")
-    monkeypatch.setattr(classify, "HERE", device)
+    model = open_bundle(device)
+    monkeypatch.setattr(program, "HERE", device)
     change_golden(device)  # without compression, so that damage reaches NumPy
     intact = golden.read_bytes()
     for _ in range(80):
@@ -307,14 +315,14 @@ def test_a_damaged_golden_file_is_explained(device: Path, monkeypatch: pytest.Mo
         for _ in range(random_.randrange(1, 5)):
             content[random_.choice([1, -1]) * random_.randrange(1, 900)] = random_.randrange(256)
         golden.write_bytes(content[: random_.choice([len(content), random_.randrange(99999)])])
-        with contextlib.suppress(classify.InputError):
-            classify.check(model, golden)
+        with contextlib.suppress(program.InputError):
+            program.check(model, golden)
 
 
 def test_it_is_python_3_7() -> None:
     """The grammar of 3.7. By hand it ran on 3.9 with tflite-runtime 2.7 and Pillow 8.4."""
-    for name in ("classify.py", "classification.py", "photo.py", "preprocessing.py"):
-        source = (Path(kerakit.device.__file__).parent / name).read_text()
+    for path in Path(kerakit.device.__file__).parent.glob("[!_]*.py"):
+        source = path.read_text()
         ast.parse(source, feature_version=(3, 7))
         assert "from __future__ import annotations" in source
 
@@ -358,7 +366,7 @@ def test_photos_are_read_as_in_training(
     path = tmp_path_factory.getbasetemp() / f"photo.{ending}"
     path.write_bytes(encoded(picture(*size), ending, orientation).getvalue())
     here = read_image(path, wanted).astype(int)
-    there = classify.read_photo(path, wanted[1], wanted[0])
+    there = program.read_photo(path, wanted[1], wanted[0])
     assert there.dtype == np.uint8
     assert there.shape == here.shape
     upright = size if orientation < 5 else size[::-1]
@@ -392,7 +400,7 @@ def test_all_kinds_of_pixels_are_read_as_in_training(
             image.putalpha(picture(90, 70, seed=1).convert("L"))
         image.save(tmp_path / f"photo.{ending}")
         here = read_image(tmp_path / f"photo.{ending}", (40, 30)).astype(int)
-        there = classify.read_photo(tmp_path / f"photo.{ending}", 30, 40)
+        there = program.read_photo(tmp_path / f"photo.{ending}", 30, 40)
         limit = 2 if (ending, mode) == ("jpeg", "CMYK") else 0  # converted by other libraries
         assert np.abs(there - here).max() <= limit, mode
 
@@ -401,15 +409,15 @@ def test_what_shrinks_much_is_averaged_as_in_training(tmp_path: Path) -> None:
     picture(900, 640).save(tmp_path / "photo.png")
     here, there = (
         read_image(tmp_path / "photo.png", (64, 48)).astype(int),
-        classify.read_photo(tmp_path / "photo.png", 48, 64),
+        program.read_photo(tmp_path / "photo.png", 48, 64),
     )
     assert np.abs(there - here).mean() <= 1
 
 
 def test_pixels_of_no_known_range_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.ones((9, 9), np.float32)).save(tmp_path / "float.tiff")
-    with pytest.raises(classify.InputError, match="no defined range"):
-        classify.read_photo(tmp_path / "float.tiff", 8, 8)
+    with pytest.raises(program.InputError, match="no defined range"):
+        program.read_photo(tmp_path / "float.tiff", 8, 8)
 
 
 # ------------------------------------------------------------------------------------------ export
@@ -471,11 +479,11 @@ def test_a_file_named_like_the_bundle_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_compiled_model_goes_along(exported_digits: Exported, tmp_path: Path) -> None:
-    for name in ("model.tflite", "labels.txt", "preprocessing.json"):
+    for name in ("model.tflite", "labels.txt", "task.json", "preprocessing.json"):
         shutil.copy(exported_digits.folder / name, tmp_path)
     (tmp_path / "model_edgetpu.tflite").write_bytes(b"edgetpu-custom-op")
     bundle.write_bundle(tmp_path, exported_digits.held_out[:4])
-    assert {p.name for p in (tmp_path / "device").iterdir()} == set(bundle.FILES)
+    assert {p.name for p in (tmp_path / "device").iterdir()} == FILES
 
 
 def test_a_float32_model_is_refused(device: Path, exported_digits: Exported) -> None:
@@ -487,12 +495,12 @@ def test_a_float32_model_is_refused(device: Path, exported_digits: Exported) -> 
 def test_a_bundle_that_fails_its_self_check_is_not_exported(
     exported_digits: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("model.tflite", "labels.txt"):
+    for name in ("model.tflite", "labels.txt", "task.json"):
         shutil.copy(exported_digits.folder / name, tmp_path)
     scores = np.random.default_rng(0)
 
     def unsteady(images: Any) -> Any:
-        return scores.integers(0, 256, (len(images), 10), dtype=np.uint8)
+        return [scores.integers(0, 256, (len(images), 10), dtype=np.uint8)]
 
     monkeypatch.setattr(bundle, "stored_predict_fn", lambda *_: unsteady)
     with pytest.raises(JobError, match="self-check"):

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from digits import load_classify
+from digits import open_bundle
 from kerakit import UserError
 from kerakit.data import BatchGenerator, DataReader, Preprocessing, open_cache, read_image
 from kerakit.deploy import held_out
@@ -237,12 +237,7 @@ def test_a_letterbox_travels_to_the_device(project: Project, photos: Path) -> No
     report = json.loads((folder / "report.json").read_text())
     assert report["image_reading"] == "device"
     path = save(photos / "wide.png", np.random.default_rng(1).integers(0, 256, (10, 60, 3)))
-    classify = load_classify()
-    classify.HERE, here = folder / "device", classify.HERE
-    try:
-        model = classify.Classifier(folder / "device/model.tflite")
-    finally:
-        classify.HERE = here
+    model = open_bundle(folder / "device")
     np.testing.assert_array_equal(model.read(path), read_as_device(path, (16, 12), expected))
     assert np.abs(model.read(path).astype(int) - read_image(path, (16, 12), expected)).max() <= 2
 

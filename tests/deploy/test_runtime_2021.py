@@ -21,7 +21,7 @@ from ai_edge_litert.interpreter import OpResolverType
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from digits import TRAINED, Exported, calibration, digits, export_digits, load_classify
+from digits import TRAINED, Exported, calibration, digits, export_digits, load_program, open_bundle
 from kerakit.tflite.convert import make_converter
 from kerakit.tflite.runtime import start_interpreter, stored_predict_fn
 
@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "build/tflite_2021/node_modules/@tensorflow/tfjs-tflite"
 
 Pixels = np.ndarray[Any, Any]
-classify = load_classify()
+program = load_program()
 
 
 def run_of_2021(model: Path, images: Pixels, folder: Path) -> Pixels:
@@ -55,14 +55,14 @@ def run_of_2021(model: Path, images: Pixels, folder: Path) -> Pixels:
 
 def run_of_today(model: Path, images: Pixels) -> tuple[Pixels, Pixels]:
     """Return those of LiteRT, by the program of the device bundle and by the reference kernels."""
-    classifier = classify.Classifier(model)
+    device = open_bundle(model.parent, model.name)
     reference = start_interpreter(
         model.read_bytes(),
         model.name,
         experimental_op_resolver_type=OpResolverType.BUILTIN_REF,
     )
-    optimized = np.stack([classifier.run(image)[0] for image in images])
-    return optimized, stored_predict_fn(reference)(images)
+    optimized = np.stack([device.run(image)[0][0] for image in images])
+    return optimized, stored_predict_fn(reference)(images)[0]
 
 
 def compare(one: Pixels, other: Pixels) -> tuple[float, float]:
@@ -174,6 +174,6 @@ def test_an_efficientnet_lite0_agrees_with_2021(tmp_path: Path) -> None:
     old = run_of_2021(exported.int8, images, tmp_path)
     new, reference = run_of_today(exported.int8, images)
     second, best = np.sort(new.astype(int), axis=1)[:, -2:].T
-    confident = best - second >= classify.TIE_STEPS
+    confident = best - second >= program.TIE_STEPS
     assert np.mean(confident) > 0.5
     assert_agreement(old[confident], new[confident], reference[confident])

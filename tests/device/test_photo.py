@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from digits import load_classify
+from digits import load_program
 from kerakit.data import decode_image, read_image
 from kerakit.device import photo
 from kerakit.device.preprocessing import Preprocessing
 from kerakit.errors import ImageError
 
-classify = load_classify()
+program = load_program()
 
 XMP = (
     b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf'
@@ -96,7 +96,7 @@ def both(data: bytes, folder: Path, size: tuple[int, int] = (32, 32)) -> tuple[A
     """Pixels in training and on the device."""
     path = folder / "photo"
     path.write_bytes(data)
-    return read_image(path, size), classify.read_photo(path, size[1], size[0])
+    return read_image(path, size), program.read_photo(path, size[1], size[0])
 
 
 def is_top_white(pixels: Any) -> bool:
@@ -334,8 +334,8 @@ def test_a_jpeg_without_a_height_is_an_error(policy: Preprocessing, tmp_path: Pa
     path.write_bytes(data[:at] + b"\0\0" + data[at + 2 :])
     with pytest.raises(ImageError, match="damaged JPEG"):
         read_image(path, (32, 32), policy)
-    with pytest.raises(classify.InputError, match=r"photo\.jpg"):
-        classify.read_photo(path, 32, 32, policy)
+    with pytest.raises(program.InputError, match=r"photo\.jpg"):
+        program.read_photo(path, 32, 32, policy)
 
 
 @pytest.mark.parametrize(
@@ -354,8 +354,8 @@ def refused(data: bytes, folder: Path, reason: str) -> None:
     path.write_bytes(data)
     with pytest.raises(ImageError, match=reason):
         read_image(path, (32, 32))
-    with pytest.raises(classify.InputError, match=reason):
-        classify.read_photo(path, 32, 32)
+    with pytest.raises(program.InputError, match=reason):
+        program.read_photo(path, 32, 32)
 
 
 def blank(kind: str, width: int, height: int) -> bytes:

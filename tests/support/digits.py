@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import sys
 from dataclasses import dataclass
 from functools import cached_property
@@ -92,9 +92,25 @@ def export_digits(model: Any, folder: Path, names: list[str] = NAMES, **changes:
     return Exported(model, folder)
 
 
-def load_classify() -> Any:
-    """Return the module ``classify`` of the device bundle, imported as on a device."""
-    folder = str(Path(kerakit.device.__file__).parent)
-    if folder not in sys.path:
-        sys.path.append(folder)
-    return importlib.import_module("classify")
+def load_program() -> Any:
+    """Return the module of the program of the device bundle, imported as on a device."""
+    folder = Path(kerakit.device.__file__).parent
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+    name = "program_of_the_bundle"  # a project has a predict.py, too
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, folder / "predict.py")
+        assert spec is not None and spec.loader is not None  # noqa: PT018
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+def open_bundle(folder: Path, file: str = "model.tflite") -> Any:
+    """Return the model of a device bundle, by its program."""
+    program = load_program()
+    here, program.HERE = program.HERE, folder
+    try:
+        return program.Model(folder / file)
+    finally:
+        program.HERE = here

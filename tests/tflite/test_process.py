@@ -40,11 +40,10 @@ def test_many_damaged_files_cause_messages(exported_digits: Exported) -> None:
 def test_it_predicts_like_this_process(exported_digits: Exported) -> None:
     process = ModelProcess()
     model = process.load(exported_digits.int8.read_bytes())
-    assert (model.input_size, model.outputs, model.assumption) == ((8, 8), 10, "")
+    assert (model.input_size, model.outputs, model.assumption) == ((8, 8), ((1, 10),), "")
     images = exported_digits.held_out[:8]
-    np.testing.assert_array_equal(
-        process.predict(images), load_tflite(exported_digits.int8)(images)
-    )
+    (scores,) = process.predict(images)
+    np.testing.assert_array_equal(scores, load_tflite(exported_digits.int8)(images))
 
 
 def test_a_file_that_ends_or_stops_the_process(exported_digits: Exported) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import os
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,14 +25,21 @@ class Augmenter:
     Args:
         make_pipeline: function that returns a new ``albumentations.Compose``.
         seed: seed of the run.
+        compose_options: arguments of ``albumentations.Compose`` for boxes and keypoints.
 
     Raises:
         UserError: when called: ``make_pipeline`` returned something else.
     """
 
-    def __init__(self, make_pipeline: Callable[[], Any], seed: int) -> None:
+    def __init__(
+        self,
+        make_pipeline: Callable[[], Any],
+        seed: int,
+        compose_options: Mapping[str, Any] | None = None,
+    ) -> None:
         self._make_pipeline = make_pipeline
         self._seed = seed
+        self._compose_options = dict(compose_options or {})
         self._per_thread = threading.local()
 
     def __call__(self, epoch: int, key: str, **data: Any) -> dict[str, Any]:
@@ -48,7 +55,12 @@ class Augmenter:
             A dictionary with the same names.
         """
         if not hasattr(self._per_thread, "seeded"):
-            self._per_thread.seeded = _SeededPipeline(self._make_pipeline())
+            pipeline = self._make_pipeline()
+            if self._compose_options and hasattr(pipeline, "transforms"):
+                pipeline = type(pipeline)(
+                    pipeline.transforms, p=pipeline.p, **self._compose_options
+                )
+            self._per_thread.seeded = _SeededPipeline(pipeline)
         augmented: dict[str, Any] = self._per_thread.seeded(_digest(self._seed, epoch, key), data)
         return augmented
 

@@ -5,21 +5,23 @@ from __future__ import annotations
 import itertools
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from kerakit import nested
 from kerakit.console import quiet_logs
 from kerakit.data import memory
 from kerakit.data.augment import Augmenter, derive_seed
 from kerakit.data.decode import Pixels, checked_pixels, read_image
 from kerakit.data.mix import Mix
 from kerakit.data.order import class_balanced_order, permutation
+from kerakit.data.placement import Placement
 from kerakit.data.read_timer import ReadTimer
 from kerakit.data.reader import Reader
 from kerakit.data.split import Mode
@@ -146,7 +148,8 @@ class BatchGenerator(keras.utils.PyDataset):
         self.error: Exception | None = None
         self.timer = ReadTimer()
         self.strength = float(jitter) if mode == "train" else 0.0
-        self._augmenter = Augmenter(self.get_aug_pipeline, seed) if self.strength else None
+        options = {} if task is None else task.compose_options()
+        self._augmenter = Augmenter(self.get_aug_pipeline, seed, options) if self.strength else None
         self._iterator: Any = None  # grain's, over the batches from `_next` on, counted over epochs
         self._next = 0
         self._lock = threading.Lock()
@@ -205,18 +208,62 @@ class BatchGenerator(keras.utils.PyDataset):
         """Return batch ``i`` of the current epoch, like ``self[i]``, without prefetching."""
         return self._load(self.epoch * len(self) + i)
 
+    def load_samples(self, samples: Sequence[int] | NDArray[np.int64]) -> tuple[Any, Any]:
+        """Return images and targets of samples, counted from the start of epoch 0, as a batch."""
+        images, targets = nested.stack([self.sample(int(i)) for i in samples])
+        return images, targets
+
+    def draw(self, images: Any, targets: Any) -> tuple[list[Any], list[str]]:
+        """Return the images of a batch with their targets drawn, and their captions.
+
+        Without a task, the images stay as they are, with empty captions.
+        """
+        if self.task is None:
+            return list(images), [""] * len(images)
+        each = [nested.take(targets, i) for i in range(len(images))]
+        drawn = [
+            self.task.overlay(image, target=target)
+            for image, target in zip(images, each, strict=True)
+        ]
+        return drawn, [self.task.format_annotation(target) for target in each]
+
     def sample(self, i: int) -> tuple[Pixels, Any]:
         """Return image and target of sample ``i``, counted from the start of epoch 0."""
         dataset_index, image = self._read_image(self._dataset_index(i))
         annot: Any = self.data_reader.target(dataset_index)
+        if self.task is not None:
+            annot = self.task.resize(annot, self.place(self.data_reader.image_path(dataset_index)))
         if self._augmenter is not None:
             epoch, key = i // len(self.index), self.data_reader.key(dataset_index)
             followers = self._followers(annot)
             augmented = self._augmenter(epoch, key, image=image, **followers)
             image = checked_pixels(augmented.pop("image"), self._name("get_aug_pipeline"))
-            annot = {**annot, **augmented} if followers else annot
+            if followers:
+                merge = self.task.follow if self.task else lambda old, new: {**old, **new}
+                annot = merge(annot, augmented)
         image, annot = self._preprocessed(image, annot)
         return image, annot if self.task is None else self.task.encode(annot, self.input_size)
+
+    def place(self, path: Path) -> Placement:
+        """Return the position of the image of a file in the model's input."""
+        return Placement(path, self.preprocessing, self.input_size)
+
+    def of_mode(self, mode: Mode) -> Self:
+        """Return a generator of another split with the same settings, without augmentation.
+
+        Raises:
+            UserError: the split has no images.
+        """
+        return type(self)(
+            self.data_reader,
+            mode,
+            batch_size=self.batch_size,
+            input_size=self.input_size,
+            task=self.task,
+            preprocessing=self.preprocessing,
+            skip_unreadable=self.skip_unreadable,
+            read=self.read if self.is_cached else None,
+        )
 
     def read_input(self, path: Path) -> Pixels:
         """Return an image file as the model sees it, uint8 (height, width, 3).
@@ -349,7 +396,7 @@ class BatchGenerator(keras.utils.PyDataset):
         epoch, i = divmod(batch, len(self))
         samples = self._sample_indices(epoch, i)
         pairs = map(self.sample, samples)
-        images, targets = (_stack(part) for part in zip(*pairs, strict=True))
+        images, targets = (nested.stack(part) for part in zip(*pairs, strict=True))
         self._check_range(images, samples)
         if self.mix is None:
             return images, targets
@@ -390,13 +437,3 @@ class EpochCallback(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
         """Set it."""
         self._generator.epoch = epoch
-
-
-def _stack(values: tuple[Any, ...]) -> NDArray[Any] | tuple[Any, ...] | dict[str, Any]:
-    """Stack the arrays of samples; tuples and dictionaries keep their structure."""
-    first = values[0]
-    if isinstance(first, tuple):
-        return tuple(_stack(parts) for parts in zip(*values, strict=True))
-    if isinstance(first, dict):
-        return {name: _stack(tuple(value[name] for value in values)) for name in first}
-    return np.stack(values)

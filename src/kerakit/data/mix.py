@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import cv2
@@ -20,28 +21,46 @@ class Mix:
     Zhang et al., "mixup: Beyond Empirical Risk Minimization", 2018; Yun et al., "CutMix", 2019.
 
     Args:
-        num_classes: number of classes.
+        soft_targets: the number of classes, or ``Task.soft_targets``, which encodes a batch of
+            targets so that they can be blended.
         mixup: alpha of MixUp, above 0; 0: off.
         cutmix: alpha of CutMix, above 0; 0: off.
 
-    >>> mix = Mix(num_classes=2, mixup=0.2)
+    >>> mix = Mix(2, mixup=0.2)
     >>> images, labels = mix(np.zeros((4, 8, 8, 3), np.uint8), np.array([0, 1, 0, 1]), seed=0)
     >>> images.shape, labels.shape
     ((4, 8, 8, 3), (4, 2))
     """
 
-    def __init__(self, num_classes: int, mixup: float = 0, cutmix: float = 0) -> None:
-        self.num_classes, self.mixup, self.cutmix = num_classes, mixup, cutmix
-        self._one_hot = np.eye(num_classes, dtype=np.float32)
+    def __init__(
+        self,
+        soft_targets: int | Callable[[Any, str], NDArray[np.float32]],
+        mixup: float = 0,
+        cutmix: float = 0,
+    ) -> None:
+        self.mixup, self.cutmix = mixup, cutmix
+        if isinstance(soft_targets, int):
+            self._one_hot = np.eye(soft_targets, dtype=np.float32)
+            soft_targets = self._class_targets
+        self._soft_targets = soft_targets
         methods = ((_blend, mixup), (_paste, cutmix))
         self._methods = [(method, alpha) for method, alpha in methods if alpha]
 
     def soft_labels(self, targets: Any) -> NDArray[np.float32]:
-        """Return class indices, (batch,), as one-hot labels, float32 (batch, num_classes).
+        """Return targets of a batch as soft labels, float32 (batch, ...).
 
         Raises:
-            UserError: the targets are not one class index per image.
+            UserError: the targets cannot be blended.
         """
+        # Each method may refuse targets.
+        labels = {
+            name: self._soft_targets(targets, name)
+            for name in ("mixup", "cutmix")
+            if getattr(self, name)
+        }
+        return next(iter(labels.values()))
+
+    def _class_targets(self, targets: Any, _: str) -> NDArray[np.float32]:
         if not (
             isinstance(targets, np.ndarray) and targets.ndim == 1 and targets.dtype.kind in "iu"
         ):

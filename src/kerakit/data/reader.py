@@ -241,17 +241,25 @@ def held_out_mode(reader: Reader) -> Mode:
     return "test" if len(reader.indices("test")) else "val"
 
 
-def check_class_names(reader: Reader, class_names: tuple[str, ...]) -> None:
+def check_class_names(reader: Reader, class_names: Any) -> None:
     """Raise UserError unless the dataset has exactly these classes, in this order.
 
     >>> from types import SimpleNamespace
     >>> check_class_names(SimpleNamespace(class_names=("cat", "dog")), ("cat", "dog"))
     """
-    if tuple(reader.class_names) != tuple(class_names):
+    found, expected = _describe_names(reader.class_names), _describe_names(class_names)
+    if found != expected:
         raise UserError(
-            f"the dataset has the classes {', '.join(reader.class_names)}, the model "
-            f"{', '.join(class_names)}. Pass the training dataset with --data_dir."
+            f"the dataset has the classes {found}, the model {expected}. Pass the training dataset "
+            "with --data_dir."
         )
+
+
+def _describe_names(names: Any) -> str:
+    """Return class names, also those of several outputs, as text."""
+    if isinstance(names, dict):
+        return "; ".join(f"{output}: {', '.join(one)}" for output, one in names.items())
+    return ", ".join(names)
 
 
 def data_warnings(reader: Reader) -> list[str]:

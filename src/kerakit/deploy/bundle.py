@@ -12,26 +12,31 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kerakit import device
-from kerakit.deploy.formats.base import LABELS
+from kerakit.deploy.formats.base import LABELS, TASK
 from kerakit.deploy.formats.edgetpu import EDGETPU
 from kerakit.deploy.formats.tflite import INT8
-from kerakit.device import classify
+from kerakit.device import predict as program
+from kerakit.device.decoders import TASKS, task_files
 from kerakit.device.preprocessing import FILE as PREPROCESSING
 from kerakit.device.preprocessing import Preprocessing
 from kerakit.errors import ImageError, JobError
+from kerakit.files import read_json
 from kerakit.tflite.runtime import start_interpreter, stored_predict_fn
 
 FOLDER = "device"
 GOLDEN = "golden.npz"
-PROGRAM = "classify.py"
-_COPIED = (PROGRAM, "classification.py", "photo.py", "preprocessing.py", "README.txt")
-FILES = (INT8.file, EDGETPU.file, LABELS, PREPROCESSING, GOLDEN, *_COPIED)
-"""Names of all files of a bundle."""
+PROGRAM = "predict.py"
+_COPIED = (PROGRAM, "captions.py", "decoders.py", "photo.py", "preprocessing.py", "README.txt")
+_DATA = (INT8.file, EDGETPU.file, LABELS, TASK, PREPROCESSING)
+_OLDER = ("classify.py",)
+FILES = (*_DATA, GOLDEN, *_COPIED, *(f"{name}.py" for name in TASKS), *_OLDER)
+"""Names of all files that a bundle may have, of earlier versions, too."""
 
 TIMEOUT_S = 300
 """Limit for the self-check, in seconds."""
@@ -41,25 +46,27 @@ def write_bundle(folder: Path, images: NDArray[np.uint8]) -> None:
     """Write the device bundle of an int8 model, and run its self-check.
 
     Args:
-        folder: holds ``model.tflite``, ``labels.txt`` and, optionally, ``preprocessing.json`` and
-            ``model_edgetpu.tflite``; FOLDER is created in it.
+        folder: holds ``model.tflite``, ``labels.txt``, ``task.json`` and, optionally,
+            ``preprocessing.json`` and ``model_edgetpu.tflite``; FOLDER is created in it.
         images: held-out images, uint8 (n, height, width, 3), for the golden file.
 
     Raises:
-        JobError: the program, in a process of its own, does not reproduce the golden scores.
+        JobError: the program, in a process of its own, does not reproduce the golden outputs.
     """
     bundle = folder / FOLDER
     bundle.mkdir()
-    for name in (INT8.file, EDGETPU.file, LABELS, PREPROCESSING):
+    for name in _DATA:
         if (folder / name).exists():
             shutil.copyfile(folder / name, bundle / name)
-    for name in _COPIED:
+    task = read_json(folder / TASK, dict)
+    for name in (*_COPIED, *task_files(task)):
         shutil.copyfile(Path(device.__file__).parent / name, bundle / name)
     content = (bundle / INT8.file).read_bytes()
+    outputs = stored_predict_fn(start_interpreter(content, INT8.file))(images)
     np.savez_compressed(
         bundle / GOLDEN,
         images=images,
-        scores=stored_predict_fn(start_interpreter(content, INT8.file))(images),
+        **dict[str, Any]((f"output_{i}", values) for i, values in enumerate(outputs)),
         sha256=hashlib.sha256(content).hexdigest(),
         runtime=f"ai_edge_litert {version('ai-edge-litert')} on {platform.machine()}",
         labels=(bundle / LABELS).read_text(encoding="utf-8"),
@@ -81,11 +88,11 @@ def read_as_device(
         ImageError: the program cannot read it.
     """
     try:
-        pixels: NDArray[np.uint8] = classify.read_photo(
+        pixels: NDArray[np.uint8] = program.read_photo(
             path, input_size[1], input_size[0], preprocessing
         )
-    except classify.InputError as error:
-        prefix = f"cannot use {classify.printable(path)}: "
+    except program.InputError as error:
+        prefix = f"cannot use {program.printable(path)}: "
         raise ImageError(path, str(error).removeprefix(prefix)) from None
     return pixels
 

@@ -17,6 +17,7 @@ from kerakit import __version__
 from kerakit.deploy import ALL_FORMATS, DEFAULT_FORMATS, bundle
 from kerakit.deploy.formats.base import (
     LABELS,
+    TASK,
     EdgeTpuOptions,
     ExportSource,
     Format,
@@ -53,9 +54,10 @@ from kerakit.files import (
     write_json,
     write_text,
 )
-from kerakit.inference import keras_predict_fn, measure_latency_ms
+from kerakit.inference import keras_predict_fn, measure_latency_ms, output_names
 from kerakit.report.formatting import format_points
-from kerakit.tasks.base import Predictions, Task
+from kerakit.tasks.base import Predictions, Task, label_lines
+from kerakit.tasks.calibration import calibrate_task
 from kerakit.tflite.runtime import load_tflite
 
 if TYPE_CHECKING:
@@ -105,7 +107,7 @@ class ExportFolder(OutputFolder):
 
     def owned(self) -> list[Path]:
         """Return the paths of everything that an export may write."""
-        names = [one.file for one in FORMATS.values()] + [*_LOGS, LABELS, PREPROCESSING]
+        names = [one.file for one in FORMATS.values()] + [*_LOGS, LABELS, TASK, PREPROCESSING]
         names += [f"{bundle.FOLDER}/{name}" for name in bundle.FILES]
         return [*(self.path / name for name in names), self.page, self.report]
 
@@ -238,6 +240,7 @@ def export_model(
     ('exported', 1.0)
     """
     task.check_model(model)
+    model = task.inference_model(model)
     check_preprocess(held_out)  # before anything is written
     folder.check_new(overwrite=True)
     make_dir(folder.path)
@@ -248,16 +251,19 @@ def export_model(
         source = ExportSource(model, calibration, Path(temporary), edgetpu)
         impossible = _check_formats(source, formats, log)
         log("Keras model: predicting the held-out images")
-        gate = AccuracyGate(task, held_out, keras_predict_fn(model), max_drop)
+        predict = keras_predict_fn(model)
+        calibrate_task(task, predict, held_out)
+        gate = AccuracyGate(task, held_out, predict, max_drop, output_names(model))
         if gate.reading == "device":
             log("exported files: images read as on the device; agreement includes the difference")
         results = _export_formats(source, gate, formats, impossible, log)
-        write_text(source.folder / LABELS, "".join(f"{name}\n" for name in task.class_names))
+        write_text(source.folder / LABELS, "".join(f"{name}\n" for name in label_lines(task)))
+        write_json(source.folder / TASK, {**task.spec(), "outputs": list(gate.output_names)})
         preprocessing_of(held_out).save(source.folder / PREPROCESSING)
         _export_bundle(source.folder, results, gate.sample_images, log)
         exported = {result.file for result in results if result.status == "exported"}
         for path in source.folder.iterdir():
-            if path.name not in {*exported, *_LOGS, LABELS, PREPROCESSING, bundle.FOLDER}:
+            if path.name not in {*exported, *_LOGS, LABELS, TASK, PREPROCESSING, bundle.FOLDER}:
                 remove(path)
         files = sorted({*folder._files(source.folder), folder.page.name, folder.report.name})
         info = {**(info or {}), "files": files}
@@ -343,7 +349,7 @@ def _export_format(one: Format, source: ExportSource, gate: AccuracyGate, log: L
     """Write, load and measure one format."""
     log(f"{one.name}: writing {one.file}")
     written = _write(one, source)
-    predict = one.load(written.path)
+    predict = one.load(written.path, gate.output_names)
     if predict is None:
         return _describe(one, written, "not tested on a device")
     log(f"{one.name}: predicting the held-out images")
@@ -357,13 +363,13 @@ def _export_format(one: Format, source: ExportSource, gate: AccuracyGate, log: L
         else:
             log(f"int8: {drop}, trying fallbacks")
             reason = _apply_fallbacks(written, source, gate, log)
-            predict = INT8.load(written.path)
+            predict = INT8.load(written.path, gate.output_names)
             predictions = gate.predict(predict)
             measurement = gate.measure(predictions)
     if one is INT8:
         written.details["health"] = examine(written.path, source.model, gate.sample_images)
     if written.half is not None:
-        half = gate.predict(load_tflite(written.half))
+        half = gate.predict(load_tflite(written.half, gate.output_names))
         written.details["half_calibration"] = _compare_half(half, predictions, gate)
     result = _describe(one, written, reason)
     result.measurement, result.predictions = measurement, predictions
@@ -405,7 +411,8 @@ def _compare_half(
 
 def _explain_drop(source: ExportSource, gate: AccuracyGate, int8: Measurement) -> str:
     """Return the cause of an accuracy drop that the float32 file has, too; "" if int8 causes it."""
-    float32 = gate.measure(gate.predict(FLOAT32.load(source.folder / FLOAT32.file)))
+    predict = FLOAT32.load(source.folder / FLOAT32.file, gate.output_names)
+    float32 = gate.measure(gate.predict(predict))
     if float32.passed or int8.drop - float32.drop > gate.max_drop:
         return ""
     cause = (

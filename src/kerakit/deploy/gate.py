@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kerakit import nested
 from kerakit.deploy.held_out import Batches, as_device
 from kerakit.inference import PredictFn, predict_batches
 from kerakit.report.formatting import format_points
@@ -57,14 +58,17 @@ class AccuracyGate:
         held_out: batches of images that were not trained on; iterated once per file.
         keras_predict: runs the Keras model.
         max_drop: largest decrease of the main metric that passes, as a fraction: 0.01 is 1 pp.
+        output_names: names of several outputs of the model.
 
     Attributes:
         task: as given.
         max_drop: as given.
+        output_names: as given.
+        count: number of held-out images.
         reading: "device" if exported files are measured on image files as the device bundle reads
             them; "training" if on the same arrays as the Keras model.
         main_metric: key of the metric that the gate compares.
-        targets: targets of the held-out images, (n, ...).
+        targets: targets of the held-out images, (n, ...), one array or a dictionary.
         reference: predictions of the Keras model.
         keras_metrics: metrics of the Keras model.
         sample_images: up to SAMPLE_IMAGES held-out images, evenly spaced, uint8
@@ -72,15 +76,21 @@ class AccuracyGate:
     """
 
     def __init__(
-        self, task: Task, held_out: Batches, keras_predict: PredictFn, max_drop: float
+        self,
+        task: Task,
+        held_out: Batches,
+        keras_predict: PredictFn,
+        max_drop: float,
+        output_names: tuple[str, ...] = (),
     ) -> None:
-        self.task, self.max_drop = task, max_drop
+        self.task, self.max_drop, self.output_names = task, max_drop, output_names
         on_device = as_device(held_out)
         self._held_out: Batches = held_out if on_device is None else on_device
         self.reading = "training" if on_device is None else "device"
         self.main_metric = task.main_metric
         sampler = _Sampler()
         outputs, self.targets = predict_batches(keras_predict, sampler.watch(held_out))
+        self.count = nested.length(outputs)
         task.check_outputs(outputs)
         self.sample_images = sampler.images()
         self.reference: Predictions = task.decode(outputs)
@@ -88,7 +98,8 @@ class AccuracyGate:
 
     def predict(self, predict: PredictFn) -> Predictions:
         """Return the decoded outputs of ``predict`` for the held-out images."""
-        return self.task.decode(predict_batches(predict, self._held_out)[0])
+        predictions: Predictions = self.task.decode(predict_batches(predict, self._held_out)[0])
+        return predictions
 
     def measure(self, predictions: Predictions) -> Measurement:
         """Measure predictions for the held-out images."""

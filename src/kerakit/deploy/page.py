@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kerakit import nested
 from kerakit.deploy.edgetpu.forecast import COMPILER, forecast
 from kerakit.deploy.formats.edgetpu import EDGETPU
 from kerakit.deploy.formats.tflite import INT8
@@ -245,17 +246,17 @@ def _regressions(
     fixed = len(of_keras.difference(of_int8))
     shown = regressions[:MAX_REGRESSIONS]
     pixels = gate.load_images(set(shown))
-    count = len(gate.targets)
+    count = gate.count
     text = (
         f"{len(regressions):,} of {count:,} held-out images are correct with the Keras model "
-        f"and misclassified by int8. The reverse: {fixed:,}."
+        f"and mistakes of int8. The reverse: {fixed:,}."
     )
     if len(shown) < len(regressions):
         text += f" Shown: the {len(shown)} most confident."
     samples = [
         Sample(
-            pixels[index],
-            task.format_annotation(gate.targets[index]),
+            task.overlay(pixels[index], predictions[index], nested.take(gate.targets, index)),
+            task.format_annotation(nested.take(gate.targets, index)),
             [
                 f"{name}: {task.format_prediction(each[index])}"
                 for name, each in (("int8", predictions), ("Keras", gate.reference))

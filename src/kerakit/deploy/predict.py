@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,20 +16,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from kerakit import nested
 from kerakit.data.decode import Pixels
+from kerakit.data.placement import Placement
 from kerakit.data.walk import list_images
 from kerakit.deploy.bundle import read_as_device
-from kerakit.deploy.formats.base import LABELS
+from kerakit.deploy.formats.base import LABELS, TASK
 from kerakit.deploy.formats.tflite import INT8
 from kerakit.device.preprocessing import FILE as PREPROCESSING
 from kerakit.device.preprocessing import Preprocessing
-from kerakit.errors import ImageError, UserError, printable
-from kerakit.inference import PredictFn
+from kerakit.errors import ImageError, UserError, list_names, printable
+from kerakit.files import read_json
+from kerakit.inference import PredictFn, name_outputs
 from kerakit.machine import available_cores
-from kerakit.tasks.base import Task
-from kerakit.tasks.classification import Classification
+from kerakit.tasks import Classification, Task, make_task
 from kerakit.tflite.process import ModelProcess
 
 _READ_AHEAD = 64
@@ -77,6 +79,7 @@ class ExportedModel:
         predict: runs the model; a file that ends its runtime raises UserError.
         task: its task, from labels.txt.
         read: reads an image file like the device bundle: uint8 (height, width, 3).
+        placement: returns the position of an image in the model's input, by its path.
         assumption: what the file leaves open about its input and was assumed; "" if nothing.
 
     >>> task = Classification(["cat", "dog"])
@@ -87,6 +90,7 @@ class ExportedModel:
     predict: PredictFn
     task: Task
     read: Callable[[Path], Pixels]
+    placement: Callable[[Path], Placement] | None = None
     assumption: str = ""
 
 
@@ -101,7 +105,7 @@ def load_exported(path: Path) -> ExportedModel:
     kerakit.errors.UserError: gone.tflite does not exist. Expected ...
     """
     file = _find_model(path)
-    names = _read_labels(file.with_name(LABELS))
+    task, output_names = _read_task(file)
     try:
         preprocessing = Preprocessing.read(file.with_name(PREPROCESSING))
     except ValueError as error:
@@ -111,24 +115,21 @@ def load_exported(path: Path) -> ExportedModel:
         model = process.load(file.read_bytes())
     except UserError as error:
         raise UserError(f"cannot use {file}: {error}") from None
-    if model.outputs != len(names):
-        raise UserError(
-            f"{file.with_name(LABELS)} has {len(names)} lines, the output of {file} "
-            f"{model.outputs} classes."
-        )
+    _check_outputs(file, task, output_names, model.outputs)
 
-    def predict(images: Pixels) -> NDArray[np.float32]:
+    def predict(images: Pixels) -> Any:
         try:
-            return process.predict(images)
+            return name_outputs(process.predict(images), output_names)
         except UserError as error:
             raise UserError(f"cannot use {file}: {error}") from None
 
     return ExportedModel(
         predict,
-        Classification(names),
+        task,
         partial(read_as_device, input_size=model.input_size, preprocessing=preprocessing),
+        partial(Placement, preprocessing=preprocessing, input_size=model.input_size),
         # Kerakit's own exports take pixels from 0 to 255.
-        "" if file.with_name(PREPROCESSING).exists() else model.assumption,
+        assumption="" if file.with_name(PREPROCESSING).exists() else model.assumption,
     )
 
 
@@ -149,6 +150,54 @@ def _find_model(path: Path) -> Path:
     if not path.exists():
         raise UserError(f"{path} does not exist. Expected {expected}.")
     raise UserError(f"{path} is not a TensorFlow Lite model. Expected {expected}.")
+
+
+def _read_task(file: Path) -> tuple[Task, tuple[str, ...]]:
+    """Return the task of a model and the names of its outputs, () for one output.
+
+    An export of Kerakit has them in task.json; other files are classifiers with a labels.txt.
+    """
+    path = file.with_name(TASK)
+    if not path.exists():
+        return Classification(_read_labels(file.with_name(LABELS))), ()
+    try:
+        values = read_json(path, dict)
+        task, names = make_task(values), tuple(map(str, values.get("outputs", ())))
+    except UserError as error:
+        raise UserError(f"{path}: {error} Copy it again from the export folder.") from None
+    if file.with_name(LABELS).is_file() and isinstance(task, Classification):
+        # An owner may have translated the labels.
+        labels = _read_labels(file.with_name(LABELS))
+        if len(labels) != len(task.class_names):
+            raise UserError(
+                f"{file.with_name(LABELS)} has {len(labels)} lines, {path} "
+                f"{len(task.class_names)} classes. Copy both again from the export folder."
+            )
+        task = Classification(labels)
+    return task, names
+
+
+def _check_outputs(
+    file: Path, task: Task, names: tuple[str, ...], shapes: tuple[tuple[int, ...], ...]
+) -> None:
+    """Raise UserError unless the outputs of a file are those of its task."""
+    if len(shapes) != max(1, len(names)):
+        raise UserError(
+            f"cannot use {file}: it has {len(shapes)} outputs; expected {max(1, len(names))}"
+            f"{f' ({list_names(names)})' if names else ': an image classifier has one'}."
+        )
+    if not isinstance(task, Classification):
+        return
+    (shape,) = shapes
+    if math.prod(shape) != shape[-1]:
+        raise UserError(
+            f"cannot use {file}: its output has the shape {list(shape)}; expected [1, classes]"
+        )
+    if shape[-1] != len(task.class_names):
+        raise UserError(
+            f"{file.with_name(LABELS)} has {len(task.class_names)} lines, the output of {file} "
+            f"{shape[-1]} classes."
+        )
 
 
 def _read_labels(path: Path) -> tuple[str, ...]:
@@ -173,6 +222,7 @@ def predict_images(
     read: Callable[[Path], Pixels],
     paths: Sequence[Path],
     top: int = 1,
+    placement: Callable[[Path], Placement] | None = None,
 ) -> Iterator[Prediction | UserError]:
     """Yield the prediction for each image, or the error if it cannot be read or predicted.
 
@@ -182,6 +232,8 @@ def predict_images(
         read: reads an image file as the model's input, uint8 (height, width, 3).
         paths: paths of the images.
         top: number of records per image.
+        placement: returns the position of an image in the model's input; default: predictions stay
+            in the coordinates of the input.
 
     >>> import numpy as np
     >>> task = Classification(["cat", "dog"])
@@ -199,13 +251,18 @@ def predict_images(
                     yield image
                     continue
                 outputs = predict(image[None])
-                if not np.isfinite(outputs).all():
+                if not all(np.isfinite(array).all() for array in nested.arrays(outputs)):
                     yield UserError(
                         f"no prediction for {path}: the model outputs NaN or infinity. Its weights "
                         "are damaged, or the training diverged."
                     )
                     continue
-                yield path, task.describe(task.decode(outputs)[0], top)
+                prediction, size = task.decode(outputs)[0], (image.shape[1], image.shape[0])
+                if placement is not None:
+                    place = placement(path)
+                    prediction = task.locate(prediction, place)
+                    size = place.image_size
+                yield path, task.describe(prediction, top, size)
 
 
 def _try_read(path: Path, read: Callable[[Path], Pixels]) -> Pixels | ImageError:

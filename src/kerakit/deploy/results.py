@@ -12,7 +12,7 @@ from kerakit.console import print_table
 from kerakit.deploy.gate import AccuracyGate, Measurement, describe_drop
 from kerakit.files import write_json
 from kerakit.machine import describe_machine
-from kerakit.report.formatting import format_percent
+from kerakit.report.formatting import format_percent, format_value
 from kerakit.tasks.base import Predictions
 
 _PACKAGES = ("keras", "ai-edge-litert", "numpy")
@@ -81,7 +81,7 @@ def write_report(
         **describe_machine(_PACKAGES),
         **info,
         "task": gate.task.name,
-        "held_out_images": len(gate.targets),
+        "held_out_images": gate.count,
         "image_reading": gate.reading,
         "main_metric": gate.main_metric,
         "keras_metrics": gate.keras_metrics,
@@ -121,8 +121,10 @@ def print_results(
     metric = "accuracy"
     if measurement := next((one.measurement for one in results if one.measurement), None):
         metric, value = next(iter(measurement.metrics.items()))
+        title += (
+            f" Keras {metric.replace('_', ' ')}: {format_value(value + measurement.drop, metric)}"
+        )
         metric = metric.replace("_", " ")
-        title += f" Keras {metric}: {format_percent(value + measurement.drop)}"
     headings = ("format", "file", metric, "agreement", "latency (ms)", "size (KiB)", "SHA-256")
     print_table(headings, map(_cells, results), title, left=_TEXT_COLUMNS, no_wrap=True)
     for result in results:
@@ -139,8 +141,8 @@ def _cells(result: FormatResult) -> list[str]:
         return [result.format, result.file, result.status]
     measured = ["", "", ""]
     if result.measurement is not None:
-        main = next(iter(result.measurement.metrics.values()))
-        measured = [format_percent(main), format_percent(result.measurement.agreement), ""]
+        metric, main = next(iter(result.measurement.metrics.items()))
+        measured = [format_value(main, metric), format_percent(result.measurement.agreement), ""]
     if result.latency_ms is not None:
         measured[2] = f"{result.latency_ms:.2f}"
     size = f"{(result.size_bytes or 0) / 1024:,.0f}"

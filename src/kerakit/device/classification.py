@@ -1,33 +1,58 @@
-"""Decoding and drawing of class scores, for the engine and for devices.
+"""Classification on devices: decoding of class scores.
 
 Needs Python 3.7, NumPy and Pillow only: it is copied into device bundles.
 """
 
 from __future__ import annotations
 
-from typing import Any, Sequence  # noqa: UP035 - Python 3.7
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
+
+if __package__ or TYPE_CHECKING:  # in Kerakit
+    from kerakit.device.captions import add_captions
+else:  # on a device: the files beside this one
+    from captions import add_captions
 
 
-def decode(scores: Any, top: int = 1) -> list[tuple[int, float]]:
-    """Return the ``top`` classes of one image as (class index, score), the highest score first.
+class Decoder:
+    """Decodes the scores of one image, (classes,).
 
     Args:
-        scores: (classes,).
-        top: number of classes.
+        spec: ``classes``: class names in the order of the outputs.
     """
-    order = np.argsort(-np.asarray(scores, np.float64), kind="stable")[:top]
-    return [(int(i), float(scores[i])) for i in order]
 
+    def __init__(self, spec: dict[str, Any]) -> None:
+        self.classes = list(spec["classes"])
 
-def draw(image: Any, lines: Sequence[str]) -> Image.Image:
-    """Return the image, uint8 (height, width, 3), with lines of text below it."""
-    photo = Image.fromarray(np.asarray(image).astype(np.uint8))
-    canvas = Image.new("RGB", (max(photo.width, 160), photo.height + 14 * len(lines)), "white")
-    canvas.paste(photo, ((canvas.width - photo.width) // 2, 0))
-    pen = ImageDraw.Draw(canvas)
-    for row, line in enumerate(lines):
-        pen.text((2, photo.height + 14 * row), line, fill="black")
-    return canvas
+    def decode(self, outputs: Any) -> Any:
+        """Return the scores, float (classes,)."""
+        return np.asarray(outputs)
+
+    def ties(self, outputs: Any, step: float) -> bool:
+        """Whether a difference of ``step`` in the scores may change the predicted class."""
+        ordered = np.sort(np.asarray(outputs, np.float64))
+        return len(ordered) > 1 and bool(ordered[-1] - ordered[-2] < step)
+
+    def same(self, prediction: Any, other: Any) -> bool:
+        """Whether two predictions are of the same class."""
+        return int(np.argmax(prediction)) == int(np.argmax(other))
+
+    def to_image(self, prediction: Any, layout: Any) -> Any:
+        """Return the prediction: a class has no coordinates."""
+        return prediction
+
+    def describe(self, prediction: Any, top: int = 1, size: Any = None) -> list[dict[str, Any]]:
+        """Return the ``top`` labels with their confidences, the highest first."""
+        order = np.argsort(-np.asarray(prediction, np.float64), kind="stable")[:top]
+        return [{"label": self.classes[i], "confidence": float(prediction[i])} for i in order]
+
+    def caption(self, prediction: Any, top: int = 1) -> str:
+        """Return the ``top`` labels and their confidences."""
+        rows = self.describe(prediction, top)
+        return ", ".join(f"{row['label']} {row['confidence']:.2f}" for row in rows)
+
+    def draw(self, image: Any, prediction: Any) -> Image.Image:
+        """Return the image, uint8 (height, width, 3), with the label below it."""
+        return add_captions(image, [self.caption(prediction)])

@@ -90,6 +90,29 @@ def decode(data: bytes, width: int, height: int) -> Any:
         raise ValueError(reason or type(error).__name__) from None
 
 
+def upright_size(data: bytes) -> tuple[int, int]:
+    """Return (width, height) in pixels of an image file, its orientation applied, by its header.
+
+    Raises:
+        ValueError: not an image, or a damaged one.
+    """
+    try:
+        data, orientation = clean(data)
+        if data[:2] == b"\xff\xd8":
+            width, height, _ = jpeg_frame(data)
+        else:
+            with Image.open(io.BytesIO(data)) as image:
+                width, height = image.size
+                if not orientation:
+                    image.load()  # a PNG may state its orientation after its pixels
+                    orientation = _info_orientation(image.info)
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ValueError(str(error) or type(error).__name__) from None
+    return (width, height) if orientation < 5 else (height, width)
+
+
 def clean(data: bytes) -> tuple[bytes, int]:
     """Return a file without what decoding does not need, and its orientation, 0 if not known yet.
 

@@ -148,6 +148,74 @@ class Layout:
         canvas[y : y + height, x : x + width] = pixels
         return canvas
 
+    def to_input(self, points: Any) -> Any:
+        """Return positions in the input, in its pixels, (n, 2), of points of the upright image.
+
+        Args:
+            points: (x, y) as fractions of the width and height of the image, (n, 2).
+        """
+        import numpy as np
+
+        moved = np.asarray(self.offset, np.float64) - self.start
+        return np.asarray(points, np.float64) * self.resized + moved
+
+    def to_image(self, points: Any) -> Any:
+        """Return fractions of the upright image, (n, 2), for fractions of the input, (n, 2)."""
+        import numpy as np
+
+        moved = np.asarray(self.offset, np.float64) - self.start
+        return (np.asarray(points, np.float64) * self.input_size - moved) / self.resized
+
+    def mask_to_input(self, mask: Any, fill: int) -> Any:
+        """Return a mask of the upright image, (rows, columns), at the input size.
+
+        Each pixel has the value of the nearest pixel of ``mask``, which may have any size;
+        ``fill`` where the input shows no part of the image.
+        """
+        columns, rows = (
+            _nearest(self.to_image, axis, self.input_size[axis], mask.shape[1 - axis])
+            for axis in (0, 1)
+        )
+        return _take(mask, rows, columns, fill)
+
+    def mask_to_image(self, mask: Any, size: tuple[int, int], fill: int) -> Any:
+        """Return a mask of the input, (rows, columns), at the size (width, height) of the image.
+
+        Each pixel has the value of the nearest pixel of ``mask``; ``fill`` where the input does not
+        show it.
+        """
+
+        def to_input(points: Any) -> Any:
+            return self.to_input(points) / self.input_size
+
+        columns, rows = (
+            _nearest(to_input, axis, size[axis], mask.shape[1 - axis]) for axis in (0, 1)
+        )
+        return _take(mask, rows, columns, fill)
+
+
+def _nearest(move: Any, axis: int, count: int, length: int) -> Any:
+    """Return the indices along an axis of ``length`` pixels for ``count`` pixel centers.
+
+    Args:
+        move: function from fractions (n, 2) to fractions (n, 2).
+        axis: 0 for x, 1 for y.
+        count: number of pixels to fill.
+        length: number of pixels to choose from; indices outside are -1.
+    """
+    import numpy as np
+
+    centers = np.repeat((np.arange(count)[:, None] + 0.5) / count, 2, axis=1)
+    indices = np.floor(move(centers)[:, axis] * length).astype(np.int64)
+    return np.where((indices >= 0) & (indices < length), indices, -1)
+
+
+def _take(mask: Any, rows: Any, columns: Any, fill: int) -> Any:
+    taken = mask[rows[:, None], columns]
+    taken[rows < 0] = fill
+    taken[:, columns < 0] = fill
+    return taken
+
 
 def _check(name: str, value: Any, choices: tuple[str, ...]) -> None:
     if value not in choices:

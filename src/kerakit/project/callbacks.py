@@ -9,11 +9,12 @@ import keras
 
 import kerakit
 from kerakit import training
+from task import TASK
 
 # CHANGE: the metric that ranks checkpoints and stops the training, the number of saved checkpoints,
 # and the number of epochs without improvement before early stopping.
-MONITOR = "val_loss"
-HIGHER_IS_BETTER = False
+MONITOR = TASK.monitor
+HIGHER_IS_BETTER = MONITOR != "val_loss"
 MAX_CHECKPOINTS = 3
 PATIENCE = 10
 

@@ -106,8 +106,9 @@ class TrainConfig(kerakit.Config):
         False, description="Mixed precision (float16); faster on GPUs only."
     )
     loss: kerakit.List.Text = Field(
-        ("sparse_categorical_crossentropy",),
-        description="Name of a loss in loss.py or keras.losses; one per output.",
+        ("auto",),
+        description="Name of a loss in loss.py or keras.losses; one per output. auto: that of the "
+        "task.",
     )
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="Label smoothing.")
     loss_weights: kerakit.List.Float | None = Field(
@@ -139,7 +140,8 @@ class TrainConfig(kerakit.Config):
     )
 
     # Recorded by train.py for the other scripts; not flags.
-    class_names: Suppress[tuple[str, ...]] = Field((), description="In the order of the outputs.")
+    class_names: Suppress[kerakit.ClassNames] = Field((), description="In the order of outputs.")
+    task: Suppress[dict[str, Any]] = Field({}, description="The task, with what it learned.")
     phases: Suppress[tuple[str, ...]] = Field((), description="The phases of --strategy.")
     preprocessing: Suppress[Preprocessing] = Field(Preprocessing(), description="PREPROCESSING.")
     split: Suppress[dict[str, Any]] = Field({}, description="SHA-256 and counts of split.csv.")

@@ -59,21 +59,11 @@ class BatchGenerator(data.BatchGenerator):
             images, targets = self.load_batch(i)
         else:
             order = self.class_balanced_order()[i * self.batch_size :][: self.batch_size]
-            samples = [self.sample(int(sample)) for sample in order]
-            images, targets = (np.stack(part) for part in zip(*samples, strict=True))
-        captions = [""] * len(images)
-        if isinstance(targets, np.ndarray):
-            captions = [self._caption(target) for target in targets]
-        grid = data.image_grid(images, captions)
+            images, targets = self.load_samples(order)
+        grid = data.image_grid(*self.draw(images, targets))
         if path is not None:
             grid.save(path)
         return grid
-
-    def _caption(self, target: Any) -> str:
-        names = self.data_reader.class_names
-        if target.ndim == 1 and target.dtype.kind == "f" and len(target) == len(names):
-            return " ".join(f"{names[i]} {target[i]:.0%}" for i in np.flatnonzero(target))
-        return names[target] if target.ndim == 0 and target.dtype.kind == "i" else ""
 
 
 class ImageGenerator:

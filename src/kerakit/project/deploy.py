@@ -33,7 +33,7 @@ if args.edgetpu_compiled:
 
 # ------------------------------------------------------------------------------------------- Data
 reader = restore_reader(DataReader, run, trained, args.data_dir)
-task = get_task(trained.class_names)
+task = get_task(trained.class_names).restore(trained.task)
 mode = held_out_mode(reader)  # "test", or "val" where there are no test images
 held_out = BatchGenerator(
     reader, mode, input_size=trained.input_size, preprocessing=trained.preprocessing, task=task

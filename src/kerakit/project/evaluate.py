@@ -22,7 +22,7 @@ from reader import DataReader
 from task import get_task
 
 reader = restore_reader(DataReader, run, trained, args.data_dir)
-task = get_task(trained.class_names)
+task = get_task(trained.class_names).restore(trained.task)
 held_out = BatchGenerator(
     reader,
     held_out_mode(reader),

@@ -10,6 +10,6 @@ import keras
 # (batch, ...), that return (batch,). Keras losses need no entry.
 LOSSES: dict[str, Callable[[keras.KerasTensor, keras.KerasTensor], keras.KerasTensor]] = {}
 
-# CHANGE: metrics, printed and logged with the loss. One list per output; the last list applies to
-# all following outputs.
-METRICS: list[list[str]] = [["accuracy"]]
+# CHANGE: metrics of Keras, printed and logged with the loss. One list per output; the last list
+# applies to all following outputs. Empty: those of the task.
+METRICS: list[list[str]] = []

@@ -21,7 +21,7 @@ from kerakit.models import build_model
 from task import get_task
 
 paths = deploy.find_images(args.images)
-task = get_task(trained.class_names)
+task = get_task(trained.class_names).restore(trained.task)
 images = BatchGenerator(
     UnlabeledReader(paths, task.class_names),
     "test",
@@ -31,7 +31,12 @@ images = BatchGenerator(
 model, _ = build_model(config.MODELS[trained.model], trained.input_size, task)
 kerakit.load_weights(model, run.path)
 predictions = deploy.predict_images(
-    deploy.keras_predict_fn(model), task, images.read_input, paths, args.top
+    deploy.keras_predict_fn(task.inference_model(model)),
+    task,
+    images.read_input,
+    paths,
+    args.top,
+    images.place,
 )
 if failed := deploy.write_predictions(predictions, args.as_json):
     raise kerakit.UserError(f"{failed} of {len(paths)} images were not predicted; see above.")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import config
 from kerakit.training import Search
+from task import TASK
 
 if TYPE_CHECKING:
     import optuna
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 # Column of history.csv that ranks the trials, each at its best checkpoint: the main metric of
 # task.py on the validation images. Losses are not comparable, because MixUp and label smoothing
 # change their scale.
-SCORE = "val_accuracy"
+SCORE = f"val_{TASK.main_metric}"
 HIGHER_IS_BETTER = True
 
 # Architectures that are designed for int8 devices.

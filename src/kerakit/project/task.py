@@ -1,10 +1,11 @@
 """The task: label encoding, head, metrics, decoding. CHANGE: use another or your own task."""
 
-from collections.abc import Sequence
-
+from kerakit import ClassNames
 from kerakit.tasks import Classification, Task
 
+TASK = Classification
 
-def get_task(class_names: Sequence[str]) -> Task:
+
+def get_task(class_names: ClassNames) -> Task:
     """Return the task for these classes."""
-    return Classification(class_names)
+    return TASK(class_names)

@@ -39,7 +39,7 @@ training.set_mixed_precision(args.mixed_precision)
 
 # ------------------------------------------------------------------------------------------- Data
 reader = DataReader(args.data_dir, seed=args.seed)
-task = get_task(reader.class_names)
+task = get_task(reader.class_names).adapt(reader)
 generator = partial(
     BatchGenerator,
     reader,
@@ -53,7 +53,7 @@ generator = partial(
         args.cache, args.input_size, config.CACHE_DIR, args.cache_limit, config.PREPROCESSING
     ),
     skip_unreadable=args.skip_unreadable,
-    mix=Mix(len(task.class_names), args.mixup, args.cutmix) if args.mixup or args.cutmix else None,
+    mix=Mix(task.soft_targets, args.mixup, args.cutmix) if args.mixup or args.cutmix else None,
 )
 
 # ------------------------------------------------------------------------------------------ Model
@@ -91,6 +91,7 @@ recorded = {
     "weights": weights,
     "phases": phases,
     "class_names": task.class_names,
+    "task": task.spec(),
     "batch_size": batch_size,
     "preprocessing": config.PREPROCESSING,
     "split": record_split(reader, run),
@@ -129,7 +130,7 @@ def fit(part: keras.Model, data: Any, val: Any, epochs: int) -> None:
         epochs=epochs_done + epochs,
         callbacks=[
             *(*swap, training.StepScheduler(schedule), data.epoch_callback()),
-            *(training.FailOnNaN(data), *cb, progress),
+            *(training.FailOnNaN(data), training.TaskMetrics(task, val), *cb, progress),
         ],
         shuffle=False,  # the dataset shuffles itself
         verbose=(1 if sys.stdout.isatty() else 2) if on_images else 0,

@@ -81,7 +81,7 @@ _STYLE: Any = {
 }
 
 
-def _new_figure(width: float, height: float, **options: Any) -> Figure:
+def new_figure(width: float, height: float, **options: Any) -> Figure:
     """Return an empty figure; width and height in points."""
     from matplotlib.figure import Figure
 
@@ -89,7 +89,7 @@ def _new_figure(width: float, height: float, **options: Any) -> Figure:
 
 
 @contextlib.contextmanager
-def _styled() -> Iterator[None]:
+def styled() -> Iterator[None]:
     """Apply the charts' style, without warnings about characters that matplotlib's font lacks."""
     import matplotlib as mpl
 
@@ -103,7 +103,7 @@ def _styled() -> Iterator[None]:
 
 def save_png(figure: Figure, path: Path) -> None:
     """Save a figure as PNG on white, atomically."""
-    with _styled(), atomic_write(path) as temporary:
+    with styled(), atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=PNG_DPI, facecolor="white", bbox_inches="tight")
 
 
@@ -115,7 +115,7 @@ def to_svg(figure: Figure, alt: str) -> str:
         alt: its description for screen readers.
     """
     file = io.StringIO()
-    with _styled():
+    with styled():
         figure.savefig(file, format="svg")
     root = ElementTree.fromstring(file.getvalue())  # noqa: S314 - matplotlib's own output
     width, height = (float(size) for size in root.attrib["viewBox"].split()[2:])
@@ -184,7 +184,7 @@ def _font_style(found: re.Match[str]) -> str:
 # ----------------------------------------------------------------------------------------- curves
 
 
-@_styled()
+@styled()
 def plot_curves(
     rows: Sequence[Mapping[str, float]], marks: Sequence[tuple[float, str]] = ()
 ) -> Figure:
@@ -199,7 +199,7 @@ def plot_curves(
     metrics = list(
         dict.fromkeys(name.removeprefix("val_") for row in rows for name in row if name != "epoch")
     )
-    figure = _new_figure(440 * len(metrics), 300, layout="constrained")
+    figure = new_figure(440 * len(metrics), 300, layout="constrained")
     for axes, metric in zip(
         figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True
     ):
@@ -246,7 +246,7 @@ def _draw_marks(axes: Axes, marks: Sequence[tuple[float, str]]) -> int:
 # ------------------------------------------------------------------------------- confusion matrix
 
 
-@_styled()
+@styled()
 def plot_confusion_matrix(
     matrix: NDArray[np.int64], names: Sequence[str], normalize: bool = False
 ) -> Figure:
@@ -265,7 +265,7 @@ def plot_confusion_matrix(
     # A matrix of few classes is smaller than the title of its axis.
     side = max(count * cell, 80)
     size = margin + side + 8
-    figure = _new_figure(size, size)
+    figure = new_figure(size, size)
     axes = figure.add_axes((margin / size, margin / size, side / size, side / size))
     fractions = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     axes.imshow(_color_cells(matrix, fractions), interpolation="none", aspect="auto")
@@ -328,7 +328,7 @@ class FormatPoint:
     passed: bool
 
 
-@_styled()
+@styled()
 def plot_accuracy_latency(
     points: Sequence[FormatPoint], metric: str, threshold: tuple[float, str], min_span: float
 ) -> Figure:
@@ -344,7 +344,7 @@ def plot_accuracy_latency(
 
     width, height = 880, 360
     left, right, bottom, top = 60, width - 14, 46, height - 30
-    figure = _new_figure(width, height)
+    figure = new_figure(width, height)
     axes = figure.add_axes(
         (left / width, bottom / height, (right - left) / width, (top - bottom) / height)
     )
@@ -485,7 +485,7 @@ def _overlap(one: Box, other: Box) -> bool:
 # ----------------------------------------------------------------------------------------- trials
 
 
-@_styled()
+@styled()
 def plot_trials(
     trials: Sequence[tuple[int, float, dict[str, Any]]],
     names: Sequence[str],
@@ -502,7 +502,7 @@ def plot_trials(
     """
     from matplotlib import ticker
 
-    figure = _new_figure(230 * (1 + len(names)), 230, layout="constrained")
+    figure = new_figure(230 * (1 + len(names)), 230, layout="constrained")
     first, *others = figure.subplots(1, 1 + len(names), sharey=True, squeeze=False)[0]
     numbers, scores, _ = zip(*trials, strict=True)
     best = (np.maximum if higher_is_better else np.minimum).accumulate(scores)

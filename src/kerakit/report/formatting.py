@@ -11,11 +11,24 @@ _NAMES = {
     "ece": "ECE",
     "sha256": "SHA-256",
     "f1": "F1",
+    "iou": "IoU",
+    "mae": "MAE",
+    "map": "mAP",
+    "map50": "mAP@0.5",
+    "ap50": "AP@0.5",
+    "pck": "PCK",
+    "r2": "R²",
+    "rmse": "RMSE",
     "cpu": "CPU",
     "tpu": "Edge TPU",
     "snr": "SNR",
 }
-_FRACTIONS = ("accuracy", "agreement", "same_prediction", "precision", "recall", "f1", "confidence")
+FRACTIONS = (
+    *("accuracy", "agreement", "same_prediction", "precision", "recall", "f1", "confidence"),
+    *("exact_match", "mean_score", "iou", "map", "map50", "ap50", "pck"),
+)
+"""Ends of the keys of values that are shown in percent."""
+
 
 _INVALID = dict.fromkeys(
     (*range(9), 11, 12, *range(14, 32), *range(127, 160), 0xFFFE, 0xFFFF),
@@ -69,7 +82,7 @@ def _format_number(value: float, key: str) -> str:
         return f"{value / 1024:,.0f}"
     if isinstance(value, int):
         return f"{value:,}" if abs(value) > 9999 else str(value)
-    if key.endswith(_FRACTIONS):
+    if key.endswith(FRACTIONS):
         return format_percent(value)
     if key.endswith(("_ms", "_db")):
         return f"{value:.2f}"

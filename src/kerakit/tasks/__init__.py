@@ -1,6 +1,49 @@
 """Tasks: label encoding, model head, loss, decoding, metrics and drawing."""
 
+from collections.abc import Mapping
+from typing import Any
+
+from kerakit.errors import UserError
 from kerakit.tasks.base import Task
 from kerakit.tasks.classification import Classification, ClassPredictions
+from kerakit.tasks.multilabel import MultiLabel
+from kerakit.tasks.multitask import MultiTask
+from kerakit.tasks.regression import Regression
 
-__all__ = ["ClassPredictions", "Classification", "Task"]
+__all__ = [
+    "ClassPredictions",
+    "Classification",
+    "MultiLabel",
+    "MultiTask",
+    "Regression",
+    "Task",
+    "make_task",
+]
+
+_TASKS: dict[str, type[Task]] = {
+    task.name: task for task in (Classification, MultiLabel, Regression)
+}
+
+
+def make_task(spec: Mapping[str, Any]) -> Task:
+    """Return the task of the values of ``Task.spec``, such as those of an export's task.json.
+
+    Raises:
+        UserError: not a built-in task, or damaged values.
+
+    >>> make_task({"task": "classification", "classes": ["cat", "dog"]}).class_names
+    ('cat', 'dog')
+    """
+    name, classes = spec.get("task"), spec.get("classes")
+    if name == MultiTask.name and isinstance(spec.get("tasks"), dict):
+        return MultiTask({key: make_task(value) for key, value in spec["tasks"].items()})
+    if (
+        name not in _TASKS
+        or not isinstance(classes, list)
+        or not all(isinstance(one, str) for one in classes)
+    ):
+        raise UserError(
+            f"the task is {name!r}; expected one of {', '.join([*_TASKS, MultiTask.name])}, with "
+            "classes. The predict.py of a project runs tasks of its own."
+        )
+    return _TASKS[name](classes).restore(spec)

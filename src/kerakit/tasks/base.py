@@ -1,22 +1,34 @@
-"""The protocol of a task: the only interface between the engine and labels."""
+"""The task: the only interface between the engine and labels."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
+import numpy as np
 from numpy.typing import NDArray
+
+from kerakit import nested
+from kerakit.device.captions import add_captions
+from kerakit.errors import UserError, list_names
+from kerakit.tasks.losses import LossFn, find_loss
 
 if TYPE_CHECKING:
     import keras
     from matplotlib.figure import Figure
     from PIL import Image
 
+    from kerakit.data.placement import Placement
+    from kerakit.data.reader import Reader
     from kerakit.report.page import Section
 
 
+Names = Sequence[str] | Mapping[str, Sequence[str]]
+"""Class names; those of several outputs by their names."""
+
+
 class Predictions(Protocol):
-    """Decoded predictions for n images."""
+    """Decoded predictions for n images, such as an array or a list."""
 
     def __len__(self) -> int:
         """Return n."""
@@ -25,13 +37,29 @@ class Predictions(Protocol):
         """Return the prediction for image ``i``."""
 
 
-class Task(Protocol):
-    """The protocol of a task.
+class Task:
+    """Label encoding, model head, loss, decoding, metrics and drawing: the base of all tasks.
+
+    A task of your own overrides ``head``, ``decode``, ``score``, ``agreement``, ``describe``,
+    ``format_prediction``, and what else differs.
+
+    Outputs of a model are one array, float32 (n, ...), or a dictionary of arrays by name. Targets
+    are one array per image, or a dictionary. Coordinates of annotations are fractions of the width
+    and height of the upright image.
 
     Attributes:
         name: name of the task, for config.json and reports.
         class_names: in the order of the model's outputs; also the lines of labels.txt.
-        main_metric: the key of ``score`` that ranks models; higher is better.
+        main_metric: the key of ``score`` that ranks models; higher is better, at most 1.
+        monitor: key in the logs of ``fit`` that ranks checkpoints: "val_loss", or "val_" and a key
+            of ``score``, which is then computed after each epoch; higher is better.
+        mistakes_title: heading of the images that ``mistakes`` selects.
+        default_loss: name of the loss of Keras, or function, of ``--loss auto``.
+        default_metrics: names of the metrics of Keras that are logged.
+        learned: names of the attributes that ``adapt`` and ``calibrate`` set, part of ``spec``.
+        needs_map: whether ``head`` needs features of shape (batch, height, width, channels); others
+            take (batch, channels), too.
+        prefix: of the names of the layers of ``head``.
 
     >>> from kerakit.tasks import Classification
     >>> task: Task = Classification(["cat", "dog"])
@@ -39,70 +67,297 @@ class Task(Protocol):
     'accuracy'
     """
 
-    name: str
-    class_names: tuple[str, ...]
-    main_metric: str
+    name = ""
+    main_metric = ""
+    monitor = "val_loss"
+    mistakes_title = "Most confident mistakes"
+    default_loss: str | LossFn = ""
+    default_metrics: tuple[Any, ...] = ()
+    learned: tuple[str, ...] = ()
+    needs_map = False
+    prefix = ""
 
-    def encode(self, annotation: Any, input_size: tuple[int, int]) -> Any:
-        """Return the target for ``fit``, of fixed shape, from an annotation after augmentation."""
+    def __init__(self, class_names: Names = ()) -> None:
+        self.class_names: tuple[str, ...] = tuple(class_names)
+
+    def spec(self) -> dict[str, Any]:
+        """Return the values that define this task, as JSON: those of task.json of an export."""
+        values = {name: getattr(self, name) for name in self.learned}
+        return {"task": self.name, "classes": list(self.class_names), **values}
+
+    def adapt(self, reader: Reader) -> Self:
+        """Set what follows from the training labels, such as ranges of numbers; return self."""
+        return self
+
+    def restore(self, spec: Mapping[str, Any]) -> Self:
+        """Set what ``adapt`` and ``calibrate`` had set, from the values of ``spec``; return self.
+
+        Raises:
+            UserError: the values are those of another task, or damaged.
+        """
+        if spec and (
+            spec.get("task") != self.name or spec.get("classes") != list(self.class_names)
+        ):
+            raise UserError(
+                f"the task is {self.name} of {list_names(self.class_names)}; recorded is "
+                f"{spec.get('task')} of {list_names(list(map(str, spec.get('classes') or ())))}. "
+                "Restore task.py, or train again."
+            )
+        for name in self.learned:
+            if name in spec:
+                setattr(self, name, spec[name])
+        return self
+
+    # ---------------------------------------------------------------------------------- annotations
+
+    def resize(self, annotation: Any, placement: Placement) -> Any:
+        """Return an annotation of the original image as one of the model's input, in its pixels.
+
+        ``placement`` maps points, boxes and masks. Default: the annotation as it is.
+        """
+        return annotation
 
     def followers(self, annotation: Any) -> dict[str, Any]:
         """Return masks, boxes or keypoints to augment with the image, by albumentations' names."""
+        return {}
+
+    def compose_options(self) -> dict[str, Any]:
+        """Return arguments of ``albumentations.Compose`` for the followers, such as bbox_params."""
+        return {}
+
+    def follow(self, annotation: Any, augmented: dict[str, Any]) -> Any:
+        """Return an annotation with augmented followers: by default entries of the same names."""
+        return {**annotation, **augmented}
+
+    def encode(self, annotation: Any, input_size: tuple[int, int]) -> Any:
+        """Return the target for ``fit``, of fixed shape, from an annotation after augmentation."""
+        return annotation
+
+    def soft_targets(self, targets: Any, method: str) -> NDArray[np.float32]:
+        """Return targets, float32 (batch, ...), whose weighted means are targets, too.
+
+        Args:
+            targets: encoded targets of a batch.
+            method: "mixup" or "cutmix".
+
+        Raises:
+            UserError: there are none: the default.
+        """
+        raise UserError(
+            f"--{method} blends labels, which the task {self.name!r} cannot do. Omit --{method}."
+        )
+
+    # ------------------------------------------------------------------------------------- training
 
     def head(self, features: Any) -> Any:
         """Return the model's outputs, Keras tensors, from a backbone's features.
 
-        The last tensor that all outputs depend on must be the output of a layer named "features":
+        The last tensor that all outputs depend on should be the output of a layer named "features":
         training splits backbone and head there.
         """
+        raise NotImplementedError
 
     def compile_options(
         self,
         model: keras.Model,
         args: Any,
-        losses: Mapping[str, Callable[..., Any]] | None = None,
-        metrics: Sequence[Sequence[str]] = ...,
+        losses: Mapping[str, LossFn] | None = None,
+        metrics: Sequence[Sequence[Any]] = (),
     ) -> dict[str, Any]:
-        """Return the arguments of ``model.compile``, except the optimizer, from the flags."""
+        """Return ``loss``, ``loss_weights`` and ``metrics`` for ``model.compile``.
+
+        Args:
+            model: with one output or several.
+            args: has ``loss`` (names: one for all outputs, or one per output; "auto": that of the
+                task), ``loss_weights`` (one per output, or None), ``label_smoothing``, ``mixup``
+                and ``cutmix``.
+            losses: further losses by name.
+            metrics: names per output; the last list applies to all following outputs; empty: those
+                of the task.
+
+        Raises:
+            UserError: the numbers don't fit the outputs, or a loss is unknown.
+        """
+        count = len(model.outputs)
+        names = list(args.loss) * count if len(args.loss) == 1 else list(args.loss)
+        for flag, values in (("--loss", names), ("--loss_weights", args.loss_weights)):
+            if values is not None and len(values) != count:
+                raise UserError(
+                    f"{flag} has {len(values)} value(s); the model has {count} output(s). Give one "
+                    "each."
+                )
+        functions = [self.find_loss(name, args, losses or {}) for name in names]
+        metrics = metrics or [self.default_metrics]
+        columns = [list(metrics[min(i, len(metrics) - 1)]) for i in range(count)]
+        return {
+            "loss": functions if count > 1 else functions[0],
+            "loss_weights": list(args.loss_weights) if args.loss_weights else None,
+            "metrics": columns if count > 1 else columns[0],
+        }
+
+    def find_loss(self, name: str, args: Any, losses: Mapping[str, LossFn]) -> LossFn:
+        """Return the loss of one output by the name that ``--loss`` gives."""
+        if name != "auto":
+            return find_loss(name, losses)
+        return (
+            find_loss(self.default_loss, {})
+            if isinstance(self.default_loss, str)
+            else self.default_loss
+        )
+
+    def inference_model(self, model: keras.Model) -> keras.Model:
+        """Return the model that is evaluated and exported, with the weights of the trained one.
+
+        Default: the trained model. Its outputs may be several tensors, so that values of different
+        kinds do not share one scale in int8.
+        """
+        return model
 
     def check_model(self, model: keras.Model) -> None:
         """Raise UserError unless the shapes of the outputs of ``model`` fit this task."""
 
     def check_outputs(self, outputs: Any) -> None:
-        """Raise UserError unless the values of raw model outputs (n, ...) fit this task.
+        """Raise UserError unless the values of outputs (n, ...) of the inference model fit.
 
         Called with outputs for real images before training, in evaluation and at export.
         """
+        check_finite_outputs(outputs)
 
-    def decode(self, outputs: NDArray[Any]) -> Predictions:
-        """Return the predictions for raw model outputs (n, ...)."""
+    # ----------------------------------------------------------------------------------- evaluation
 
-    def score(self, predictions: Any, annotations: NDArray[Any]) -> dict[str, float]:
-        """Return the metrics of predictions against annotations (n, ...), the main metric first."""
+    def decode(self, outputs: Any) -> Any:
+        """Return the predictions for outputs (n, ...) of the inference model."""
+        return outputs
+
+    def calibrate(self, predictions: Any, targets: Any) -> None:
+        """Choose thresholds by predictions for validation images; default: there are none."""
+
+    def score(self, predictions: Any, targets: Any) -> dict[str, float]:
+        """Return the metrics of predictions against targets (n, ...), the main metric first."""
+        raise NotImplementedError
 
     def agreement(self, predictions: Any, reference: Any) -> float:
         """Return the agreement of two sets of predictions, from 0 to 1."""
+        raise NotImplementedError
 
-    def details(self, predictions: Any, annotations: NDArray[Any]) -> dict[str, Any]:
+    def details(self, predictions: Any, targets: Any) -> dict[str, Any]:
         """Return the breakdown for evaluation.json and the report pages, as JSON values."""
+        return {}
 
-    def mistakes(self, predictions: Any, annotations: NDArray[Any]) -> NDArray[Any]:
-        """Return the sample indices of wrong predictions, int64, the most confident first."""
+    def mistakes(self, predictions: Any, targets: Any) -> NDArray[Any]:
+        """Return the sample indices of mistakes, int64, the most instructive first."""
+        return np.zeros(0, np.int64)
 
-    def describe(self, prediction: Any, top: int = 1) -> list[dict[str, Any]]:
-        """Return a prediction as up to ``top`` records for CSV and JSON."""
+    # --------------------------------------------------------------------------------- presentation
+
+    def locate(self, prediction: Any, placement: Placement) -> Any:
+        """Return a prediction with coordinates of the original image instead of the input."""
+        return prediction
+
+    def describe(
+        self, prediction: Any, top: int = 1, size: tuple[int, int] = (1, 1)
+    ) -> list[dict[str, Any]]:
+        """Return a prediction as up to ``top`` records for CSV and JSON.
+
+        Args:
+            prediction: a prediction, located in its image.
+            top: number of records.
+            size: (width, height) of the image in pixels.
+        """
+        raise NotImplementedError
 
     def format_prediction(self, prediction: Any) -> str:
         """Return a prediction as one line of text, for captions."""
+        raise NotImplementedError
 
-    def format_annotation(self, annotation: Any) -> str:
-        """Return an annotation as one line of text, for captions."""
+    def format_annotation(self, target: Any) -> str:
+        """Return an encoded target as one line of text, for captions."""
+        return str(target)
 
-    def draw(self, image: NDArray[Any], prediction: Any, annotation: Any = None) -> Image.Image:
-        """Return an image, uint8 (height, width, 3), with prediction and, if given, true label."""
+    def overlay(
+        self, image: NDArray[Any], prediction: Any = None, target: Any = None
+    ) -> NDArray[Any]:
+        """Return an input image, uint8 (height, width, 3), with boxes, masks or points drawn."""
+        return image
 
-    def plot(self, predictions: Any, annotations: NDArray[Any]) -> dict[str, Figure]:
+    def draw(self, image: NDArray[Any], prediction: Any, target: Any = None) -> Image.Image:
+        """Return an image with prediction and, optionally, true label drawn and written below."""
+        lines = [f"predicted: {self.format_prediction(prediction)}"]
+        lines += [] if target is None else [f"true: {self.format_annotation(target)}"]
+        return add_captions(self.overlay(image, prediction, target), lines)
+
+    def plot(self, predictions: Any, targets: Any) -> dict[str, Figure]:
         """Return the plots of an evaluation by name, for the ``plots/`` folder of a run."""
+        return {}
 
-    def report(self, predictions: Mapping[str, Any], annotations: NDArray[Any]) -> list[Section]:
+    def report(self, predictions: Mapping[str, Any], targets: Any) -> list[Section]:
         """Return sections of a report page about predictions of the same images, by model name."""
+        return []
+
+
+def label_lines(task: Task) -> list[str]:
+    """Return the lines of labels.txt: class names, those of several outputs as output/class.
+
+    >>> from kerakit.tasks import Classification
+    >>> label_lines(Classification(["cat", "dog"]))
+    ['cat', 'dog']
+    """
+    names: Any = task.class_names
+    if isinstance(names, dict):
+        return [f"{name}/{one}" for name, of_output in names.items() for one in of_output]
+    return list(names)
+
+
+def check_finite_outputs(outputs: Any) -> None:
+    """Raise UserError if outputs (n, ...) have NaN or infinite values.
+
+    >>> check_finite_outputs(np.array([[0.5], [np.nan]]))
+    Traceback (most recent call last):
+    kerakit.errors.UserError: the model outputs NaN or infinite values for 1 of 2 images. ...
+    """
+    rows = [
+        ~np.isfinite(array).reshape(len(array), -1).all(axis=1) for array in nested.arrays(outputs)
+    ]
+    broken = np.any(rows, axis=0)
+    if broken.any():
+        raise UserError(
+            f"the model outputs NaN or infinite values for {broken.sum()} of {len(broken)} images. "
+            "Its weights are damaged, or its training diverged: train again, with a smaller "
+            "--learning_rate."
+        )
+
+
+def check_output_shape(
+    model: keras.Model, task: str, expected: Callable[[tuple[Any, ...]], bool], text: str
+) -> None:
+    """Raise UserError unless ``model`` has one output of the expected shape.
+
+    Args:
+        model: the model.
+        task: name of the task.
+        expected: whether a shape without the batch axis fits.
+        text: the expected shape, for the message.
+    """
+    outputs = getattr(model, "outputs", None)
+    if not outputs:
+        raise UserError(
+            f"the model {model.name} has no graph of layers, as a subclass of keras.Model or "
+            "an unbuilt Sequential. Return keras.Model(image, model(image)) from construct, "
+            "with image = keras.Input(input_shape)."
+        )
+    shapes = [tuple(output.shape) for output in outputs]
+    if len(shapes) != 1 or not expected(shapes[0][1:]):
+        raise UserError(
+            f"the model has {len(shapes)} output(s) of shape {', '.join(map(str, shapes))}; {task} "
+            f"expects one output of {text}. For other outputs, return a task of your own in "
+            "task.py."
+        )
+
+
+def pool(features: keras.KerasTensor) -> keras.KerasTensor:
+    """Return features (batch, channels): averaged by the layer "features" if they are a map."""
+    from keras import layers
+
+    if len(features.shape) == 4:
+        return layers.GlobalAveragePooling2D(name="features")(features)
+    return features

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kerakit import metrics
-from kerakit.device import classification as device
+from kerakit.device.classification import Decoder
 from kerakit.errors import UserError, list_names
+from kerakit.tasks.base import Names, Task, check_finite_outputs, check_output_shape, pool
 from kerakit.tasks.losses import LossFn, find_loss, smooth_labels
 
 if TYPE_CHECKING:
     import keras
     from matplotlib.figure import Figure
-    from PIL import Image
 
     from kerakit.report.page import Section
 
@@ -67,7 +67,7 @@ class ClassPredictions:
         return scores
 
 
-class Classification:
+class Classification(Task):
     """Task that predicts one class per image.
 
     Annotations and targets are class indices, int32 (); outputs are scores, float32 (n, classes).
@@ -83,19 +83,24 @@ class Classification:
 
     name = "classification"
     main_metric = "accuracy"
+    default_loss = "sparse_categorical_crossentropy"
+    default_metrics = ("accuracy",)
 
-    def __init__(self, class_names: Sequence[str]) -> None:
-        self.class_names = tuple(class_names)
+    def __init__(self, class_names: Names) -> None:
+        super().__init__(class_names)
+        self._decoder = Decoder(self.spec())
 
     # ------------------------------------------------------------------------------------- training
 
-    def encode(self, annotation: Any, input_size: tuple[int, int]) -> Any:  # noqa: ARG002 - the protocol's signature
-        """Return the class index as it is."""
-        return annotation
-
-    def followers(self, annotation: Any) -> dict[str, Any]:  # noqa: ARG002 - the protocol's signature
-        """Return nothing: a class is invariant under augmentation."""
-        return {}
+    def soft_targets(self, targets: Any, method: str) -> NDArray[np.float32]:
+        """Return class indices, (batch,), as one-hot labels, float32 (batch, classes)."""
+        if not (
+            isinstance(targets, np.ndarray) and targets.ndim == 1 and targets.dtype.kind in "iu"
+        ):
+            raise UserError(
+                f"--{method} needs one class index per image as the target. Omit --{method}."
+            )
+        return np.eye(len(self.class_names), dtype=np.float32)[targets]
 
     def head(self, features: keras.KerasTensor) -> keras.KerasTensor:
         """Return class probabilities, (batch, classes).
@@ -106,84 +111,36 @@ class Classification:
         """
         from keras import layers
 
-        if len(features.shape) == 4:
-            features = layers.GlobalAveragePooling2D(name="features")(features)
-        x = layers.Dropout(0.2)(features)
         # In float32 even under mixed precision: float16 rounds probabilities below 6e-8 to 0.
         dense = layers.Dense(
-            len(self.class_names), activation="softmax", name="probabilities", dtype="float32"
+            len(self.class_names),
+            activation="softmax",
+            name=f"{self.prefix}probabilities",
+            dtype="float32",
         )
-        return dense(x)
+        return dense(layers.Dropout(0.2)(pool(features)))
 
-    def compile_options(
-        self,
-        model: keras.Model,
-        args: Any,
-        losses: Mapping[str, LossFn] | None = None,
-        metrics: Sequence[Sequence[str]] = (("accuracy",),),
-    ) -> dict[str, Any]:
-        """Return ``loss``, ``loss_weights`` and ``metrics`` for ``model.compile``.
+    def find_loss(self, name: str, args: Any, losses: Mapping[str, LossFn]) -> LossFn:
+        """Return a loss, with label smoothing if it is a cross-entropy.
 
-        Args:
-            model: with one output or several.
-            args: has ``loss`` (names: one for all outputs, or one per output), ``loss_weights``
-                (one per output, or None), ``label_smoothing``, ``mixup`` and ``cutmix``; with the
-                latter two, targets are soft labels, so sparse losses are replaced by their dense
-                counterparts.
-            losses: further losses by name.
-            metrics: names per output; the last list applies to all following outputs.
-
-        Raises:
-            UserError: the numbers don't fit the outputs, or a loss is unknown.
+        With ``args.mixup`` or ``args.cutmix``, targets are soft labels, so sparse losses are
+        replaced by their dense counterparts.
         """
-        count = len(model.outputs)
-        names = list(args.loss) * count if len(args.loss) == 1 else list(args.loss)
-        for flag, values in (("--loss", names), ("--loss_weights", args.loss_weights)):
-            if values is not None and len(values) != count:
-                raise UserError(
-                    f"{flag} has {len(values)} value(s); the model has {count} output(s). Give one "
-                    "each."
-                )
-        soft = bool(args.mixup or args.cutmix)
-        functions = [
-            find_loss(name.removeprefix("sparse_") if soft else name, losses or {})
-            for name in names
-        ]
-        if args.label_smoothing:
-            functions = [
-                smooth_labels(function, args.label_smoothing)
-                if name.endswith("categorical_crossentropy")
-                else function
-                for name, function in zip(names, functions, strict=True)
-            ]
-        columns = [list(metrics[min(i, len(metrics) - 1)]) for i in range(count)]
-        return {
-            "loss": functions if count > 1 else functions[0],
-            "loss_weights": list(args.loss_weights) if args.loss_weights else None,
-            "metrics": columns if count > 1 else columns[0],
-        }
+        name = self.default_loss if name == "auto" else name
+        if args.mixup or args.cutmix:
+            name = name.removeprefix("sparse_")
+        loss = find_loss(name, losses)
+        if args.label_smoothing and name.endswith("categorical_crossentropy"):
+            loss = smooth_labels(loss, args.label_smoothing)
+        return loss
 
     def check_model(self, model: keras.Model) -> None:
         """Raise UserError unless ``model`` has one output of (batch, classes)."""
         self._check_class_names()
-        outputs = getattr(model, "outputs", None)
-        if not outputs:
-            raise UserError(
-                f"the model {model.name} has no graph of layers, as a subclass of keras.Model or "
-                "an unbuilt Sequential. Return keras.Model(image, model(image)) from construct, "
-                "with image = keras.Input(input_shape)."
-            )
-        shapes = [tuple(output.shape) for output in outputs]
-        if len(shapes) != 1 or len(shapes[0]) != 2:
-            raise UserError(
-                f"the model has {len(shapes)} output(s) of shape {', '.join(map(str, shapes))}; "
-                "classification expects one output of (batch, classes). For other outputs, return "
-                "a task of your own in task.py."
-            )
-        if shapes[0][1] != len(self.class_names):
-            raise UserError(
-                f"the model has {shapes[0][1]} classes, the dataset {len(self.class_names)}."
-            )
+        check_output_shape(model, self.name, lambda shape: len(shape) == 1, "(batch, classes)")
+        count = model.outputs[0].shape[1]
+        if count != len(self.class_names):
+            raise UserError(f"the model has {count} classes, the dataset {len(self.class_names)}.")
 
     def check_outputs(self, outputs: NDArray[Any]) -> None:
         """Raise UserError unless ``outputs``, (n, classes), are probabilities with sum 1.
@@ -193,13 +150,7 @@ class Classification:
         kerakit.errors.UserError: the outputs of the model are not probabilities: they range from \
         -1.5 to 4, with sums from 2.5 to 2.5; ...
         """
-        broken = int((~np.isfinite(outputs)).any(axis=1).sum())
-        if broken:
-            raise UserError(
-                f"the model outputs NaN or infinite values for {broken} of {len(outputs)} images. "
-                "Its weights are damaged, or its training diverged: train again, with a smaller "
-                "--learning_rate."
-            )
+        check_finite_outputs(outputs)
         sums = outputs.sum(axis=1, dtype=np.float64)
         inside = outputs.min() >= -TOLERANCE and outputs.max() <= 1 + TOLERANCE
         if not inside or np.abs(sums - 1).max() > TOLERANCE:
@@ -262,29 +213,27 @@ class Classification:
         wrong = np.flatnonzero(predictions.classes != annotations)
         return wrong[np.argsort(-predictions.confidence[wrong], kind="stable")]
 
-    def describe(self, prediction: NDArray[np.float32], top: int = 1) -> list[dict[str, Any]]:
+    def describe(
+        self,
+        prediction: NDArray[np.float32],
+        top: int = 1,
+        size: tuple[int, int] = (1, 1),
+    ) -> list[dict[str, Any]]:
         """Return the ``top`` labels with their confidences."""
-        return [
-            {"label": self.class_names[i], "confidence": score}
-            for i, score in device.decode(prediction, top)
-        ]
+        return self._decoder.describe(prediction, top, size)
 
     def format_prediction(self, prediction: NDArray[np.float32]) -> str:
         """Return the predicted label and its confidence."""
-        ((index, confidence),) = device.decode(prediction)
-        return f"{self.class_names[index]} {confidence:.0%}"
+        (row,) = self._decoder.describe(prediction)
+        return f"{row['label']} {row['confidence']:.0%}"
 
-    def format_annotation(self, annotation: Any) -> str:
-        """Return the true label."""
-        return self.class_names[int(annotation)]
-
-    def draw(
-        self, image: NDArray[Any], prediction: NDArray[np.float32], annotation: Any = None
-    ) -> Image.Image:
-        """Return the image with its predicted and, optionally, its true label below it."""
-        lines = [f"predicted: {self.format_prediction(prediction)}"]
-        lines += [] if annotation is None else [f"true: {self.format_annotation(annotation)}"]
-        return device.draw(image, lines)
+    def format_annotation(self, target: Any) -> str:
+        """Return the true label, or the soft labels of MixUp and CutMix."""
+        if np.ndim(target):
+            return " ".join(
+                f"{self.class_names[i]} {target[i]:.0%}" for i in np.flatnonzero(target)
+            )
+        return self.class_names[int(target)]
 
     def plot(self, predictions: ClassPredictions, annotations: NDArray[Any]) -> dict[str, Figure]:
         """Return the plot of the confusion matrix; empty if there are too many classes to read."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from kerakit.console import quiet_logs, redirect_native_output
 from kerakit.errors import JobError, first_line
+from kerakit.inference import output_names
 
 if TYPE_CHECKING:
     import keras
@@ -46,9 +47,14 @@ def make_converter(model: keras.Model) -> Any:
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     signature = tf.TensorSpec([1, *model.input_shape[1:]], tf.float32, name="image")
-    traced = tf.function(lambda image: model(image, training=False)).get_concrete_function(
-        signature
-    )
+    names = output_names(model)
+
+    def run(image: Any) -> Any:
+        outputs = model(image, training=False)
+        # The order of exported files.
+        return [outputs[name] for name in names] if isinstance(outputs, dict) else outputs
+
+    traced = tf.function(run).get_concrete_function(signature)
     # Frozen first: of Keras 3's variables, the converter leaves variable reads that cannot run.
     with quiet_logs():
         return tf.lite.TFLiteConverter.from_concrete_functions(

@@ -6,6 +6,7 @@ LiteRT trusts a file: a damaged one may end its process. Files of an export run 
 from __future__ import annotations
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -30,12 +31,12 @@ class LoadedModel:
 
     Attributes:
         input_size: (width, height) in pixels.
-        outputs: number of outputs.
+        outputs: shapes of the outputs, (1, ...) each.
         assumption: what the file leaves open about its input and was assumed; "" if nothing.
     """
 
     input_size: tuple[int, int]
-    outputs: int
+    outputs: tuple[tuple[int, ...], ...]
     assumption: str
 
 
@@ -48,6 +49,8 @@ class ModelProcess:
 
     def __init__(self, timeout_s: float = TIMEOUT_S) -> None:
         self._timeout_s = timeout_s
+        self._sizes: list[int] = []
+        self._shapes: list[tuple[int, ...]] = []
         self._process: subprocess.Popen[bytes] | None = None
 
     def load(self, content: bytes) -> LoadedModel:
@@ -59,16 +62,24 @@ class ModelProcess:
         read_graph(content)
         values = json.loads(self._request(LOAD, content))
         height, width, _ = values["shape"]
-        return LoadedModel((width, height), values["outputs"], values["assumption"])
+        shapes = tuple(tuple(shape) for shape in values["outputs"])
+        self._sizes = [math.prod(shape) for shape in shapes]
+        self._shapes = [shape[1:] for shape in shapes]
+        return LoadedModel((width, height), shapes, values["assumption"])
 
-    def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Map uint8 (n, height, width, 3) to float32 (n, outputs).
+    def predict(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        """Map uint8 (n, height, width, 3) to a list of the outputs, float32 (n, ...) each.
 
         Raises:
             UserError: the file cannot run.
         """
         rows = [self._request(PREDICT, np.ascontiguousarray(image).tobytes()) for image in images]
-        return np.stack([np.frombuffer(row, np.float32) for row in rows])
+        values = np.stack([np.frombuffer(row, np.float32) for row in rows])
+        parts = np.split(values, np.cumsum(self._sizes)[:-1], axis=1)
+        return [
+            part.reshape(len(images), *shape)
+            for part, shape in zip(parts, self._shapes, strict=True)
+        ]
 
     def _request(self, kind: bytes, content: bytes) -> bytes:
         process = self._start()

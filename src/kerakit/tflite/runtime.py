@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from kerakit.console import redirect_native_output
 from kerakit.errors import JobError, UserError, first_line
-from kerakit.inference import PredictFn
+from kerakit.inference import PredictFn, name_outputs
 
 
 def start_interpreter(content: bytes, name: str, **options: Any) -> Any:
@@ -36,34 +36,44 @@ def start_interpreter(content: bytes, name: str, **options: Any) -> Any:
     return interpreter
 
 
-def load_tflite(path: Path) -> PredictFn:
+def load_tflite(path: Path, names: tuple[str, ...] = ()) -> PredictFn:
     """Load a TensorFlow Lite file with batch size 1; quantized outputs are dequantized.
+
+    Args:
+        path: path of the file.
+        names: names of several outputs, in the order of the file; () for one output.
 
     Raises:
         JobError: LiteRT cannot run the file.
     """
-    return tflite_predict_fn(start_interpreter(path.read_bytes(), path.name))
+    return tflite_predict_fn(start_interpreter(path.read_bytes(), path.name), names)
 
 
-def tflite_predict_fn(interpreter: Any) -> PredictFn:
+def tflite_predict_fn(interpreter: Any, names: tuple[str, ...] = ()) -> PredictFn:
     """Return the function that runs images through an interpreter, one by one."""
-    (out,) = interpreter.get_output_details()
-    scale, zero_point = out["quantization"]
+    scales = [one["quantization"] for one in interpreter.get_output_details()]
     predict_stored = stored_predict_fn(interpreter)
-    return lambda images: dequantize(predict_stored(images), scale, zero_point)
+
+    def predict(images: NDArray[np.uint8]) -> Any:
+        stored = predict_stored(images)
+        real = [dequantize(values, *scale) for values, scale in zip(stored, scales, strict=True)]
+        return name_outputs(real, names)
+
+    return predict
 
 
-def stored_predict_fn(interpreter: Any) -> Callable[[NDArray[np.uint8]], NDArray[Any]]:
-    """Return the same function without dequantization of the outputs."""
-    (into,), (out,) = interpreter.get_input_details(), interpreter.get_output_details()
+def stored_predict_fn(interpreter: Any) -> Callable[[NDArray[np.uint8]], list[NDArray[Any]]]:
+    """Return the same function without names and dequantization: a list, one array per output."""
+    (into,), outputs = interpreter.get_input_details(), interpreter.get_output_details()
 
-    def predict(images: NDArray[np.uint8]) -> NDArray[Any]:
-        rows = []
+    def predict(images: NDArray[np.uint8]) -> list[NDArray[Any]]:
+        rows: list[list[NDArray[Any]]] = [[] for _ in outputs]
         for image in images:
             interpreter.set_tensor(into["index"], image[None].astype(into["dtype"]))
             interpreter.invoke()
-            rows.append(interpreter.get_tensor(out["index"])[0])
-        return np.stack(rows)
+            for row, out in zip(rows, outputs, strict=True):
+                row.append(interpreter.get_tensor(out["index"])[0])
+        return [np.stack(row) for row in rows]
 
     return predict
 

@@ -52,22 +52,18 @@ class _Model:
         self._interpreter = start_interpreter(content, "it")
         inputs = self._interpreter.get_input_details()
         outputs = self._interpreter.get_output_details()
-        if len(inputs) != 1 or len(outputs) != 1:
+        if len(inputs) != 1 or not outputs:
             raise UserError(
-                f"it has {len(inputs)} inputs and {len(outputs)} outputs; expected one of each"
+                f"it has {len(inputs)} inputs and {len(outputs)} outputs; expected one input"
             )
-        self._input, self._output = inputs[0], outputs[0]
+        self._input, self._outputs = inputs[0], outputs
         shape = [int(size) for size in self._input["shape"]]
         if len(shape) != 4 or shape[0] != 1 or shape[3] != 3 or min(shape) < 1:
             raise UserError(
                 f"its input has the shape {shape}; expected [1, height, width, 3]: RGB pixels"
             )
         self.shape = (shape[1], shape[2], 3)
-        self.outputs = int(np.prod(self._output["shape"]))
-        if self.outputs != self._output["shape"][-1]:
-            raise UserError(
-                f"its output has the shape {self._output['shape'].tolist()}; expected [1, classes]"
-            )
+        self.outputs = [[int(size) for size in one["shape"]] for one in outputs]
         self._encode: Callable[[NDArray[np.uint8]], NDArray[Any]]
         self._encode, self.assumption = pixel_encoder(self._input)
 
@@ -79,8 +75,12 @@ class _Model:
         image = np.frombuffer(pixels, np.uint8).reshape(self.shape)
         self._interpreter.set_tensor(self._input["index"], self._encode(image)[None])
         self._interpreter.invoke()
-        values = self._interpreter.get_tensor(self._output["index"]).ravel()
-        return dequantize(values, *self._output["quantization"]).tobytes()
+        return b"".join(
+            dequantize(
+                self._interpreter.get_tensor(one["index"]).ravel(), *one["quantization"]
+            ).tobytes()
+            for one in self._outputs
+        )
 
 
 def _limit_resources() -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kerakit.training.search import Search
     from kerakit.training.session import check_callbacks, training_session
     from kerakit.training.split_model import find_split, freeze_lower, leaf_layers, split_at
+    from kerakit.training.task_metrics import TaskMetrics
     from kerakit.training.throughput import ThroughputMonitor
     from kerakit.training.trackers import get_trackers
     from kerakit.training.tune import find_batch_size, find_learning_rate, set_mixed_precision
@@ -45,6 +46,7 @@ _HOMES = {
     "FeatureStore": "kerakit.training.features",
     "HistoryWriter": "kerakit.training.callbacks",
     "Search": "kerakit.training.search",
+    "TaskMetrics": "kerakit.training.task_metrics",
     "ThroughputMonitor": "kerakit.training.throughput",
     "check_callbacks": "kerakit.training.session",
     "compute_class_weights": "kerakit.training.phases",
@@ -70,6 +72,7 @@ __all__ = [
     "HistoryWriter",
     "Search",
     "StepScheduler",
+    "TaskMetrics",
     "ThroughputMonitor",
     "check_batch",
     "check_callbacks",

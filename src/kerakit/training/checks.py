@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kerakit.errors import UserError, first_line
-from kerakit.tasks.base import Task
+from kerakit.inference import keras_predict_fn
+from kerakit.tasks.base import Task, label_lines
 
 _OTHER_SHAPES = ("circle", "ctc")
 """Losses of Keras whose targets have another shape than the outputs."""
@@ -34,7 +35,7 @@ def check_batch(model: keras.Model, task: Task, batch: tuple[Any, Any]) -> None:
     kerakit.errors.UserError: the loss mean_squared_error does not fit targets and outputs: ...
     """
     # As many images as classes would hide that a loss broadcasts.
-    count = len(batch[0]) - (len(batch[0]) == len(task.class_names))
+    count = len(batch[0]) - (len(batch[0]) == len(label_lines(task)))
     images, targets = keras.tree.map_structure(lambda array: array[:count], batch)
     if not all(np.isfinite(weight).all() for weight in model.get_weights()):
         raise UserError(
@@ -42,15 +43,20 @@ def check_batch(model: keras.Model, task: Task, batch: tuple[Any, Any]) -> None:
             "checkpoint, or train again with a smaller --learning_rate."
         )
     outputs = _predict(model, images)
-    task.check_outputs(outputs[0] if len(outputs) == 1 else outputs)
-    given = keras.tree.flatten(targets)
-    losses = keras.tree.flatten(model.loss)
+    inference = task.inference_model(model)
+    task.check_outputs(
+        (outputs[0] if len(outputs) == 1 else outputs)
+        if inference is model and not isinstance(model.output, dict)
+        else keras_predict_fn(inference)(images)
+    )
+    given, losses = keras.tree.flatten(targets), keras.tree.flatten(model.loss)
     if len(given) == len(outputs) == len(losses):
         for loss, target, output in zip(losses, given, outputs, strict=True):
             _check_loss(loss, np.asarray(target), output)
     # An error of NumPy, Keras or the owner's loss; none of them has a class of its own.
     try:
-        model.compute_loss(images, targets, outputs[0] if len(outputs) == 1 else outputs)
+        packed = keras.tree.pack_sequence_as(model.output, outputs)
+        model.compute_loss(images, targets, outputs[0] if len(outputs) == 1 else packed)
     except Exception as error:
         names = ", ".join(map(_name, losses))
         raise UserError(
@@ -82,7 +88,8 @@ def _check_loss(loss: Any, targets: NDArray[Any], outputs: NDArray[Any]) -> None
     loss = keras.losses.get(loss) if isinstance(loss, str) else loss
     name = _name(loss)
     home = getattr(loss, "__module__", "").partition(".")[0]
-    if home not in ("keras", "kerakit") or name.lower() in _OTHER_SHAPES:
+    is_known = home == "keras" or (home == "kerakit" and hasattr(keras.losses, name))
+    if not is_known or name.lower() in _OTHER_SHAPES:
         return
     if name.lower().startswith("sparse"):
         shape = targets.shape[:-1] if targets.ndim == outputs.ndim else targets.shape

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from kerakit import nested
 from kerakit.console import print_table
 from kerakit.data.generator import BatchGenerator
 from kerakit.files import write_json
 from kerakit.inference import keras_predict_fn, predict_batches
 from kerakit.report import charts
+from kerakit.report.formatting import FRACTIONS, format_value
 from kerakit.report.page import Gallery, Sample, Section
 from kerakit.report.plots import image_grid
 from kerakit.run import Run
+from kerakit.tasks.calibration import calibrate_task
 from kerakit.training.page import write_page
 
 if TYPE_CHECKING:
@@ -45,7 +48,11 @@ def evaluate(
     kerakit.errors.UserError: the model has 3 classes, the dataset 2.
     """
     task.check_model(model)
-    outputs, annotations = predict_batches(keras_predict_fn(model), held_out)
+    model = task.inference_model(model)
+    predict = keras_predict_fn(model)
+    calibrate_task(task, predict, held_out)
+    outputs, annotations = predict_batches(predict, held_out)
+    count = nested.length(outputs)
     task.check_outputs(outputs)
     predictions = task.decode(outputs)
     metrics = task.score(predictions, annotations)
@@ -55,7 +62,7 @@ def evaluate(
         {
             "task": task.name,
             "split": held_out.mode,
-            "images": len(annotations),
+            "images": count,
             "metrics": metrics,
             **details,
         },
@@ -68,7 +75,7 @@ def evaluate(
         *_show_mistakes(run, task, held_out, predictions, annotations),
     ]
     write_page(run, sections)
-    _print(metrics, details, f"{len(annotations):,} {held_out.mode} images")
+    _print(metrics, details, f"{count:,} {held_out.mode} images")
     print(f"report: {run.page} (data: {run.evaluation})")
     return metrics
 
@@ -82,8 +89,12 @@ def _show_mistakes(
     if not wrong:
         path.unlink(missing_ok=True)
         return []
-    images = [held_out.sample(i)[0] for i in wrong]
-    labels = [task.format_annotation(annotations[i]) for i in wrong]
+    targets = [nested.take(annotations, i) for i in wrong]
+    images = [
+        task.overlay(held_out.sample(i)[0], predictions[i], target)
+        for i, target in zip(wrong, targets, strict=True)
+    ]
+    labels = [task.format_annotation(target) for target in targets]
     predicted = [task.format_prediction(predictions[i]) for i in wrong]
     captions = [f"{one}, true: {label}" for one, label in zip(predicted, labels, strict=True)]
     image_grid(images, captions).save(path)
@@ -91,21 +102,29 @@ def _show_mistakes(
         Sample(image, label, [f"predicted: {one}"], held_out.sample_key(0, i))
         for i, image, label, one in zip(wrong, images, labels, predicted, strict=True)
     ]
-    return [Section("Most confident mistakes", [Gallery(samples)])]
+    return [Section(task.mistakes_title, [Gallery(samples)])]
 
 
 def _print(metrics: dict[str, float], details: dict[str, Any], images: str) -> None:
     """Print the metrics, and the table of the classes where there is one."""
     values = ", ".join(f"{name}: {value:.4f}" for name, value in metrics.items())
     print(f"Evaluated on {images}. {values}")
-    if columns := details.get("classes"):
-        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-        cells = [[_cell(value, row) for value in row.values()] for row in rows]
-        print_table(list(columns), cells, left=["class"])
+    for name, of_output in details.get("outputs", {"": details}).items():
+        if columns := of_output.get("classes"):
+            print(f"{name}:") if name else None
+            _print_classes(columns)
 
 
-def _cell(value: Any, row: dict[str, Any]) -> str:
+def _print_classes(columns: dict[str, list[Any]]) -> None:
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    cells = [[_cell(key, value, row) for key, value in row.items()] for row in rows]
+    print_table(list(columns), cells, left=[next(iter(columns))])
+
+
+def _cell(key: str, value: Any, row: dict[str, Any]) -> str:
     """Return a cell of the table of the classes: empty for a metric of a class without images."""
+    if value is None or (isinstance(value, float) and row.get("images") == 0):
+        return ""
     if not isinstance(value, float):
         return str(value)
-    return f"{value:.1%}" if row.get("images") != 0 else ""
+    return f"{value:.1%}" if key.endswith(FRACTIONS) else format_value(value, key)

@@ -302,8 +302,8 @@ class FeatureStore:
             generator.seed,
             generator.strength,
             epoch if is_random else None,
-            mix and (mix.num_classes, mix.mixup, mix.cutmix),
-            task and (task.name, task.class_names),
+            mix and (mix.mixup, mix.cutmix),
+            task and task.spec(),
         )
         identity.update(repr(settings).encode())
         parts = (generator, generator.read, generator.data_reader, task)

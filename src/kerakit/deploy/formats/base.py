@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 FLOAT32_FILE = "model_float32.tflite"
 """TensorFlow Lite file in float32, the source of quantized ones."""
+TASK = "task.json"
+"""File beside the models: the values of ``Task.spec``, and the names of several outputs."""
 LABELS = "labels.txt"
 """File beside the models: the class names, one per line, in the order of the outputs."""
 
@@ -107,8 +109,12 @@ class Format(Protocol):
             JobError: the export failed.
         """
 
-    def load(self, path: Path) -> PredictFn | None:
+    def load(self, path: Path, names: tuple[str, ...] = ()) -> PredictFn | None:
         """Load the file; None if it runs only on a device that this machine lacks.
+
+        Args:
+            path: path of the file.
+            names: names of several outputs, in the order of the file: see ``output_names``.
 
         Raises:
             JobError: the runtime rejects the file.

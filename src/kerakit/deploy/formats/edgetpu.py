@@ -43,7 +43,7 @@ class EdgeTpu:
         details = compile_model(compiler, int8, source.folder, min_runtime=options.min_runtime)
         return WrittenFormat(path, details)
 
-    def load(self, path: Path) -> None:
+    def load(self, path: Path, names: tuple[str, ...] = ()) -> None:
         """Return None: only a Coral device runs the file."""
 
 

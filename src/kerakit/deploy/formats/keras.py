@@ -47,13 +47,13 @@ class KerasFile:
             model.save(path, include_optimizer=False)
         return WrittenFormat(path)
 
-    def load(self, path: Path) -> PredictFn:
+    def load(self, path: Path, names: tuple[str, ...] = ()) -> PredictFn:
         """Load the file with Keras."""
         import keras
 
         try:
             with quiet_logs():
-                return keras_predict_fn(keras.models.load_model(path, compile=False))
+                return keras_predict_fn(keras.models.load_model(path, compile=False), names)
         except (TypeError, ValueError) as error:
             raise JobError(f"Keras cannot load {path.name}: {first_line(error)}") from error
 

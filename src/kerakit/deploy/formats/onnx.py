@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from kerakit.console import quiet_logs, redirect_native_output
 from kerakit.deploy.formats.base import ExportSource, WrittenFormat, require_packages
 from kerakit.deploy.formats.saved_model import INPUT, OUTPUT, serving_function
 from kerakit.errors import JobError, first_line
-from kerakit.inference import PredictFn
+from kerakit.inference import PredictFn, name_outputs
 
 
 class Onnx:
@@ -42,7 +43,7 @@ class Onnx:
             raise JobError(f"tf2onnx rejected the model: {first_line(error)}") from error
         return WrittenFormat(path)
 
-    def load(self, path: Path) -> PredictFn:
+    def load(self, path: Path, names: tuple[str, ...] = ()) -> PredictFn:
         """Load the file with onnxruntime, on one thread."""
         import onnxruntime
 
@@ -61,9 +62,9 @@ class Onnx:
                 ) from error
             raise JobError(f"onnxruntime cannot run {path.name}: {first_line(error)}") from error
 
-        def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-            (scores,) = session.run([OUTPUT], {INPUT: images.astype(np.float32)})
-            return np.asarray(scores)
+        def predict(images: NDArray[np.uint8]) -> Any:
+            outputs = session.run(list(names or (OUTPUT,)), {INPUT: images.astype(np.float32)})
+            return name_outputs(outputs, names)
 
         return predict
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from kerakit.deploy.formats.base import ExportSource, WrittenFormat, require_packages
 from kerakit.deploy.formats.saved_model import INPUT, OUTPUT, SAVED_MODEL
 from kerakit.errors import JobError
-from kerakit.inference import PredictFn
+from kerakit.inference import PredictFn, name_outputs
 
 MODEL = "model.xml"
 
@@ -42,7 +43,7 @@ class OpenVino:
             raise JobError(f"OpenVINO rejected the model: {_summarize(error)}") from error
         return WrittenFormat(path)
 
-    def load(self, path: Path) -> PredictFn:
+    def load(self, path: Path, names: tuple[str, ...] = ()) -> PredictFn:
         """Load the folder with OpenVINO's CPU plug-in, on one thread."""
         import openvino
 
@@ -52,8 +53,9 @@ class OpenVino:
         except RuntimeError as error:
             raise JobError(f"OpenVINO cannot run {path.name}: {_summarize(error)}") from error
 
-        def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-            return np.asarray(compiled({INPUT: images.astype(np.float32)})[OUTPUT])
+        def predict(images: NDArray[np.uint8]) -> Any:
+            outputs = compiled({INPUT: images.astype(np.float32)})
+            return name_outputs([outputs[name] for name in names or (OUTPUT,)], names)
 
         return predict
 

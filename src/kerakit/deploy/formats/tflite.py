@@ -22,9 +22,9 @@ class _Tflite:
     def __init__(self, name: str, file: str) -> None:
         self.name, self.file = name, file
 
-    def load(self, path: Path) -> PredictFn:
+    def load(self, path: Path, names: tuple[str, ...] = ()) -> PredictFn:
         """Load the file with LiteRT's interpreter."""
-        return load_tflite(path)
+        return load_tflite(path, names)
 
     def _save(self, source: ExportSource, content: bytes, name: str | None = None) -> Path:
         path = source.folder / (name or self.file)

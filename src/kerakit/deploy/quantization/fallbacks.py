@@ -116,7 +116,9 @@ def try_fallbacks(
     """
     attempts: list[Attempt] = []
     for name, quantized, float32_layers in _fallbacks(content, model, calibration, stats):
-        predict = tflite_predict_fn(start_interpreter(quantized, "the int8 model"))
+        predict = tflite_predict_fn(
+            start_interpreter(quantized, "the int8 model"), gate.output_names
+        )
         measurement = gate.measure(gate.predict(predict))
         latency_ms = measure_latency_ms(predict, gate.sample_images[0])
         mapping = forecast(quantized)

@@ -1,0 +1,25 @@
+"""Lines of text below an image, for the engine and for devices.
+
+Needs Python 3.7, NumPy and Pillow only: it is copied into device bundles.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Sequence  # noqa: UP035 - Python 3.7
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+LINE = 14
+"""Height of a line in pixels."""
+
+
+def add_captions(image: Any, lines: Sequence[str]) -> Image.Image:
+    """Return the image, uint8 (height, width, 3), with lines of text below it."""
+    photo = Image.fromarray(np.asarray(image).astype(np.uint8))
+    canvas = Image.new("RGB", (max(photo.width, 160), photo.height + LINE * len(lines)), "white")
+    canvas.paste(photo, ((canvas.width - photo.width) // 2, 0))
+    pen = ImageDraw.Draw(canvas)
+    for row, line in enumerate(lines):
+        pen.text((2, photo.height + LINE * row), line, fill="black")
+    return canvas

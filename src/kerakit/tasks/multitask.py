@@ -1,0 +1,359 @@
+"""Several outputs: one task made of named tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kerakit.errors import UserError
+from kerakit.tasks.base import Task, pool
+
+if TYPE_CHECKING:
+    import keras
+    from matplotlib.figure import Figure
+
+    from kerakit.data.placement import Placement
+    from kerakit.data.reader import Reader
+    from kerakit.report.page import Section
+    from kerakit.tasks.losses import LossFn
+
+
+class MultiTask(Task):
+    """Task with several outputs of one model, each a task with a name.
+
+    Annotations, targets and outputs are dictionaries with the values of the tasks by name. The main
+    metric is the mean of their main metrics.
+
+    Args:
+        tasks: the tasks by name: letters, digits and underscores.
+
+    >>> from kerakit.tasks import Classification, Regression
+    >>> task = MultiTask({"animal": Classification(["cat", "dog"]), "age": Regression(["age"])})
+    >>> task.class_names
+    {'animal': ('cat', 'dog'), 'age': ('age',)}
+    """
+
+    name = "multitask"
+    main_metric = "mean_score"
+
+    def __init__(self, tasks: Mapping[str, Task]) -> None:
+        if not tasks or not all(name.isidentifier() for name in tasks):
+            raise UserError(
+                f"the outputs are named {', '.join(map(repr, tasks)) or 'not at all'}. Expected "
+                "names of letters, digits and underscores."
+            )
+        self.tasks = dict(tasks)
+        for name, task in self.tasks.items():
+            task.prefix = f"{name}_"
+        self.class_names = {  # type: ignore[assignment] # by output
+            name: task.class_names for name, task in self.tasks.items()
+        }
+        self.needs_map = any(task.needs_map for task in self.tasks.values())
+
+    def spec(self) -> dict[str, Any]:
+        """Return the values of all tasks."""
+        return {
+            "task": self.name,
+            "tasks": {name: task.spec() for name, task in self.tasks.items()},
+        }
+
+    def adapt(self, reader: Reader) -> Self:
+        """Adapt each task to its labels."""
+        for name, task in self.tasks.items():
+            task.adapt(_OneOutput(reader, name))
+        return self
+
+    def restore(self, spec: Mapping[str, Any]) -> Self:
+        """Restore each task."""
+        recorded = spec.get("tasks", {}) if spec else {}
+        if spec and list(recorded) != list(self.tasks):
+            raise UserError(
+                f"the outputs are {', '.join(self.tasks)}; recorded are {', '.join(recorded)}. "
+                "Restore task.py, or train again."
+            )
+        for name, task in self.tasks.items():
+            task.restore(recorded.get(name, {}))
+        return self
+
+    # ---------------------------------------------------------------------------------- annotations
+
+    def resize(self, annotation: Any, placement: Placement) -> Any:
+        """Resize the annotation of each task."""
+        return {name: task.resize(annotation[name], placement) for name, task in self.tasks.items()}
+
+    def followers(self, annotation: Any) -> dict[str, Any]:
+        """Return the followers of the task that has some.
+
+        Raises:
+            UserError: several tasks have followers of the same name.
+        """
+        found: dict[str, Any] = {}
+        for name, task in self.tasks.items():
+            for key, value in task.followers(annotation[name]).items():
+                if key in found:
+                    raise UserError(
+                        f"two outputs have {key}; augmentation moves those of one output. Train "
+                        "without --jitter, or in two projects."
+                    )
+                found[key] = value
+        return found
+
+    def compose_options(self) -> dict[str, Any]:
+        """Return the options of all tasks."""
+        options: dict[str, Any] = {}
+        for task in self.tasks.values():
+            options.update(task.compose_options())
+        return options
+
+    def follow(self, annotation: Any, augmented: dict[str, Any]) -> Any:
+        """Pass augmented followers to the task that they are from."""
+        moved = dict(annotation)
+        for name, task in self.tasks.items():
+            own = {key: augmented[key] for key in task.followers(annotation[name])}
+            if own:
+                moved[name] = task.follow(annotation[name], own)
+        return moved
+
+    def encode(self, annotation: Any, input_size: tuple[int, int]) -> dict[str, Any]:
+        """Return the target of each task."""
+        return {
+            name: task.encode(annotation[name], input_size) for name, task in self.tasks.items()
+        }
+
+    # ------------------------------------------------------------------------------------- training
+
+    def head(self, features: keras.KerasTensor) -> dict[str, keras.KerasTensor]:
+        """Return the output of each task by its name."""
+        pooled = None if self.needs_map and len(self.tasks) == 1 else pool(features)
+        return {
+            name: task.head(features if task.needs_map else pooled)
+            for name, task in self.tasks.items()
+        }
+
+    def compile_options(
+        self,
+        model: keras.Model,
+        args: Any,
+        losses: Mapping[str, LossFn] | None = None,
+        metrics: Sequence[Sequence[Any]] = (),
+    ) -> dict[str, Any]:
+        """Return losses, weights and metrics by the names of the outputs."""
+        names = list(self.tasks)
+        chosen = list(args.loss) * len(names) if len(args.loss) == 1 else list(args.loss)
+        for flag, values in (("--loss", chosen), ("--loss_weights", args.loss_weights)):
+            if values is not None and len(values) != len(names):
+                raise UserError(
+                    f"{flag} has {len(values)} value(s); the model has the outputs "
+                    f"{', '.join(names)}. Give one each."
+                )
+        weights = args.loss_weights
+        return {
+            "loss": {
+                name: self.tasks[name].find_loss(loss, args, losses or {})
+                for name, loss in zip(names, chosen, strict=True)
+            },
+            "loss_weights": dict(zip(names, weights, strict=True)) if weights else None,
+            "metrics": {
+                name: list(metrics[min(i, len(metrics) - 1)] if metrics else task.default_metrics)
+                for i, (name, task) in enumerate(self.tasks.items())
+            },
+        }
+
+    def inference_model(self, model: keras.Model) -> keras.Model:
+        """Return the model with the outputs of the tasks' inference models, ``task.output``."""
+        import keras
+
+        outputs: dict[str, Any] = {}
+        for name, tensor in model.output.items():
+            part = self.tasks[name].inference_model(keras.Model(model.inputs[0], tensor))
+            own = part.output if isinstance(part.output, dict) else {"": part.outputs[0]}
+            outputs.update({f"{name}.{key}".rstrip("."): value for key, value in own.items()})
+        return keras.Model(model.inputs[0], outputs, name=model.name)
+
+    def check_model(self, model: keras.Model) -> None:
+        """Raise UserError unless the outputs of ``model`` are those of the tasks."""
+        import keras
+
+        output = model.output if getattr(model, "outputs", None) else None
+        if not isinstance(output, dict) or set(output) != set(self.tasks):
+            found = ", ".join(output) if isinstance(output, dict) else "without names"
+            raise UserError(
+                f"the outputs of the model are {found}; expected a dictionary with "
+                f"{', '.join(self.tasks)}, as task.head(x) returns."
+            )
+        for name, task in self.tasks.items():
+            try:
+                task.check_model(keras.Model(model.inputs[0], output[name]))
+            except UserError as error:
+                raise UserError(f"output {name}: {error}") from None
+
+    def _parts(self, outputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the outputs of each task's inference model, by the name of the task."""
+        parts: dict[str, Any] = {}
+        for key, value in outputs.items():
+            name, _, own = key.partition(".")
+            if own:
+                parts.setdefault(name, {})[own] = value
+            else:
+                parts[name] = value
+        return parts
+
+    def check_outputs(self, outputs: Any) -> None:
+        """Raise UserError unless the outputs of each task fit it."""
+        for name, values in self._parts(outputs).items():
+            try:
+                self.tasks[name].check_outputs(values)
+            except UserError as error:
+                raise UserError(f"output {name}: {error}") from None
+
+    # ----------------------------------------------------------------------------------- evaluation
+
+    def decode(self, outputs: Any) -> MultiPredictions:
+        """Return the predictions of each task."""
+        return MultiPredictions(
+            {name: self.tasks[name].decode(values) for name, values in self._parts(outputs).items()}
+        )
+
+    def calibrate(self, predictions: MultiPredictions, targets: Any) -> None:
+        """Choose the thresholds of each task."""
+        for name, task in self.tasks.items():
+            task.calibrate(predictions.parts[name], targets[name])
+
+    def _scores(self, predictions: MultiPredictions, targets: Any) -> dict[str, dict[str, float]]:
+        return {
+            name: task.score(predictions.parts[name], targets[name])
+            for name, task in self.tasks.items()
+        }
+
+    def score(self, predictions: MultiPredictions, targets: Any) -> dict[str, float]:
+        """Return the mean of the main metrics, then the metrics of each task, ``task_metric``."""
+        scores = self._scores(predictions, targets)
+        main = [scores[name][task.main_metric] for name, task in self.tasks.items()]
+        return {
+            self.main_metric: float(np.mean(main)),
+            **{
+                f"{name}_{metric}": value
+                for name, of_task in scores.items()
+                for metric, value in of_task.items()
+            },
+        }
+
+    def agreement(self, predictions: MultiPredictions, reference: MultiPredictions) -> float:
+        """Return the lowest agreement of a task."""
+        return min(
+            task.agreement(predictions.parts[name], reference.parts[name])
+            for name, task in self.tasks.items()
+        )
+
+    def details(self, predictions: MultiPredictions, targets: Any) -> dict[str, Any]:
+        """Return the details of each task."""
+        return {
+            "outputs": {
+                name: task.details(predictions.parts[name], targets[name])
+                for name, task in self.tasks.items()
+            }
+        }
+
+    def mistakes(self, predictions: MultiPredictions, targets: Any) -> NDArray[np.int64]:
+        """Return the mistakes of all tasks, in turn."""
+        lists = [
+            task.mistakes(predictions.parts[name], targets[name]).tolist()
+            for name, task in self.tasks.items()
+        ]
+        ranked = [
+            row[i] for i in range(max(map(len, lists), default=0)) for row in lists if i < len(row)
+        ]
+        return np.array(list(dict.fromkeys(ranked)), np.int64)
+
+    # --------------------------------------------------------------------------------- presentation
+
+    def locate(self, prediction: Any, placement: Placement) -> Any:
+        """Locate the prediction of each task."""
+        return {name: self.tasks[name].locate(one, placement) for name, one in prediction.items()}
+
+    def describe(
+        self, prediction: Any, top: int = 1, size: tuple[int, int] = (1, 1)
+    ) -> list[dict[str, Any]]:
+        """Return one record with the first record of each task, ``task_key``."""
+        record: dict[str, Any] = {}
+        for name, one in prediction.items():
+            rows = self.tasks[name].describe(one, top, size)
+            record.update(
+                {f"{name}_{key}": value for row in rows[:1] for key, value in row.items()}
+            )
+        return [record]
+
+    def format_prediction(self, prediction: Any) -> str:
+        """Return the predictions of all tasks."""
+        return "; ".join(self.tasks[n].format_prediction(one) for n, one in prediction.items())
+
+    def format_annotation(self, target: Any) -> str:
+        """Return the true labels of all tasks."""
+        return "; ".join(self.tasks[n].format_annotation(one) for n, one in target.items())
+
+    def overlay(
+        self, image: NDArray[Any], prediction: Any = None, target: Any = None
+    ) -> NDArray[Any]:
+        """Draw the prediction of each task."""
+        for name, task in self.tasks.items():
+            image = task.overlay(
+                image,
+                None if prediction is None else prediction[name],
+                None if target is None else target[name],
+            )
+        return image
+
+    def plot(self, predictions: MultiPredictions, targets: Any) -> dict[str, Figure]:
+        """Return the plots of all tasks, ``task_plot``."""
+        return {
+            f"{name}_{key}": figure
+            for name, task in self.tasks.items()
+            for key, figure in task.plot(predictions.parts[name], targets[name]).items()
+        }
+
+    def report(self, predictions: Mapping[str, MultiPredictions], targets: Any) -> list[Section]:
+        """Return the sections of all tasks, with their names."""
+        from kerakit.report.page import Section
+
+        sections = []
+        for name, task in self.tasks.items():
+            parts = {model: each.parts[name] for model, each in predictions.items()}
+            sections += [
+                Section(f"{name}: {one.heading[:1].lower()}{one.heading[1:]}", one.blocks)
+                for one in task.report(parts, targets[name])
+            ]
+        return sections
+
+
+class MultiPredictions:
+    """Predictions of several tasks for n images.
+
+    Attributes:
+        parts: the predictions of each task by its name.
+    """
+
+    def __init__(self, parts: Mapping[str, Any]) -> None:
+        self.parts = dict(parts)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.parts.values())))
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        return {name: part[i] for name, part in self.parts.items()}
+
+
+class _OneOutput:
+    """The labels of one output of a reader."""
+
+    def __init__(self, reader: Reader, name: str) -> None:
+        self._reader, self._name = reader, name
+
+    def target(self, i: int) -> Any:
+        target: Any = self._reader.target(i)
+        return target[self._name]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reader, name)
