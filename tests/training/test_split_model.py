@@ -78,9 +78,11 @@ def test_the_fraction_of_frozen_layers(residual: keras.Model) -> None:
     assert find_split(residual, 1) == "features"
 
 
-def test_a_layer_with_a_shortcut_past_it_is_an_error(residual: keras.Model) -> None:
-    with pytest.raises(UserError, match="dense_2"):
-        split_at(residual, "dense_2")
+def test_a_layer_with_a_shortcut_past_it(residual: keras.Model) -> None:
+    lower, upper = split_at(residual, "dense_2")
+    assert len(lower.outputs) == 2
+    pixels = np.random.default_rng(0).random((5, 3), np.float32)
+    np.testing.assert_allclose(upper(lower(pixels)), residual(pixels), rtol=1e-6)
     with pytest.raises(UserError, match="no layer named 'missing'"):
         split_at(residual, "missing")
 
@@ -162,8 +164,40 @@ def test_a_path_past_a_nested_model_is_an_error() -> None:
     base = keras.Sequential([keras.layers.Dense(3)], name="base")(image)
     x = keras.layers.Dense(3, name="features")(base)
     model = keras.Model(image, keras.layers.Dense(2)(keras.layers.Add()([x, base])), name="mine")
-    with pytest.raises(UserError, match="further layers"):
+    lower, upper = split_at(model)
+    assert len(lower.outputs) == 2
+    pixels = np.random.default_rng(0).random((5, 3), np.float32)
+    np.testing.assert_allclose(upper(lower(pixels)), model(pixels), rtol=1e-5)
+
+
+def test_a_head_that_needs_the_image_is_an_error() -> None:
+    image = keras.Input((3,))
+    x = keras.layers.Dense(3, name="features")(image)
+    model = keras.Model(image, keras.layers.Dense(2)(keras.layers.Add()([x, image])), name="mine")
+    with pytest.raises(UserError, match="need the image itself"):
         split_at(model)
+
+
+def test_a_head_on_several_levels_is_split_off() -> None:
+    """As of a detector: the head uses layers of the backbone before its last one, too."""
+    image = keras.Input((16, 16, 3))
+    x, levels = image, []
+    for i in range(3):
+        x = keras.layers.Conv2D(4, 3, 2, "same", name=f"conv_{i}")(x)
+        x = keras.layers.Add(name=f"add_{i}")([x, keras.layers.ReLU(name=f"relu_{i}")(x)])
+        levels.append(x)
+    levels[-1] = keras.layers.Identity(name="features")(x)
+    outputs = {f"o{i}": keras.layers.Conv2D(2, 1)(level) for i, level in enumerate(levels)}
+    model = keras.Model(image, outputs)
+    pixels = np.random.default_rng(0).random((2, 16, 16, 3), np.float32)
+    assert find_split(model, 0.7) == "conv_2"
+    for name, count in (("features", 3), ("conv_2", 3), ("add_1", 2), ("add_0", 1)):
+        lower, upper = split_at(model, name)
+        assert len(lower.outputs) == count
+        expected, found = model(pixels), upper(lower(pixels))
+        assert sorted(found) == sorted(expected)
+        for key, value in expected.items():
+            np.testing.assert_allclose(found[key], value, rtol=1e-5, atol=1e-6)
 
 
 def test_features_inside_a_nested_model_are_named() -> None:

@@ -1,10 +1,10 @@
-"""Splitting of a model into backbone and head, at a single tensor."""
+"""Splitting of a model into backbone and head, at one tensor or several."""
 
 from __future__ import annotations
 
 import inspect
 import itertools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 
@@ -12,14 +12,20 @@ from kerakit.architecture import flatten_layers
 from kerakit.errors import UserError
 
 FEATURES_LAYER = "features"
-"""Name of the last layer of the backbone, with output (batch, features); the head follows it."""
+"""Name of the last layer of the backbone; the head follows it.
+
+A head on several levels of the backbone also uses outputs of layers before it.
+"""
 
 
 def split_at(model: keras.Model, layer: str = FEATURES_LAYER) -> tuple[keras.Model, keras.Model]:
-    """Return the parts of ``model`` below and above the output of a layer, with shared weights.
+    """Return the parts of ``model`` below and above a layer, with shared weights.
+
+    Between them are the output of the layer and, for a head on several levels of the backbone, the
+    outputs of layers below it that layers above it use: then both parts have a list of tensors.
 
     Raises:
-        UserError: ``model`` has no such layer, or the layers above need further outputs.
+        UserError: ``model`` has no such layer, or the layers above need the input of the model.
 
     >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, name="features"),
     ...                           keras.layers.Dense(1)])
@@ -39,24 +45,53 @@ def split_at(model: keras.Model, layer: str = FEATURES_LAYER) -> tuple[keras.Mod
             f"the model {model.name} has no layer named {layer!r}. Give the last layer of its "
             "backbone this name, or use --strategy scratch."
         )
-    if layer not in find_split_layers(model):
-        raise _not_splittable(model, layer)
-    border = model.get_layer(layer).output
+    border = _find_border(model, layer)
     # A Sequential model has no ``input`` and ``output`` before it is called.
     inputs, outputs = (
         each[0] if len(each) == 1 else each for each in (model.inputs, model.outputs)
     )
     lower = keras.Model(inputs, border, name="backbone")
+    if not isinstance(model, keras.Sequential) and isinstance(model.output, dict):
+        outputs = model.output
     try:
         return lower, keras.Model(border, outputs, name="head")
     except ValueError as error:  # a path past the layer, through the output of a nested model
         raise _not_splittable(model, layer) from error
 
 
+def _find_border(model: keras.Model, layer: str) -> Any:
+    """Return the outputs of a layer and of those below it that layers above it use.
+
+    One tensor, or a list in the order of the layers.
+    """
+    output = model.get_layer(layer).output
+    if isinstance(model, keras.Sequential):
+        return output
+    # Nodes are the calls of layers; a layer may have others, of other models.
+    below = _nodes(keras.Model(model.inputs, output))
+    made = {id(tensor): tensor for node in below for tensor in node.output_tensors}
+    lower = {id(node) for node in below}
+    above = [node for node in _nodes(model) if id(node) not in lower]
+    used = {id(tensor) for node in above for tensor in node.input_tensors}
+    used |= {id(tensor) for tensor in model.outputs}
+    if used & {id(tensor) for tensor in model.inputs}:
+        raise _not_splittable(model, layer)
+    border = [tensor for key, tensor in made.items() if key in used]
+    if len(border) == 1 and border[0] is not output:
+        raise _not_splittable(model, layer)
+    return border[0] if len(border) == 1 else border
+
+
+def _nodes(model: keras.Model) -> list[Any]:
+    """Return the calls of layers of a functional model, from its inputs to its outputs."""
+    by_depth = model._nodes_by_depth
+    return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
+
+
 def _not_splittable(model: keras.Model, layer: str) -> UserError:
     return UserError(
-        f"the layers after {layer!r} of {model.name} need the outputs of further layers, so the "
-        "model cannot be split there. Use --strategy scratch."
+        f"the layers after {layer!r} of {model.name} need the image itself, so the model cannot be "
+        "split there. Use --strategy scratch."
     )
 
 
@@ -82,7 +117,16 @@ def find_split(model: keras.Model, fraction: float) -> str | None:
     for layer, size in zip(model.layers, sizes, strict=True):
         if isinstance(layer, keras.Model) and last[layer.name] - size < limit < last[layer.name]:
             return None
-    found = [name for name in find_split_layers(model) if last[name] <= limit]
+    # A head on several levels uses outputs of the backbone, which are no obstacle.
+    features = model.get_layer(FEATURES_LAYER).output
+    backbone = model if isinstance(model, keras.Sequential) else keras.Model(model.inputs, features)
+    found = [
+        name
+        for name in find_split_layers(backbone)
+        if name in last and last[name] <= limit and name != FEATURES_LAYER
+    ]
+    if limit >= last[FEATURES_LAYER]:
+        found.append(FEATURES_LAYER)
     return found[-1] if found else None
 
 
