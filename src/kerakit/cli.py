@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import tyro
 from tyro.extras import SubcommandApp
@@ -19,11 +20,24 @@ app = SubcommandApp()
 
 
 @app.command
-def new(directory: tyro.conf.Positional[Path], data: Path | None = None) -> None:
+def new(
+    directory: tyro.conf.Positional[Path],
+    task: Literal[
+        "classification",
+        "multilabel",
+        "regression",
+        "segmentation",
+        "keypoints",
+        "detection",
+        "multitask",
+    ] = "classification",
+    data: Path | None = None,
+) -> None:
     """Create a project that is ready to run.
 
     Args:
         directory: Project folder: empty, or not existing yet.
+        task: Kind of labels. It decides about task.py and reader.py of the project.
         data: Image folder with one subfolder per class, optionally inside train/, validation/ and
             test/; or a table (.csv, .parquet) with the columns path and label. Default: 1,797
             handwritten digits.

@@ -19,7 +19,16 @@ from kerakit.files import make_dir, move_into_place, remove, write_text
 from kerakit.merge import has_conflicts, merge_texts
 
 TEMPLATE = Path(__file__).with_name("project")
-"""The template of this version."""
+"""The template of this version: a project of classification."""
+
+_VARIANTS = Path(__file__).with_name("project_tasks")
+"""Files of the projects of other tasks, by the name of the task, that differ from the template."""
+
+TASKS = (
+    *("classification", "multilabel", "regression", "segmentation", "keypoints", "detection"),
+    "multitask",
+)
+"""Tasks of new projects."""
 
 _PAST_TEMPLATES = Path(__file__).with_name("templates")
 """Templates of versions whose projects keep no copy of their own, as zip files."""
@@ -41,13 +50,29 @@ _BY_HAND = {
 """Manual steps for files that could not be merged, by the version that they came from."""
 
 
-def create_project(directory: Path) -> None:
-    """Write the template into an empty or new folder, and record its version."""
+def create_project(directory: Path, task: str = TASKS[0]) -> None:
+    """Write the template of a task into an empty or new folder, and record its version."""
     make_dir(directory)
-    files = read_template()
+    files = task_template(task)
     for name, text in files.items():
         _write(directory / name, text)
     _record(directory, files)
+    write_text(directory / _STATE / "task", f"{task}\n")
+
+
+def task_template(task: str) -> dict[str, str]:
+    """Return the text of each file of the template of a task by its path in a project."""
+    variant = read_template(_VARIANTS / task) if task != TASKS[0] else {}
+    return {**read_template(), **variant}
+
+
+def _read_task(directory: Path) -> str:
+    """Return the task of a project; projects of earlier versions are of classification."""
+    path = directory / _STATE / "task"
+    task = path.read_text(errors="replace").strip() if path.is_file() else TASKS[0]
+    if task not in TASKS:
+        raise UserError(f"{path}: unknown task {task!r}; expected one of {', '.join(TASKS)}.")
+    return task
 
 
 def read_template(folder: Path = TEMPLATE) -> dict[str, str]:
@@ -96,7 +121,7 @@ def update_project(directory: Path, dry_run: bool = False) -> list[str]:
             missing, it has conflicts from an earlier update, or git is missing.
     """
     version, base = _read_base(directory)
-    template = read_template()
+    template = task_template(_read_task(directory))
     changes = list(_plan(directory, base, template))
     by_hand = _BY_HAND.get(version, {})
     for change in changes:

@@ -13,21 +13,19 @@ TASKS = ("classification", "multilabel", "regression", "segmentation", "keypoint
 
 
 def make_decoder(spec: dict[str, Any]) -> Any:
-    """Return the decoder of the task of a model.
+    """Return the decoder of the task of a model; ``Raw`` for a task that is not built in.
 
     Args:
         spec: content of task.json.
 
     Raises:
-        ValueError: another task, or damaged values.
+        ValueError: damaged values.
     """
     name = spec.get("task")
     if name == "multitask":
         return Several(spec)
     if name not in TASKS:
-        raise ValueError(
-            f"the task is {name!r}; expected one of {', '.join((*TASKS, 'multitask'))}"
-        )
+        return Raw()
     module = importlib.import_module(f"{__package__}.{name}" if __package__ else name)
     try:
         return module.Decoder(spec)
@@ -38,7 +36,43 @@ def make_decoder(spec: dict[str, Any]) -> Any:
 def task_files(spec: dict[str, Any]) -> list[str]:
     """Return the names of the Python files that the task of a model needs, without this one."""
     parts = spec["tasks"].values() if spec["task"] == "multitask" else [spec]
-    return sorted({f"{part['task']}.py" for part in parts})
+    return sorted({f"{part['task']}.py" for part in parts if part["task"] in TASKS})
+
+
+class Raw:
+    """Outputs as they are, for tasks of the owner's own."""
+
+    def decode(self, outputs: Any) -> Any:
+        """Return the outputs by their names."""
+        return outputs if isinstance(outputs, dict) else {"output": outputs}
+
+    def ties(self, outputs: Any, step: float) -> bool:
+        """Return True: what a difference changes is not known."""
+        return True
+
+    def same(self, prediction: Any, other: Any) -> bool:
+        """Whether two predictions are equal."""
+        return all((one == other[name]).all() for name, one in prediction.items())
+
+    def to_image(self, prediction: Any, layout: Any) -> Any:
+        """Return the outputs."""
+        return prediction
+
+    def describe(self, prediction: Any, top: int = 1, size: Any = None) -> list[dict[str, Any]]:
+        """Return one record of all outputs."""
+        return [{name: values.tolist() for name, values in prediction.items()}]
+
+    def caption(self, prediction: Any, top: int = 1) -> str:
+        """Return the first values of each output."""
+        return "; ".join(
+            f"{name} {' '.join(f'{value:.3g}' for value in values.ravel()[:8].tolist())}"
+            f"{' ...' if values.size > 8 else ''}"
+            for name, values in prediction.items()
+        )
+
+    def draw(self, image: Any, prediction: Any) -> Any:
+        """Return the image."""
+        return image
 
 
 class Several:
