@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import errno
-import io
 import os
 import shutil
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
+from faults import OPERATIONS, failing
 from kerakit.data import read_image
 from kerakit.data.cache import DiskCache
 from kerakit.data.store import MAX_OPEN_FILES, ORPHAN_SECONDS, ArrayStore, digest
@@ -22,39 +20,15 @@ from projects import write_image
 
 SIZE = (20, 16)
 
-OPERATIONS = (
-    *("open", "read", "write", "preadv", "pwritev", "stat", "fstat", "scandir", "mkdir"),
-    *("makedirs", "unlink", "rmdir", "utime", "close"),
-)
-
 
 @pytest.fixture
 def images(tmp_path: Path) -> list[Path]:
     return [write_image(tmp_path / "images" / f"{i}.png", seed=i) for i in range(6)]
 
 
-def fail_in(folder: Path, code: int) -> Callable[..., Any]:
-    """Return a wrapper of file operations that fail where the path or file is in ``folder``."""
-
-    def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
-        def operation(target: Any = None, *args: Any, **options: Any) -> Any:
-            path = target
-            if isinstance(target, int):
-                try:
-                    path = os.readlink(f"/proc/self/fd/{target}")
-                except OSError:
-                    path = ""
-            if str(path).startswith(str(folder)):
-                raise OSError(code, os.strerror(code))
-            return function(target, *args, **options)
-
-        return operation
-
-    return wrap
-
-
 @pytest.mark.parametrize(
-    "code", [errno.EIO, errno.ENOSPC, errno.EACCES, errno.ENOENT, errno.EMFILE]
+    "code",
+    [errno.EIO, errno.ENOSPC, errno.EACCES, errno.EROFS, errno.ENOENT, errno.EMFILE],
 )
 @pytest.mark.parametrize("is_filled", [False, True])
 @pytest.mark.parametrize("moment", ["opening", "reading"])
@@ -64,21 +38,16 @@ def test_every_operation_may_fail(
     code: int,
     images: list[Path],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     expected = [read_image(path, SIZE) for path in images]
-    for name in (*OPERATIONS, "io.open", "disk_usage"):
+    for name in OPERATIONS:
         folder = tmp_path / f"cache-{name}"
         if is_filled:
             for path in images:
                 DiskCache(folder, SIZE)(path)
         cache = DiskCache(folder, SIZE) if moment == "reading" else None
-        with monkeypatch.context() as patch:
-            wrap = fail_in(folder, code)
-            home = {"io.open": io, "disk_usage": shutil}.get(name, os)
-            function = name.removeprefix("io.")
-            patch.setattr(home, function, wrap(getattr(home, function)))
+        with failing(name, folder, code):
             cache = DiskCache(folder, SIZE) if cache is None else cache
             for _ in range(2):
                 for path, image in zip(images, expected, strict=True):

@@ -90,7 +90,7 @@ class DiskCache:
         record_bytes = _bytes_per_image(input_size)
         limit = default_limit(folder) if limit is None else limit
         # Pixels of other sizes and decoders are not read by this run.
-        remove_oldest(folder, "*/*.index", ROOM_IMAGES * record_bytes, limit, keep=own)
+        remove_oldest(folder, "*/*.index", ROOM_IMAGES * record_bytes, limit, keep=[own])
         self._store = ArrayStore(own, record_bytes, limit, root=folder)
         with contextlib.suppress(OSError):
             os.utime(own)

@@ -19,10 +19,13 @@ import shutil
 import struct
 import threading
 import time
+import weakref
 import zlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 RECORDS_PER_COUNT = 64
@@ -83,7 +86,9 @@ def remove_store(folder: Path) -> None:
         folder.rmdir()
 
 
-def remove_oldest(root: Path, pattern: str, needed: int, limit: int, keep: Path) -> None:
+def remove_oldest(
+    root: Path, pattern: str, needed: int, limit: int, keep: Collection[Path]
+) -> None:
     """Remove the least recently used stores until ``needed`` more bytes fit into ``limit``.
 
     Args:
@@ -91,11 +96,11 @@ def remove_oldest(root: Path, pattern: str, needed: int, limit: int, keep: Path)
         pattern: glob pattern of the index files below ``root``.
         needed: bytes.
         limit: largest size of ``root`` in bytes.
-        keep: the store that is not removed.
+        keep: stores that are not removed.
     """
     stores: list[tuple[float, Path]] = []
     with contextlib.suppress(OSError):  # another process may remove stores meanwhile
-        folders = {path.parent for path in root.glob(pattern)} - {keep}
+        folders = {path.parent for path in root.glob(pattern)}.difference(keep)
         stores = sorted((folder.stat().st_mtime, folder) for folder in folders)
     excess = used_bytes(root) + needed - limit
     for _, folder in stores:
@@ -143,10 +148,12 @@ class ArrayStore:
         self._record_bytes = record_bytes
         self._limit = limit
         self._lock = threading.Lock()
-        self._is_broken = False
+        self._is_broken = self._is_in_memory = False
         self._descriptors: list[int] = []
-        # By digest: file, index in it, and the CRC-32 until it is verified, then None.
-        self._entries: dict[bytes, tuple[int | Path, int, int | None]] = {}
+        # A weak reference: at the end of the process, the names of this module may be gone.
+        weakref.finalize(self, _close, self._descriptors).atexit = False
+        # By digest: file or record, index in it, and the CRC-32 until it is verified, then None.
+        self._entries: dict[bytes, tuple[int | Path | bytes, int, int | None]] = {}
         self._own: tuple[int, int] | None = None
         self._written = 0
         self._room = self._count_room()
@@ -182,10 +189,15 @@ class ArrayStore:
     def write(self, key: bytes, *arrays: NDArray[Any]) -> bool:
         """Append a record of C-contiguous arrays. Returns False if the store is full.
 
+        The files are those of this process; after ``move_to_memory``, there are none.
+
         Raises:
             OSError: the disk is full, or the folder is read-only. From then on the store is full.
                 Its ``filename`` is the folder.
         """
+        if self._is_in_memory:
+            self._entries[key] = (b"".join(array.data for array in arrays), 0, None)
+            return True
         with self._lock:
             if self._room <= 0:
                 return False
@@ -195,10 +207,11 @@ class ArrayStore:
             with self._lock:
                 records, index = self._own or self._create()
             buffers = [array.data for array in arrays]
-            if os.pwritev(records, buffers, i * self._record_bytes) != self._record_bytes:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            written = os.pwritev(records, buffers, i * self._record_bytes)
             crc = _crc32(arrays)
-            os.write(index, _ENTRY.pack(key, i, crc, _entry_crc32(key, i, crc)))
+            entry = _ENTRY.pack(key, i, crc, _entry_crc32(key, i, crc))
+            if written != self._record_bytes or os.write(index, entry) != len(entry):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             with self._lock:
                 is_first, self._room, self._is_broken = not self._is_broken, 0, True
@@ -211,16 +224,54 @@ class ArrayStore:
                 self._room = min(self._room, self._count_room())
         return True
 
-    def discard(self) -> None:
-        """Remove the files that this process has written, and let the store be full."""
-        with self._lock:
-            self._room, self._is_broken = 0, True
-            if self._own is not None:
-                for suffix in (".index", ".records"):
-                    with contextlib.suppress(OSError):
-                        self._own_path.with_suffix(suffix).unlink(missing_ok=True)
+    # The next three: not while another thread reads.
 
-    def _read_at(self, file: int | Path, into: list[memoryview], offset: int) -> int:
+    def clear(self) -> None:
+        """Remove all records, those of other processes, too."""
+        self.discard()
+        remove_store(self._folder)
+        self._entries.clear()
+        _close(self._descriptors)
+        self._room, self._is_broken = self._count_room(), False
+
+    def discard(self) -> None:
+        """Remove the records that this process has written, and free their disk space."""
+        if self._own is None:
+            return
+        for key in self._own_entries():
+            del self._entries[key]
+        for descriptor in self._own:
+            self._descriptors.remove(descriptor)
+            _close([descriptor])
+        self._own, self._written = None, 0
+        for suffix in (".index", ".records"):
+            with contextlib.suppress(OSError):
+                self._own_path.with_suffix(suffix).unlink(missing_ok=True)
+
+    def move_to_memory(self) -> None:
+        """Move what this process has written to memory; further records are written there, too."""
+        moved: dict[bytes, tuple[bytes, int, None]] = {}
+        for key in self._own_entries():
+            record = np.empty(self._record_bytes, np.uint8)
+            if self.read(key, record):
+                moved[key] = (record.tobytes(), 0, None)
+        self.discard()
+        self._entries.update(moved)
+        self._is_in_memory = True
+
+    def _own_entries(self) -> list[bytes]:
+        """Return the keys of the records in the file of this process."""
+        if self._own is None:
+            return []
+        return [key for key, entry in self._entries.items() if entry[0] == self._own[0]]
+
+    def _read_at(self, file: int | Path | bytes, into: list[memoryview], offset: int) -> int:
+        if isinstance(file, bytes):
+            start = 0
+            for view in into:
+                view.cast("B")[:] = file[start : start + view.nbytes]
+                start += view.nbytes
+            return start
         # Not memory-mapped: one copy into the caller's arrays, without holding the GIL.
         if isinstance(file, int):
             return os.preadv(file, into, offset)
@@ -264,10 +315,11 @@ class ArrayStore:
             return 2**63
         return max(0, self._limit - used_bytes(self._root)) // self._record_bytes
 
-    def __del__(self) -> None:
-        with contextlib.suppress(Exception):
-            for descriptor in self._descriptors:
-                os.close(descriptor)
+
+def _close(descriptors: list[int]) -> None:
+    while descriptors:
+        with contextlib.suppress(OSError):
+            os.close(descriptors.pop())
 
 
 def _crc32(arrays: tuple[NDArray[Any], ...]) -> int:
