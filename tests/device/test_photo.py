@@ -19,6 +19,7 @@ from kerakit.data import decode_image, read_image
 from kerakit.device import photo
 from kerakit.device.preprocessing import Preprocessing
 from kerakit.errors import ImageError
+from mutations import mutate
 
 program = load_program()
 
@@ -324,6 +325,122 @@ def test_a_side_that_grows_and_one_that_shrinks(
     assert np.abs(here.astype(int) - there).max() <= 12
     if max(shape) > 1:  # averaged, so that single pixels do not remain
         assert here.std() < noise.std() / 2
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [
+        ((900, 640), (64, 48)),  # not divided by whole numbers
+        ((143, 616), (149, 134)),  # one side alone is averaged
+        ((1001, 37), (9, 100)),
+        ((240, 320), (40, 30)),  # by whole numbers: half of the ties are rounded down
+        ((28, 28), (7, 4)),
+        ((5, 5), (1, 1)),
+    ],
+)
+def test_areas_are_averaged_as_in_training(
+    shape: tuple[int, int], size: tuple[int, int], tmp_path: Path
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    here, there = both(encode(Image.fromarray(noise), "PNG"), tmp_path, size)
+    difference = np.abs(here.astype(int) - there)
+    assert difference.max() <= 1
+    assert difference.mean() <= 0.01
+
+
+def jpeg_segment_at(data: bytes) -> int:
+    """The start of the segment of the frame."""
+    return data.index(b"\xff\xc0")
+
+
+@pytest.mark.parametrize(
+    "inserted",
+    [
+        b"\xff\xd8",  # a second begin of the image
+        b"\xff\xd8\xff\xd8",
+        b"\0\xff\xd8",
+        b"\xff\xe5\0\0",  # segments of an impossible length
+        b"\xff\xfe\0\1",
+        b"\xff\xff\xff",
+        b"\xff\0",
+        b"\0\r\n",
+        b"\xff\xd0\xff\x01",
+        b"\xff\xdc\0\4\0\x50",
+    ],
+)
+@pytest.mark.parametrize("place", ["begin", "frame", "scan"])
+def test_superfluous_bytes_in_a_jpeg_are_skipped(
+    inserted: bytes, place: str, tmp_path: Path
+) -> None:
+    data = encode(half_white(), "JPEG", quality=95)
+    at = {"begin": 2, "frame": jpeg_segment_at(data), "scan": data.index(b"\xff\xda")}[place]
+    here, there = both(data[:at] + inserted + data[at:], tmp_path)
+    plain, _ = both(data, tmp_path)
+    np.testing.assert_array_equal(here, plain)
+    np.testing.assert_array_equal(there, plain)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("tail", [b"", b"\xff", bytes(100)])
+@pytest.mark.parametrize("cut", [2, 10, 200])
+def test_a_jpeg_that_is_cut_off_is_an_error(
+    cut: int, tail: bytes, mode: str, tmp_path: Path
+) -> None:
+    data = encode(half_white().convert(mode), "JPEG", quality=95)
+    refused(data[:-cut] + tail, tmp_path, "damaged JPEG")
+
+
+def test_what_follows_a_jpeg_is_ignored(tmp_path: Path) -> None:
+    data = encode(half_white(), "JPEG", quality=95)
+    plain, _ = both(data, tmp_path)
+    for tail in (b"hello", data[: len(data) // 2], encode(half_white().rotate(90), "JPEG")):
+        for pixels in both(data + tail, tmp_path):
+            np.testing.assert_array_equal(pixels, plain)
+
+
+def test_a_png_of_another_checksum_is_an_error(tmp_path: Path) -> None:
+    data = encode(half_white(), "PNG")
+    at = data.index(b"IEND") - 8  # the checksum of the pixels
+    refused(data[:at] + bytes(4) + data[at + 4 :], tmp_path, "damaged PNG")
+    refused(data[: data.index(b"IEND")], tmp_path, "damaged PNG")
+
+
+@pytest.mark.parametrize("width", [1, 5, 24, 121])
+@pytest.mark.parametrize("compression", ["group3", "group4", "tiff_ccitt", "tiff_raw_16"])
+def test_a_fax_has_its_pixels_or_is_an_error(compression: str, width: int, tmp_path: Path) -> None:
+    pattern = np.random.default_rng(width).random((40, width)) > 0.5
+    for tags in ({}, {262: 0}, {266: 2}, {278: 7}):
+        data = encode(Image.fromarray(pattern), "TIFF", compression=compression, tiffinfo=tags)
+        if compression.startswith("group"):
+            for pixels in both(data, tmp_path, (width, 40)):
+                np.testing.assert_array_equal(pixels[:, :, 0] > 0, pattern)
+        else:  # libtiff loses its place in the rows
+            refused(data, tmp_path, "CCITT RLE compression is not supported")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF"])
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+def test_a_damaged_file_is_an_error_on_both_sides_or_has_the_same_pixels(
+    kind: str, tmp_path: Path
+) -> None:
+    """JPEGs whose scan is damaged are the exception: Pillow does not report it."""
+    data = encode(half_white(60, 40), kind)
+    path = tmp_path / "photo"
+    for seed in range(60):
+        path.write_bytes(mutate(data, seed))
+        outcomes: list[Any] = []
+        for read in (
+            lambda: read_image(path, (32, 24)),
+            lambda: program.read_photo(path, 24, 32),
+        ):
+            try:
+                outcomes.append(read())
+            except (ImageError, program.InputError):
+                outcomes.append(None)
+        here, there = outcomes
+        assert (here is None) == (there is None), seed
+        if here is not None:
+            assert np.abs(here.astype(int) - there).max() <= 1, seed
 
 
 @pytest.mark.parametrize("policy", [Preprocessing(), Preprocessing(resize="letterbox")])

@@ -9,8 +9,6 @@ import io
 import os
 import re
 import stat
-import struct
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +34,7 @@ from kerakit.errors import ImageError, UserError
 IMAGE_EXTENSIONS = frozenset(EXTENSIONS)
 """File extensions of images, in lower case."""
 
-DECODER_VERSION = "v4"
+DECODER_VERSION = "v5"
 """Part of the keys of caches on disk: change it whenever decoding changes any file's pixels."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -62,6 +60,10 @@ Pixels = NDArray[np.uint8]
 _HARMLESS = (
     *("unknown JFIF revision", "extraneous bytes", "Unknown Adobe color transform"),
     *("Invalid SOS parameters", "bad ICC marker", "Inconsistent progression"),
+)
+
+_HEADER = (
+    "tjDecompressHeader"  # in the errors of libjpeg-turbo about anything before the first scan
 )
 
 # Batches are decoded by several threads at once; OpenCV's own threads would compete with them.
@@ -154,8 +156,6 @@ def decode_with_warning(
             resized = layout.resized
         pixels, warning = _decode_jpeg(data, resized)
     else:
-        if data.startswith(_PNG):
-            _check_png(data)
         pixels, warning = decode(data, *input_size), ""
         layout = preprocessing.layout(pixels.shape[1], pixels.shape[0], input_size)
     if preprocessing == STRETCH:
@@ -246,13 +246,16 @@ def _decode_jpeg(data: bytes, input_size: tuple[int, int]) -> tuple[Pixels, str]
 def _decode_complete(data: bytes, least: dict[str, int]) -> tuple[Pixels, str]:
     """Decode a JPEG unless pixels are missing; return the warning, too.
 
-    libjpeg returns its first warning alone, so one about the header would hide a cut-off scan.
+    libjpeg returns its first warning alone, so one about the header would hide a cut-off scan. An
+    error in the header may come from what decoding does not need, such as a doubled marker.
     """
     try:
         return simplejpeg.decode_jpeg(data, "RGB", **least), ""
     except ValueError as error:
         warning = str(error)
-        if not _is_harmless(warning):
+        if _HEADER in warning:
+            warning = "superfluous markers or segments before the pixels"
+        elif not _is_harmless(warning):
             raise
     data = clean_jpeg(data)
     try:
@@ -280,22 +283,6 @@ def _downscale(width: int, height: int, size: tuple[int, int]) -> int:
     """
     fitting = (d for d in (8, 4, 2) if width // d >= size[0] and height // d >= size[1])
     return next(fitting, 1)
-
-
-def _check_png(data: bytes) -> None:
-    """Raise ValueError unless the checksums of all chunks match: Pillow ignores those of pixels."""
-    at = len(_PNG)
-    while at + 8 <= len(data):
-        length, name = struct.unpack_from(">I4s", data, at)
-        end = at + 8 + length
-        if end + 4 > len(data):
-            raise ValueError("damaged PNG (truncated)")
-        if struct.unpack_from(">I", data, end)[0] != zlib.crc32(memoryview(data)[at + 4 : end]):
-            raise ValueError(f"damaged PNG (checksum of {name.decode('ascii', 'replace')})")
-        if name == b"IEND":
-            return
-        at = end + 4
-    raise ValueError("damaged PNG (truncated)")
 
 
 def _resize(pixels: Pixels, input_size: tuple[int, int]) -> Pixels:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import re
 import struct
 import threading
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -50,7 +52,9 @@ _NEEDED_TAGS = frozenset(
     )
 )
 _SIZES = {1: "B", 3: "H", 4: "L"}  # types of TIFF that hold one small integer
+_COMPRESSION, _CCITT_RLE = 259, (2, 32771)  # libtiff decodes rows of these to others, without error
 _XMP_ORIENTATION = re.compile(rb"tiff:Orientation\s*(?:=\s*[\"']|>)\s*([1-8])\b")
+_PNG = b"\x89PNG\r\n\x1a\n"
 _STRIP_PIXELS = 2**22
 _large_image = threading.Lock()
 
@@ -117,10 +121,15 @@ def clean(data: bytes) -> tuple[bytes, int]:
     """Return a file without what decoding does not need, and its orientation, 0 if not known yet.
 
     Pillow then meets no tag of a wrong type, no text that is too large, and no damaged later page.
+
+    Raises:
+        ValueError: the file is damaged in a way that Pillow does not report, or is not supported.
     """
     if data[:2] == b"\xff\xd8":
         return clean_jpeg(data), jpeg_orientation(data)
-    return _first_page(_clean_png(data))
+    if data.startswith(_PNG):
+        return _clean_png(data), 0
+    return _first_page(data)
 
 
 def check_size(width: int, height: int, limit: int) -> None:
@@ -140,6 +149,30 @@ def large_image(width: int, height: int) -> Iterator[None]:
         return
     with _large_image:
         yield
+
+
+def average(pixels: Any, width: int, height: int) -> Any:
+    """Reduce uint8 (rows, columns, 3) to (height, width, 3): the mean of each pixel's area.
+
+    As OpenCV's INTER_AREA, and unlike Pillow's BOX, a pixel at the border of two areas counts in
+    both, by its fractions. In float32, as OpenCV, so that ties are rounded alike.
+    """
+    rows, columns = pixels.shape[:2]
+    sums = _sum_areas(_sum_areas(pixels, height).transpose(1, 0, 2), width).transpose(1, 0, 2)
+    return np.rint(sums * np.float32(width * height / (columns * rows))).astype(np.uint8)
+
+
+def _sum_areas(values: Any, count: int) -> Any:
+    """Return the sums of ``count`` equal areas along the first axis, float32."""
+    borders = np.arange(count + 1) * (len(values) / count)
+    sums = np.empty((count, *values.shape[1:]), np.float32)
+    for i in range(count):
+        begin, end = borders[i], borders[i + 1]
+        at = np.arange(int(begin), min(math.ceil(end), len(values)))
+        weights = np.minimum(at + 1, end) - np.maximum(at, begin)
+        area = values[at[0] : at[-1] + 1].astype(np.float32).reshape(len(at), -1)
+        sums[i] = (weights.astype(np.float32) @ area).reshape(sums.shape[1:])
+    return sums
 
 
 def turn_upright(pixels: Any, orientation: int) -> Any:
@@ -198,8 +231,9 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         if marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:  # markers without a segment
             continue
         length = int.from_bytes(data[at : at + 2], "big")
-        if marker == 0xD9 or length < 2:
+        if marker == 0xD9:
             return
+        length = max(length, 2)  # as libjpeg skips a segment of an impossible length
         yield marker, at + 2, min(at + length, len(data))
         if marker == 0xDA:
             return
@@ -209,11 +243,16 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 def clean_jpeg(data: bytes) -> bytes:
     """Return a JPEG without what decoding does not need, and JFIF as version 1.01.
 
-    EXIF, profiles and previews go, and bytes that belong to no segment.
+    EXIF, profiles and previews go, and bytes and markers that belong to no segment.
+
+    Raises:
+        ValueError: the JPEG is truncated. Pillow pads what is missing, if zeros follow, with gray.
     """
     parts = [data[:2]]
     for marker, start, end in jpeg_segments(data):
         if marker == 0xDA:
+            if data.find(b"\xff\xd9", end) < 0:
+                raise ValueError("damaged JPEG (truncated)")
             return b"".join([*parts, data[start - 4 :]])
         content = data[start:end]
         if content[:5] == b"JFIF\0":
@@ -228,24 +267,28 @@ def clean_jpeg(data: bytes) -> bytes:
 def _clean_png(data: bytes) -> bytes:
     """Return a PNG without chunks that decoding does not need, which may be too large for Pillow.
 
-    Other files are returned as they are.
+    Raises:
+        ValueError: a chunk is truncated or its checksum differs. Pillow ignores those of pixels.
     """
-    if data[:8] != b"\x89PNG\r\n\x1a\n":
-        return data
-    parts, at = [data[:8]], 8
+    parts, at = [_PNG], len(_PNG)
     while at + 8 <= len(data):
         length, name = struct.unpack_from(">L4s", data, at)
+        end = at + 8 + length
+        if end + 4 > len(data):
+            break
+        if struct.unpack_from(">L", data, end)[0] != zlib.crc32(memoryview(data)[at + 4 : end]):
+            raise ValueError(f"damaged PNG (checksum of {name.decode('ascii', 'replace')})")
         # The first letter of critical chunks is upper-case.
         is_needed = name[:1].isupper() or name in (b"tRNS", b"eXIf")
         has_orientation = data.startswith(
             (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0"), at + 8
         )
         if is_needed or (has_orientation and length < 2**20):
-            parts.append(data[at : at + 12 + length])
-        at += 12 + length
+            parts.append(data[at : end + 4])
         if name == b"IEND":
-            break
-    return b"".join(parts)
+            return b"".join(parts)
+        at = end + 4
+    raise ValueError("damaged PNG (truncated)")
 
 
 def _info_orientation(info: Any) -> int:
@@ -307,6 +350,10 @@ def _first_page(data: bytes) -> tuple[bytes, int]:
     needed, from_xmp = [], 0
     for entry in entries:
         tag, _, count, at = struct.unpack_from(order + "HHLL", entry)
+        if tag == _COMPRESSION and struct.unpack_from(order + "H", entry, 8)[0] in _CCITT_RLE:
+            raise ValueError(
+                "TIFF with CCITT RLE compression is not supported; use another compression"
+            )
         if tag in _NEEDED_TAGS:
             needed.append(entry)
         elif tag == _XMP:
