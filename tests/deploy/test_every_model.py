@@ -276,4 +276,59 @@ def test_every_layer_of_keras_ends_in_rows(name: str, tmp_path: Path) -> None:
     else:
         assert results["float32"].status == "exported"
     if name == "ELU":
-        assert "leaves operators in float32: ELU" in results["int8"].reason
+        assert "leaves them in float32: ELU (layer 'elu" in results["int8"].reason
+
+
+def test_grouped_convolutions_and_normalization_are_the_same_in_onnx(tmp_path: Path) -> None:
+    import onnxruntime
+
+    images = pixels(8).astype(np.float32)
+    normalization = layers.Normalization()
+    normalization.adapt(images)
+    given = layers.Normalization(mean=[1.0] * 4, variance=[2.0] * 4)
+    model = classifier(normalization, layers.Conv2D(4, 3), layers.Conv2D(4, 3, groups=2), given)
+    results = export(model, tmp_path, ["onnx"])
+    assert results["onnx"].status == "exported", results["onnx"].reason
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    (scores,) = session.run(["scores"], {"image": images})
+    np.testing.assert_allclose(scores, model(images), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["mixed_float16", "mixed_bfloat16"])
+def test_layers_in_half_precision_are_exported_in_float32(dtype: str, tmp_path: Path) -> None:
+    model = classifier(
+        layers.Rescaling(1 / 127.5, -1), layers.Conv2D(4, 3, dtype=dtype, name="half")
+    )
+    results = export(model, tmp_path, ["float32", "int8", "onnx"])
+    assert {one.status for one in results.values()} == {"exported"}, results
+    assert model.get_layer("half").compute_dtype == dtype.removeprefix("mixed_")
+
+
+def test_the_reason_names_the_layer(tmp_path: Path) -> None:
+    def cast(x: Any) -> Any:
+        return keras.ops.cast(keras.ops.cast(x, "float16") * 2, "float32")
+
+    model = classifier(layers.Lambda(cast, name="doubled"))
+    reason = export(model, tmp_path, ["float32"])["float32"].reason
+    assert "computes in float16" in reason
+    assert "Mul (layer 'doubled')" in reason
+
+    model = classifier(layers.Conv2D(4, 3, dtype="float16", name="half"))
+    reason = export(model, tmp_path, ["float32"])["float32"].reason
+    assert "Conv2D (layer 'half')" in reason
+
+    model = classifier(layers.Lambda(lambda x: keras.ops.erfinv(x / 300), name="inverse"))
+    results = export(model, tmp_path, ["float32", "onnx"])
+    for result in results.values():
+        assert "Erfinv (layer 'inverse')" in result.reason
+
+    inner = keras.Sequential([keras.Input((6, 6, 4)), layers.LayerNormalization(name="deep")])
+    model = classifier(layers.Rescaling(1 / 127.5, -1), layers.Conv2D(4, 3), inner)
+    results = export(model, tmp_path, ["float32", "int8", "int16x8"])
+    assert results["float32"].status == "exported"
+    assert "no int8 version" in results["int8"].reason
+    for name in ("int8", "int16x8"):
+        assert "(layer 'deep')" in results[name].reason
+
+    model = classifier(Fragile(name="own"))
+    assert export(model, tmp_path, ["float32"])["float32"].reason.endswith("(layer 'own')")

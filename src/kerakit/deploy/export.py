@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kerakit import __version__
+from kerakit.architecture import flatten_layers
 from kerakit.deploy import ALL_FORMATS, DEFAULT_FORMATS, bundle
 from kerakit.deploy.formats.base import (
     LABELS,
@@ -58,6 +59,8 @@ from kerakit.inference import keras_predict_fn, measure_latency_ms, output_names
 from kerakit.report.formatting import format_points
 from kerakit.tasks.base import Predictions, Task, label_lines
 from kerakit.tasks.calibration import calibrate_task
+from kerakit.tflite.graph import read_graph
+from kerakit.tflite.layers import describe_layers, keras_layer_names, layers_in_text
 from kerakit.tflite.runtime import load_tflite
 
 if TYPE_CHECKING:
@@ -260,7 +263,7 @@ def export_model(
         write_text(source.folder / LABELS, "".join(f"{name}\n" for name in label_lines(task)))
         write_json(source.folder / TASK, {**task.spec(), "outputs": list(gate.output_names)})
         preprocessing_of(held_out).save(source.folder / PREPROCESSING)
-        _export_bundle(source.folder, results, gate.sample_images, log)
+        _export_bundle(source.folder, results, gate.sample_images, model, log)
         exported = {result.file for result in results if result.status == "exported"}
         for path in source.folder.iterdir():
             if path.name not in {*exported, *_LOGS, LABELS, TASK, PREPROCESSING, bundle.FOLDER}:
@@ -294,7 +297,7 @@ def _export_formats(
         try:
             results.append(_export_format(one, source, gate, log))
         except Exception as error:
-            reason = _failure(error)
+            reason = _failure(error, source.folder / one.file, source.model)
             remove(source.folder / one.file)
             results.append(FormatResult(one.name, one.file, "failed", reason))
             log(f"{one.name}: failed: {reason}")
@@ -317,18 +320,27 @@ def _check_formats(
     for one in _select(names):
         try:
             getattr(one, "check", lambda _: None)(source)
-        except FormatUnavailable as reason:
-            impossible[one.name] = FormatResult(one.name, one.file, unavailable, str(reason))
+        except FormatUnavailable as unavailable_reason:
+            impossible[one.name] = FormatResult(
+                one.name, one.file, unavailable, str(unavailable_reason)
+            )
         except Exception as error:
-            impossible[one.name] = FormatResult(one.name, one.file, "failed", _failure(error))
+            reason = _failure(error, source.folder / one.file, source.model)
+            impossible[one.name] = FormatResult(one.name, one.file, "failed", reason)
     for result in impossible.values():
         verb = "will be skipped" if result.status == "skipped" else "cannot be exported"
         log(f"{result.format} {verb}: {result.reason}")
     return impossible
 
 
-def _failure(error: Exception) -> str:
-    """Return the reason, in one line, why a format failed; raise what concerns all formats."""
+def _failure(error: Exception, path: Path, model: keras.Model) -> str:
+    """Return the reason, in one line, why a format failed; raise what concerns all formats.
+
+    Args:
+        error: the error.
+        path: the file of the format, which may be missing.
+        model: its layer is named where the error leads to one.
+    """
     if isinstance(error, MemoryError):
         raise error
     if isinstance(error, OSError) and error.errno in DISK_FULL:
@@ -338,11 +350,31 @@ def _failure(error: Exception) -> str:
             "the disk is full: the export could not be written. Free some space."
         ) from error
     if isinstance(error, KerakitError):
-        return " ".join(str(error).split())
-    # Keras and TensorFlow print the message of a layer in bold, amid their own.
-    bold = re.search(r"\x1b\[1m(.+?)\x1b\[0m", str(error), re.DOTALL)
-    text = " ".join((bold[1] if bold else first_line(error)).split())
-    return f"{type(error).__name__}: {textwrap.shorten(text, _REASON_WIDTH, placeholder=' …')}"
+        reason = " ".join(str(error).split())
+    else:
+        # Keras and TensorFlow print the message of a layer in bold, amid their own.
+        bold = re.search(r"\x1b\[1m(.+?)\x1b\[0m", str(error), re.DOTALL)
+        text = " ".join((bold[1] if bold else first_line(error)).split())
+        text = textwrap.shorten(text, _REASON_WIDTH, placeholder=" …")
+        reason = f"{type(error).__name__}: {text}"
+    is_named = re.search(r"\blayers? '", reason)
+    layers = [] if is_named else _find_layers(error, path, model)
+    return f"{reason.rstrip('.')}{describe_layers(layers)}" if layers else reason
+
+
+def _find_layers(error: Exception, path: Path, model: keras.Model) -> list[str]:
+    """Return the names of the layers that caused an error, as far as it tells."""
+    message = f"{error} {error.__cause__ or ''}"
+    node = re.search(r"Node number (\d+) \((\w+)\)", message)  # of LiteRT
+    if node and path.suffix == ".tflite" and path.is_file():
+        graph = read_graph(path.read_bytes())
+        index = int(node[1])
+        if index < len(graph.operators) and graph.operators[index].op == node[2]:
+            return [keras_layer_names(graph, model)[index]]
+    if kind := re.search(r"calling (\w+)\.call\(\)", message):  # of Keras
+        names = [one.name for one in flatten_layers(model) if type(one).__name__ == kind[1]]
+        return names if len(names) == 1 else []
+    return layers_in_text(message, model)
 
 
 def _export_format(one: Format, source: ExportSource, gate: AccuracyGate, log: Log) -> FormatResult:
@@ -444,7 +476,11 @@ def _apply_fallbacks(
 
 
 def _export_bundle(
-    folder: Path, results: list[FormatResult], images: NDArray[np.uint8], log: Log
+    folder: Path,
+    results: list[FormatResult],
+    images: NDArray[np.uint8],
+    model: keras.Model,
+    log: Log,
 ) -> None:
     """Write the device bundle of an exported int8 model; the format fails if its bundle does."""
     int8 = next((one for one in results if one.format == INT8.name), None)
@@ -456,5 +492,5 @@ def _export_bundle(
         bundle.write_bundle(folder, images)
         log(f"{bundle.FOLDER}: device bundle verified on {len(images)} images")
     except Exception as error:
-        int8.status, int8.reason = "failed", _failure(error)
+        int8.status, int8.reason = "failed", _failure(error, folder / int8.file, model)
         remove(folder / bundle.FOLDER)

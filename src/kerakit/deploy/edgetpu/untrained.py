@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kerakit.architecture import flatten_layers
 from kerakit.deploy.edgetpu.forecast import Forecast, OperatorForecast, forecast
 from kerakit.deploy.edgetpu.loader import DYNAMIC_SIZES, Refusal
 from kerakit.deploy.edgetpu.verdicts import TYPE, Verdict
@@ -52,8 +49,7 @@ def forecast_model(model: keras.Model) -> Forecast:
     if None in model.input_shape[1:]:
         return Forecast((), (DYNAMIC_SIZES,), 0)
     try:
-        with _in_float32(model):
-            content = run_converter(make_int8_converter(model, [_noise(model)]).convert)
+        content = run_converter(make_int8_converter(model, [_noise(model)]).convert, model)
     except JobError as error:
         return Forecast((), (Refusal(str(error), "TensorFlow's converter"),), 0)
     return forecast(content, model)
@@ -63,20 +59,6 @@ def _noise(model: keras.Model) -> NDArray[np.int64]:
     """Return an image of random pixels, (height, width, channels)."""
     shape: tuple[int, ...] = model.input_shape[1:]
     return np.random.default_rng(0).integers(0, 256, shape)
-
-
-@contextlib.contextmanager
-def _in_float32(model: keras.Model) -> Iterator[None]:
-    """Compute in float32, as the exported model does, where mixed precision was set."""
-    layers: list[Any] = [model, *flatten_layers(model)]
-    policies = [layer.dtype_policy for layer in layers]
-    try:
-        for layer in layers:
-            layer.dtype_policy = "float32"
-        yield
-    finally:
-        for layer, policy in zip(layers, policies, strict=True):
-            layer.dtype_policy = policy
 
 
 def describe_unsupported(forecast: Forecast) -> list[str]:

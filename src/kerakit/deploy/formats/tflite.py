@@ -65,7 +65,7 @@ class Int8Tflite(_Tflite):
         content = (source.folder / self.requires).read_bytes()
         stats = source.activation_stats
         details = {"calibration": source.calibration.to_json()}
-        path = self._save(source, quantize_int8(content, stats))
+        path = self._save(source, quantize_int8(content, stats, model=source.model))
         half = None
         if count := len(stats.low) // 2:
             half = self._save(source, quantize_int8(content, stats.first(count)), "half.tflite")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from kerakit.deploy.quantization.bias import correct_biases
 from kerakit.deploy.quantization.ranges import (
@@ -15,7 +16,11 @@ from kerakit.deploy.quantization.ranges import (
 from kerakit.errors import JobError
 from kerakit.tflite.convert import run_converter
 from kerakit.tflite.edit import set_ranges
-from kerakit.tflite.graph import read_graph
+from kerakit.tflite.graph import Operator, read_graph
+from kerakit.tflite.layers import describe_operators
+
+if TYPE_CHECKING:
+    import keras
 
 
 def quantize_int8(
@@ -23,6 +28,7 @@ def quantize_int8(
     stats: ActivationStats,
     choose_ranges: Callable[[ActivationStats], Ranges] = percentile_ranges,
     float32_outputs: Sequence[str] = (),
+    model: keras.Model | None = None,
 ) -> bytes:
     """Quantize a file to int8, with uint8 input and output and corrected biases.
 
@@ -31,6 +37,7 @@ def quantize_int8(
         stats: statistics of its activations.
         choose_ranges: function from statistics to the quantization ranges.
         float32_outputs: names of the output tensors of operators that stay in float32.
+        model: the Keras model, whose layers errors name.
 
     Raises:
         JobError: the quantizer rejected the file, or devices cannot run the result.
@@ -51,10 +58,12 @@ def quantize_int8(
         )
     )
     corrected = _correct_biases(content, quantized, stats)
-    if not float32_outputs and (in_float32 := find_float32_operators(corrected)):
+    if not float32_outputs and (in_float32 := _float32_operators(corrected)):
+        paths = [(one.op, path) for one in in_float32 for path in one.outputs[0].name.split(";")]
         raise JobError(
-            "the int8 model is not suitable for devices: TensorFlow Lite's quantizer leaves "
-            f"operators in float32: {', '.join(in_float32)}. Replace the layers that use them."
+            "the int8 model is not suitable for devices: TensorFlow Lite's quantizer has no int8 "
+            f"version of operators and leaves them in float32: {describe_operators(paths, model)}. "
+            "Replace the layers that use them."
         )
     if not float32_outputs and (problems := find_int8_problems(corrected)):
         raise JobError(
@@ -95,13 +104,15 @@ def quantize_int16x8(content: bytes, stats: ActivationStats) -> bytes:
 
 def find_float32_operators(content: bytes) -> dict[str, int]:
     """Return the number of operators of a quantized file that compute in float32, by name."""
-    return dict(
-        Counter(
-            one.op
-            for one in read_graph(content).operators
-            if one.op not in ("QUANTIZE", "DEQUANTIZE") and one.outputs[0].type == "FLOAT32"
-        )
-    )
+    return dict(Counter(one.op for one in _float32_operators(content)))
+
+
+def _float32_operators(content: bytes) -> list[Operator]:
+    return [
+        one
+        for one in read_graph(content).operators
+        if one.op not in ("QUANTIZE", "DEQUANTIZE") and one.outputs[0].type == "FLOAT32"
+    ]
 
 
 def _correct_biases(content: bytes, quantized: bytes, stats: ActivationStats) -> bytes:
