@@ -37,6 +37,15 @@ def arrays(value: Any) -> Iterator[Any]:
         yield value
 
 
+def fill(template: Any, values: Iterator[Any]) -> Any:
+    """Return the structure of ``template`` with the next values in place of its arrays.
+
+    >>> fill({"b": 0, "a": (0, 0)}, iter([1, 2, 3]))
+    {'b': 1, 'a': (2, 3)}
+    """
+    return map_arrays(lambda _: next(values), template)
+
+
 def stack(values: Sequence[Any]) -> Any:
     """Stack the arrays of samples.
 

@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 if __package__ or TYPE_CHECKING:  # in Kerakit, which reads images by it for the accuracy gate
     from kerakit.device import photo, preprocessing

@@ -15,8 +15,9 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from kerakit import nested
 from kerakit.errors import JobError
-from kerakit.inference import PredictFn, keras_predict_fn
+from kerakit.inference import PredictFn, keras_predict_fn, output_names
 from kerakit.machine import available_cores, has_accelerator
 
 Features = NDArray[np.float32]
@@ -26,20 +27,25 @@ class Backbone:
     """The frozen part of a model: features of images, and an identity.
 
     Args:
-        model: model from uint8 images to features, (batch, ...).
+        model: model from uint8 images to features, (batch, ...), or to a list of several.
 
     Attributes:
         model: as given.
-        shape: shape of the features of one image.
+        shapes: shapes of the features of one image, one per output.
     """
 
     def __init__(self, model: keras.Model) -> None:
         self.model = model
-        self.shape: tuple[int, ...] = tuple(model.output_shape[1:])
+        self.shapes: list[tuple[int, ...]] = [tuple(each.shape[1:]) for each in model.outputs]
+
+    def predict(self, images: NDArray[Any]) -> list[Features]:
+        """Return the features of images, one array (n, ...) per output."""
+        features = self._predict(images)
+        several = list(features.values()) if isinstance(features, dict) else [features]
+        return [np.ascontiguousarray(each, np.float32) for each in several]
 
     @cached_property
-    def predict(self) -> PredictFn:
-        """Function from images to features."""
+    def _predict(self) -> PredictFn:
         return _fastest_predict_fn(self.model)
 
     @cached_property
@@ -71,12 +77,14 @@ def _fastest_predict_fn(backbone: keras.Model) -> PredictFn:
     from kerakit.tflite.convert import convert_float
     from kerakit.tflite.runtime import start_interpreter, tflite_predict_fn
 
-    cores = available_cores()
+    cores, names = available_cores(), output_names(backbone)
     try:
         # The converter's own lines are about an export, which this is not.
         with contextlib.redirect_stderr(io.StringIO()):
             content = convert_float(backbone)
-        workers = [tflite_predict_fn(start_interpreter(content, "backbone")) for _ in range(cores)]
+        workers = [
+            tflite_predict_fn(start_interpreter(content, "backbone"), names) for _ in range(cores)
+        ]
     except JobError:
         print(
             "features are computed by Keras, more slowly: TensorFlow's converter rejected the "
@@ -86,8 +94,8 @@ def _fastest_predict_fn(backbone: keras.Model) -> PredictFn:
         return keras_predict_fn(backbone)
     pool = ThreadPoolExecutor(cores)
 
-    def predict(images: NDArray[Any]) -> Features:
+    def predict(images: NDArray[Any]) -> Any:
         parts = np.array_split(images, min(cores, len(images)))
-        return np.concatenate(list(pool.map(lambda work, part: work(part), workers, parts)))
+        return nested.concatenate(list(pool.map(lambda work, part: work(part), workers, parts)))
 
     return predict

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -21,9 +22,8 @@ from kerakit.data.order import permutation
 from kerakit.data.store import default_limit, remove_oldest, used_bytes
 from kerakit.errors import list_names
 from kerakit.machine import available_memory
-from kerakit.training.backbone import Backbone, Features
+from kerakit.training.backbone import Backbone
 from kerakit.training.samples import (
-    SEVERAL_TARGETS,
     fingerprint,
     image_keys,
     is_mixed,
@@ -31,6 +31,9 @@ from kerakit.training.samples import (
 )
 from kerakit.training.split_model import find_training_layers
 from kerakit.training.stored import StoredFeatures
+
+_MAX_BATCH_BYTES = 2**25
+"""Size of a batch of features for validation."""
 
 
 class FeatureStore:
@@ -77,7 +80,10 @@ class FeatureStore:
         reason = self.find_obstacle(train)
         if reason is None:
             try:
-                return FeatureDataset(self, train, views), FeatureDataset(self, val, batch_size=256)
+                features = FeatureDataset(self, train, views)
+                size = sum(4 * math.prod(shape) for shape in self._backbone.shapes)
+                batch_size = max(1, min(256, _MAX_BATCH_BYTES // size))
+                return features, FeatureDataset(self, val, batch_size=batch_size)
             except _NoRoomError as error:
                 reason = str(error)
         print(f"training on images instead of cached features: {reason}", flush=True)
@@ -93,8 +99,6 @@ class FeatureStore:
             return f"frozen layers act in training only: {list_names(layers.others)}"
         generator.epoch = 0
         first, again = (load_sample(generator, 0, 0) for _ in range(2))
-        if not isinstance(first[1], np.ndarray):
-            return SEVERAL_TARGETS
         if fingerprint(*first) != fingerprint(*again):
             return "the generator returns the same sample differently each time (preprocess?)"
         if layers.dropout:
@@ -107,7 +111,7 @@ class FeatureStore:
         """Return features and targets of epochs of ``generator``, each in its order.
 
         Raises:
-            UserError: an image is unreadable, or targets are not one array per image.
+            UserError: an image is unreadable.
             MemoryError: neither the disk nor the memory has room.
         """
         stored = [
@@ -245,8 +249,11 @@ class FeatureDataset(keras.utils.PyDataset):
         """Return the number of batches per epoch."""
         return -(-len(self._views[0]) // self._batch_size)
 
-    def __getitem__(self, i: int) -> tuple[Features, NDArray[Any]]:
-        """Return batch ``i`` of the current epoch: features, float32 (batch, ...), and targets."""
+    def __getitem__(self, i: int) -> tuple[Any, Any]:
+        """Return batch ``i`` of the current epoch: features, float32 (batch, ...), and targets.
+
+        Features are a tuple where the backbone has several outputs.
+        """
         if i == 0:
             memory.retain_freed_memory()
         return self._views[self.epoch % len(self._views)][self._sample_indices(i)]

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from kerakit import nested
 from kerakit.data.generator import BatchGenerator
 from kerakit.data.store import digest, size_and_times
-
-SEVERAL_TARGETS = "the task has several arrays of targets per image"
 
 
 def is_mixed(generator: BatchGenerator) -> bool:
@@ -43,8 +43,14 @@ def image_keys(generator: BatchGenerator, index: NDArray[np.int64]) -> list[byte
 
 
 def _leaves(annotation: object) -> list[tuple[str, tuple[int, ...], bytes]]:
-    arrays = map(np.asarray, keras.tree.flatten(annotation))
-    return [(array.dtype.str, array.shape, array.tobytes()) for array in arrays]
+    leaves = keras.tree.flatten(annotation)
+    arrays = map(np.asarray, leaves)
+    # A mask is the path of a file.
+    files = [str(size_and_times(Path(one))) for one in leaves if isinstance(one, str)]
+    return [
+        *((array.dtype.str, array.shape, array.tobytes()) for array in arrays),
+        *((name, (), b"") for name in files),
+    ]
 
 
 def load_sample(generator: BatchGenerator, epoch: int, i: int) -> tuple[Any, Any]:
@@ -52,15 +58,15 @@ def load_sample(generator: BatchGenerator, epoch: int, i: int) -> tuple[Any, Any
     if is_mixed(generator):
         generator.epoch = epoch
         images, targets = generator.load_batch(i // generator.batch_size)
-        return images[i % generator.batch_size], targets[i % generator.batch_size]
+        row = i % generator.batch_size
+        return images[row], nested.take(targets, row)
     image, target = generator.sample(epoch * len(generator.index) + i)
-    if isinstance(target, (tuple, dict)):
-        return image, target
-    targets = np.stack([target])
-    return image, (targets if generator.mix is None else generator.mix.soft_labels(targets))[0, ...]
+    if generator.mix is None:
+        return image, nested.map_arrays(np.asarray, target)
+    return image, generator.mix.soft_labels(nested.stack([target]))[0, ...]
 
 
 def fingerprint(image: Any, target: Any) -> bytes:
     """Return the digest of image and target, 16 bytes."""
-    arrays = [np.asarray(image), np.asarray(target)]
+    arrays = [np.asarray(image), *map(np.asarray, nested.arrays(target))]
     return digest(*((array.dtype.str, array.shape, array.tobytes()) for array in arrays))

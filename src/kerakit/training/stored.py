@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kerakit import nested
 from kerakit.console import progress
 from kerakit.data.generator import BatchGenerator
 from kerakit.data.store import ENTRY_BYTES, ArrayStore
-from kerakit.errors import UserError
 from kerakit.training.backbone import Backbone, Features
 from kerakit.training.samples import (
-    SEVERAL_TARGETS,
     fingerprint,
     is_mixed,
     load_sample,
@@ -46,7 +45,7 @@ class StoredFeatures:
         num_found: number of samples that were stored before.
 
     Raises:
-        UserError: an image is unreadable, or targets are not one array per image.
+        UserError: an image is unreadable.
     """
 
     def __init__(
@@ -63,15 +62,16 @@ class StoredFeatures:
         generator.epoch = epoch
         self._keys = sample_keys(generator)
         _, target = load_sample(generator, epoch, 0)
-        if not isinstance(target, np.ndarray):
-            raise UserError(f"features cannot be cached: {SEVERAL_TARGETS}.")
-        self._arrays = (
-            np.empty((0, *backbone.shape), np.float32),
-            np.empty((0, *target.shape), target.dtype),
-            np.empty((0, _FINGERPRINT_BYTES), np.uint8),
+        self._target = nested.map_arrays(np.asarray, target)
+        # Of a record: one array per output of the backbone, one per target, the fingerprint.
+        self._layout = [
+            *((shape, np.dtype(np.float32)) for shape in backbone.shapes),
+            *((array.shape, array.dtype) for array in nested.arrays(self._target)),
+            ((_FINGERPRINT_BYTES,), np.dtype(np.uint8)),
+        ]
+        self._record_bytes: int = sum(
+            math.prod(shape) * dtype.itemsize for shape, dtype in self._layout
         )
-        sizes = (math.prod(array.shape[1:]) * array.itemsize for array in self._arrays)
-        self._record_bytes = sum(sizes)
         self._store = ArrayStore(folder, self._record_bytes)
         if not self._is_current():
             self.clear()
@@ -81,22 +81,28 @@ class StoredFeatures:
         """Return the number of samples."""
         return len(self._keys)
 
-    def __getitem__(self, samples: NDArray[np.int64]) -> tuple[Features, NDArray[Any]]:
+    def __getitem__(self, samples: NDArray[np.int64]) -> tuple[Any, Any]:
         """Return features, float32 (k, ...), and targets, (k, ...), of k sample indices.
 
-        What cannot be read is computed again.
+        Features are a tuple of arrays where the backbone has several outputs. What cannot be read
+        is computed again.
         """
-        features, targets, prints = self._empty(len(samples))
+        arrays = self._empty(len(samples))
         for row, i in enumerate(samples.tolist()):
-            part = slice(row, row + 1)
-            if not self._store.read(self._keys[i], features[part], targets[part], prints[part]):
-                image, targets[row] = load_sample(self._generator, self._epoch, i)
-                features[row] = self._backbone.predict(image[None])[0]
+            record = [array[row : row + 1] for array in arrays]
+            if not self._store.read(self._keys[i], *record):
+                image, target = load_sample(self._generator, self._epoch, i)
+                computed = self._record(image, self._backbone.predict(image[None]), target)
+                for array, values in zip(record, computed, strict=True):
+                    array[:] = values
                 try:
-                    self._write(i, image, features[part], targets[part])
+                    self._write(i, computed)
                 except OSError as error:
                     self._replace_disk(self, error)
-        return features, targets
+        several = len(self._backbone.shapes)
+        features = tuple(arrays[:several])
+        targets = nested.fill(self._target, iter(arrays[several:-1]))
+        return features if several > 1 else features[0], targets
 
     def find_missing(self) -> list[int]:
         """Return the sample indices without a record."""
@@ -121,11 +127,12 @@ class StoredFeatures:
             with progress(f"computing features ({generator.mode})", len(self)) as update:
                 for batch in range(missing[0] // generator.batch_size, len(generator)):
                     images, targets = generator[batch]
-                    features = np.ascontiguousarray(self._backbone.predict(images), np.float32)
+                    features = self._backbone.predict(images)
                     start = batch * generator.batch_size
                     for row, image in enumerate(images):
-                        one = slice(row, row + 1)
-                        self._write(start + row, image, features[one], targets[one])
+                        one = [each[row : row + 1] for each in features]
+                        target = nested.take(targets, row)
+                        self._write(start + row, self._record(image, one, target))
                     update(start + len(images))
         finally:
             generator.close()
@@ -142,23 +149,31 @@ class StoredFeatures:
         """Move the records that this process has written to memory, and write there."""
         self._store.move_to_memory()
 
-    def _write(self, i: int, image: Any, features: Features, targets: NDArray[Any]) -> None:
-        key = self._keys[i]
-        if key not in self._store:
-            mark = np.frombuffer(fingerprint(image, targets[0]), np.uint8)[None]
-            self._store.write(key, features, np.ascontiguousarray(targets), mark)
+    def _record(self, image: Any, features: list[Features], target: Any) -> list[NDArray[Any]]:
+        """Return the arrays of a record, (1, ...) each."""
+        mark = np.frombuffer(fingerprint(image, target), np.uint8)
+        targets = (np.asarray(array)[None] for array in nested.arrays(target))
+        arrays = [*features, *targets, mark[None]]
+        return [
+            np.ascontiguousarray(array, dtype)
+            for array, (_, dtype) in zip(arrays, self._layout, strict=True)
+        ]
+
+    def _write(self, i: int, record: list[NDArray[Any]]) -> None:
+        if self._keys[i] not in self._store:
+            self._store.write(self._keys[i], *record)
 
     def _empty(self, count: int) -> list[NDArray[Any]]:
-        return [np.empty((count, *array.shape[1:]), array.dtype) for array in self._arrays]
+        return [np.empty((count, *shape), dtype) for shape, dtype in self._layout]
 
     def _is_current(self) -> bool:
         """Whether a few stored samples, drawn at random, are what the generator returns now."""
         stored = [i for i, key in enumerate(self._keys) if key in self._store]
         count = 1 if is_mixed(self._generator) else CHECKED_SAMPLES
         for i in np.random.default_rng().permutation(stored)[:count].tolist():
-            features, targets, mark = self._empty(1)
-            if self._store.read(self._keys[i], features, targets, mark):
+            record = self._empty(1)
+            if self._store.read(self._keys[i], *record):
                 sample = load_sample(self._generator, self._epoch, i)
-                if mark.tobytes() != fingerprint(*sample):
+                if record[-1].tobytes() != fingerprint(*sample):
                     return False
         return True
