@@ -401,7 +401,7 @@ def test_a_head_may_have_several_outputs() -> None:
 def test_several_targets_and_several_features(photos: Path, tmp_path: Path) -> None:
     class Two(BatchGenerator):
         def preprocess(self, image: Any, annot: Any) -> Any:
-            return image, {"class": annot, "box": np.float32([annot, 1, 2])}
+            return image, {"class": annot, "box": np.array([annot, 1, 2], np.float32)}
 
     image = keras.Input((16, 20, 3))
     fine = keras.layers.Conv2D(2, 3, 2, "same")(image)
