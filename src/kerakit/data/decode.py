@@ -225,6 +225,19 @@ def read_size(data: bytes) -> tuple[int, int]:
         return image.size
 
 
+def read_upright_size(path: Path | str) -> tuple[int, int]:
+    """Return (width, height) in pixels of an image file, after EXIF orientation.
+
+    Raises:
+        ImageError: the file cannot be read.
+        ValueError: it is no image.
+    """
+    data = read_bytes(path)
+    width, height = read_size(data)
+    orientation = clean(data)[1]
+    return (height, width) if orientation >= 5 else (width, height)
+
+
 def _decode_jpeg(data: bytes, input_size: tuple[int, int]) -> tuple[Pixels, str]:
     """Decode a JPEG at ``input_size`` or larger; return libjpeg's warning, too."""
     orientation = jpeg_orientation(data)

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
-from hashlib import sha256
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
-from urllib.parse import quote_from_bytes, unquote_to_bytes
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from kerakit.data.exclusions import read_exclusions
+from kerakit.data.base_reader import BaseReader, are_measurements
 from kerakit.data.folders import index_folder
-from kerakit.data.index import UNASSIGNED, ImageIndex
-from kerakit.data.split import CHUNK, MODES, Mode, assign
+from kerakit.data.index import ImageIndex
+from kerakit.data.split import Mode
 from kerakit.data.tables import index_table
 from kerakit.errors import UserError, list_names
 
@@ -61,7 +58,7 @@ class Reader(Protocol):
         """Return the dataset indices of the images of one split, ascending, int64 (n,)."""
 
 
-class DataReader:
+class DataReader(BaseReader):
     r"""Dataset of images in a folder or in a table.
 
     A folder has one folder per class, or ``train/``, ``validation/`` (``val/``), ``test/`` with one
@@ -108,125 +105,45 @@ class DataReader:
     ('c.jpg', [2])
     """
 
-    def __init__(
-        self,
-        data: Path | str,
-        train_ratio: float = 0.8,
-        seed: int = 0,
-        exclusions: Path | Sequence[str] | None = None,
-    ) -> None:
-        data = Path(data)
-        index = index_table(data) if data.is_file() else index_folder(data)
-        excluded = pc.is_in(index.keys, value_set=_excluded_keys(exclusions))
-        usable = ~excluded.to_numpy(zero_copy_only=False)
-        # All images have a split, so that an exclusion moves no other image.
-        self._splits = _draw_splits(index, train_ratio, seed, usable)[usable]
-        self._keys = index.keys.filter(pc.invert(excluded))
-        self._excluded = index.keys.filter(excluded)
-        self.num_excluded = len(self._excluded)
-        self.train_ratio = train_ratio
-        self.seed = seed
-        self.data = data
-        self.warnings = index.warnings
-        self.skipped = index.skipped
-        self.root = index.root
-        self.class_names = index.class_names
-        self.targets = index.targets[usable]
-        self._check_classes()
+    _images_are = " in its class folders"
 
-    def __len__(self) -> int:
-        return len(self._keys)
+    def read_index(self, data: Path) -> ImageIndex:
+        """Return the index of a folder or a table."""
+        return index_table(data) if data.is_file() else index_folder(data)
 
     @property
-    def image_paths(self) -> Sequence[Path]:
-        """The path of every image, in the order of ``targets``, as a lazy sequence."""
-        return _Paths(self)
-
-    def key(self, i: int) -> str:
-        """Return the path of image ``i`` relative to ``root``, with ``/``."""
-        return os.fsdecode(self._keys[i].as_py())
-
-    def image_path(self, i: int) -> Path:
-        """Return the path of image ``i``."""
-        return self.root / self.key(i)
+    def targets(self) -> NDArray[np.int32]:
+        """Class index of each image, int32 (n,)."""
+        return self._strata
 
     def target(self, i: int) -> np.int32:
         """Return the class index of image ``i``."""
         return np.int32(self.targets[i])
 
-    def indices(self, mode: Mode) -> NDArray[np.int64]:
-        """Return the dataset indices of the images of ``mode``, ascending, int64 (n,)."""
-        if mode not in MODES:
-            raise UserError(f"unknown mode {mode!r}; expected one of {', '.join(MODES)}.")
-        return np.flatnonzero(self._splits == MODES.index(mode))
-
     def counts(self, mode: Mode) -> NDArray[np.int64]:
         """Return the number of images per class in ``mode``, int64 (classes,)."""
         return np.bincount(self.targets[self.indices(mode)], minlength=len(self.class_names))
 
-    def recipe(self) -> dict[str, Any]:
-        r"""Return the split's recipe and a fingerprint of its result, as JSON values.
+    def label_codes(self) -> NDArray[np.int64]:
+        """Return the class index of each image, int64 (n,)."""
+        return self.targets.astype(np.int64)
 
-        ``DataReader(data, recipe["train_ratio"], recipe["seed"], recipe["exclusions"])`` restores
-        the split. Equal fingerprints: the same keys, labels and split, in any order.
+    def leak_classes(self) -> NDArray[np.int32]:
+        """Return the class index of each image, int32 (n,)."""
+        return self.targets
 
-        Returns:
-            ``train_ratio`` and ``seed`` as passed; ``exclusions``, the sorted keys of the excluded
-            images (percent-encoded if they are not UTF-8); ``fingerprint``, the SHA-256 of the
-            sorted rows of key, class name and mode; ``counts``, the number of images per mode.
-
-        >>> from tempfile import TemporaryDirectory
-        >>> with TemporaryDirectory() as folder:
-        ...     table = Path(folder) / "labels.csv"
-        ...     rows = ["path,label,split", "a.jpg,cat,train", "b.jpg,dog,train", "c.jpg,dog,val"]
-        ...     _ = table.write_text("\n".join(rows))
-        ...     recipe = DataReader(table, exclusions=["c.jpg"]).recipe()
-        >>> recipe["exclusions"], recipe["counts"], len(recipe["fingerprint"])
-        (['c.jpg'], {'train': 2, 'val': 0, 'test': 0}, 64)
-        """
-        sides = np.zeros(len(self), np.int8)
-        for number, mode in enumerate(MODES):
-            sides[self.indices(mode)] = number
+    def _labels(self) -> pa.Array:
         names = pa.array([name.encode() for name in self.class_names], pa.binary())
-        modes = pa.array([mode.encode() for mode in MODES], pa.binary())
-        rows = pc.binary_join_element_wise(
-            self._keys, names.take(pa.array(self.targets)), modes.take(pa.array(sides)), b"\0"
-        )
-        digest = sha256()
-        rows = rows.take(pc.sort_indices(rows))
-        for start in range(0, len(rows), CHUNK):
-            digest.update(b"".join(row + b"\n" for row in rows[start : start + CHUNK].to_pylist()))
-        return {
-            "train_ratio": self.train_ratio,
-            "seed": self.seed,
-            "exclusions": sorted(_printable(key) for key in self._excluded.to_pylist()),
-            "fingerprint": digest.hexdigest(),
-            "counts": {mode: len(self.indices(mode)) for mode in MODES},
-        }
+        return names.take(pa.array(self.targets))
 
     def _check_classes(self) -> None:
-        note = (
-            f" {self.num_excluded} images are excluded by the list of kerakit check."
-            if self.num_excluded
-            else ""
-        )
-        unreadable = (line for line in self.warnings if line.startswith("unreadable"))
-        note += "".join(f" {line[0].upper()}{line[1:]}" for line in unreadable)
-        if not len(self):
-            raise UserError(
-                f"{self.data} has no images in its class folders.{note} Expected files such as "
-                ".jpg or .png."
-            )
+        super()._check_classes()
         empty = self._classes_without("train")
-        if empty and not _are_measurements(self.class_names):
+        if empty and not are_measurements(self.class_names):
             raise UserError(
-                f"{_describe_classes(empty)} in {self.data}: no training images.{note} Add some, "
-                "or remove the class."
+                f"{_describe_classes(empty)} in {self.data}: no training images.{self._note()} "
+                "Add some, or remove the class."
             )
-
-    def _classes_without(self, mode: Mode) -> list[str]:
-        counts = self.counts(mode)
-        return [name for name, n in zip(self.class_names, counts, strict=True) if not n]
 
 
 def held_out_mode(reader: Reader) -> Mode:
@@ -263,7 +180,7 @@ def _describe_names(names: Any) -> str:
 
 
 def data_warnings(reader: Reader) -> list[str]:
-    r"""Return warnings about a dataset before training; none for readers other than ``DataReader``.
+    r"""Return warnings about a dataset before training; none for readers without ``BaseReader``.
 
     They name: excluded images; files, folders and links that are not used; GIFs, of which only the
     first frame is read; classes without validation or test images.
@@ -277,14 +194,17 @@ def data_warnings(reader: Reader) -> list[str]:
     class 'cat': no validation images, so the accuracy of this class cannot be measured.
     """
     lines: list[str] = []
-    if not isinstance(reader, DataReader):
+    if not isinstance(reader, BaseReader):
         return lines
     if reader.num_excluded:
         lines.append(f"images excluded by the list of kerakit check: {reader.num_excluded}.")
     if missing := reader._classes_without("train"):
+        hint = ""
+        if isinstance(reader, DataReader) and are_measurements(reader.class_names):
+            hint = " Labels that are numbers need the task regression."
         lines.append(
-            f"{_describe_classes(missing)}: no training images, so the model cannot learn them. "
-            "Labels that are numbers need a task of your own."
+            f"{_describe_classes(missing)}: no training images, so the model cannot learn them."
+            f"{hint}"
         )
     lines += reader.warnings
     if gifs := pc.sum(pc.ends_with(reader._keys, ".gif", ignore_case=True)).as_py():
@@ -292,7 +212,7 @@ def data_warnings(reader: Reader) -> list[str]:
     return [*lines, *unmeasured_classes(reader)]
 
 
-def unmeasured_classes(reader: DataReader) -> list[str]:
+def unmeasured_classes(reader: BaseReader) -> list[str]:
     """Return a warning for each held-out split that lacks images of some classes."""
     lines = []
     held_out: dict[Mode, str] = {"val": "validation", "test": "test"}
@@ -306,83 +226,6 @@ def unmeasured_classes(reader: DataReader) -> list[str]:
     return lines
 
 
-class _Paths(Sequence[Path]):
-    """Paths that are made on access: a million Path objects would take 300 MB."""
-
-    def __init__(self, reader: DataReader) -> None:
-        self._reader = reader
-
-    def __len__(self) -> int:
-        return len(self._reader)
-
-    def __getitem__(self, i: int) -> Path:  # type: ignore[override] # no slices
-        if not -len(self) <= i < len(self):
-            raise IndexError(f"image {i} of {len(self)}")
-        return self._reader.image_path(i % len(self))
-
-    def __iter__(self) -> Iterator[Path]:
-        return map(self._reader.image_path, range(len(self)))
-
-
-def _excluded_keys(exclusions: Path | Sequence[str] | None) -> pa.Array:
-    """Return the keys to exclude, binary (n,)."""
-    if isinstance(exclusions, Path):
-        return read_exclusions(exclusions) if exclusions.exists() else pa.array([], pa.binary())
-    names = exclusions or ()
-    # A name with "%" may be percent-encoded, or not.
-    encoded = [unquote_to_bytes(os.fsencode(name)) for name in names if "%" in name]
-    return pa.array([*(os.fsencode(name) for name in names), *encoded], pa.binary())
-
-
-def _printable(key: bytes) -> str:
-    """Return a key as valid Unicode: JSON cannot represent other names."""
-    try:
-        return key.decode()
-    except UnicodeDecodeError:
-        return quote_from_bytes(key)
-
-
-def _are_measurements(labels: Sequence[str]) -> bool:
-    """Whether all labels are numbers, and some are no integers."""
-    try:
-        return any(not float(label).is_integer() for label in labels)
-    except (ValueError, OverflowError):
-        return False
-
-
 def _describe_classes(names: Sequence[str]) -> str:
     quoted = list_names([repr(name) for name in names])
     return f"class {quoted}" if len(names) == 1 else f"{len(names)} classes ({quoted})"
-
-
-def _draw_splits(
-    index: ImageIndex, train_ratio: float, seed: int, usable: NDArray[np.bool_]
-) -> NDArray[np.int8]:
-    """Return the splits, with those drawn that are not given, as indices into MODES, int8 (n,).
-
-    Validation images may come from the given training images.
-    """
-    given = {MODES[i] for i in np.unique(index.splits) if i != UNASSIGNED}
-    drawn_from = index.splits == UNASSIGNED
-    if given and "val" not in given:
-        drawn_from |= index.splits == MODES.index("train")
-    if not drawn_from.any():
-        return index.splits
-    mask = pa.array(drawn_from)
-    names = (index.keys if index.groups is None else index.groups).filter(mask)
-    strata = index.targets[drawn_from]
-    if _are_measurements(index.class_names) and (np.bincount(strata) == 1).sum() > len(strata) / 2:
-        # For a reader whose targets are numbers: each image would be a class of its own.
-        strata = np.zeros_like(strata)
-    drawn = assign(names, strata, seed, train_ratio, usable[drawn_from])
-    if "test" in given:
-        drawn[drawn == MODES.index("test")] = MODES.index("val")
-    if index.groups is not None:
-        # Images of a group with a given split follow it.
-        fixed = pc.index_in(names, value_set=index.groups.filter(pc.invert(mask)))
-        follows = fixed.is_valid().to_numpy(zero_copy_only=False)
-        leaders = fixed.drop_null().to_numpy()
-        drawn[follows] = index.splits[~drawn_from][leaders]
-    splits = index.splits.copy()
-    splits[drawn_from] = drawn
-    return splits

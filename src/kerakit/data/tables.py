@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import os
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,9 @@ _MAX_HEADER, _BLOCK_SIZE = 2**20, 2**24
 _BYTES_PER_ROW = 240
 """Peak memory while a table is read; measured with a million rows."""
 
+_Select = Callable[[list[str]], dict[int, str]]
+"""Function from the names of all columns to the name by index of those to read."""
+
 
 def index_table(path: Path) -> ImageIndex:
     """Return the index of a table. Paths are relative to the table's folder.
@@ -37,48 +43,83 @@ def index_table(path: Path) -> ImageIndex:
             classes, a path with two labels or splits, a path outside the folder, more rows than
             the memory can hold.
     """
-    table = _read(path)
+    table = _read(path, _REQUIRED)
     for name in _REQUIRED:
         _check_cells(path, name, table[name])
-    keys = _normalize_keys(path, table["path"].combine_chunks())
-    targets, class_names = _encode(table["label"])
+    targets, class_names = encode(table["label"])
     if len(class_names) < 2:
         raise UserError(
             f"{path} has one class ({class_names[0]}). Expected at least two different values in "
             "the column label."
         )
     check_printable(class_names, path)
-    columns: dict[str, NDArray[Any]] = {"labels": targets, "splits": _splits(path, table)}
-    groups = None
-    if "group" in table.column_names:
-        _check_cells(path, "group", table["group"])
-        columns["groups"], names = _encode(table["group"])
-        groups = pa.array(names).take(pa.array(columns["groups"])).cast(pa.binary())
-    warnings = warn_of_case_variants(class_names)
-    once = _find_unique(path, keys, columns)
-    if len(once) < len(keys):
-        warnings.append(f"rows that list an image again, ignored: {len(keys) - len(once):,}.")
-    return ImageIndex(
-        path.parent,
-        keys.take(pa.array(once)).cast(pa.binary()),
-        targets[once],
-        class_names,
-        columns["splits"][once].astype(np.int8),
-        None if groups is None else groups.take(pa.array(once)),
-        tuple(warnings),
+    index, once = _index(path, table, {"labels": targets})
+    return replace(
+        index,
+        targets=targets[once],
+        class_names=class_names,
+        warnings=(*warn_of_case_variants(class_names), *index.warnings),
     )
 
 
-def _read(path: Path) -> pa.Table:
-    """Return the columns of a table as text."""
-    readers = {".csv": _read_csv, ".tsv": _read_csv, ".parquet": _read_parquet}
-    if (read := readers.get(path.suffix.lower())) is None:
+def index_columns(path: Path) -> tuple[ImageIndex, dict[str, pa.Array]]:
+    """Return the index of a table without targets, and its label columns by name, as text (n,).
+
+    Label columns are all but path, split and group. Their cells may be null.
+
+    Raises:
+        UserError: as ``index_table``; a row that differs from another one of its path.
+    """
+    table = _read(path, ("path",), others=True)
+    names = [name for name in table.column_names if name not in ("path", *_OPTIONAL)]
+    columns = {name: table[name].combine_chunks() for name in names}
+    codes = {name: _code(column) for name, column in columns.items()}
+    index, once = _index(path, table, {f"values in {name!r}": code for name, code in codes.items()})
+    rows = pa.array(once)
+    return index, {name: column.take(rows) for name, column in columns.items()}
+
+
+def _index(
+    path: Path, table: pa.Table, labels: dict[str, NDArray[Any]]
+) -> tuple[ImageIndex, NDArray[np.int64]]:
+    """Return the index of a table without targets, and the row of each image."""
+    _check_cells(path, "path", table["path"])
+    keys = normalize_keys(path, table["path"].combine_chunks())
+    columns: dict[str, NDArray[Any]] = {**labels, "splits": _splits(path, table)}
+    groups = None
+    if "group" in table.column_names:
+        _check_cells(path, "group", table["group"])
+        columns["groups"], names = encode(table["group"])
+        groups = pa.array(names).take(pa.array(columns["groups"])).cast(pa.binary())
+    once = _find_unique(path, keys, columns)
+    again = len(keys) - len(once)
+    index = ImageIndex(
+        path.parent,
+        keys.take(pa.array(once)).cast(pa.binary()),
+        np.zeros(len(once), np.int32),
+        (),
+        columns["splits"][once].astype(np.int8),
+        None if groups is None else groups.take(pa.array(once)),
+        (f"rows that list an image again, ignored: {again:,}.",) if again else (),
+    )
+    return index, once
+
+
+def _code(column: pa.Array) -> NDArray[np.int32]:
+    """Return a number per value, equal for equal values, int32 (n,)."""
+    codes: NDArray[np.int32] = column.dictionary_encode("encode").indices.to_numpy()
+    return codes
+
+
+def _read(path: Path, required: tuple[str, ...], others: bool = False) -> pa.Table:
+    """Return the columns of a table as text: those required and optional, or all of them."""
+    if (read := _READERS.get(path.suffix.lower())) is None:
         raise UserError(
             f"{path} is not a table. Expected a folder, or a file with the extension .csv, .tsv or "
             ".parquet."
         )
     try:
-        table = read(path)
+        table = read(path, partial(_select_columns, path, required, others))
     except (pa.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:
         is_encoding = isinstance(error, UnicodeDecodeError) or "UTF8" in str(error)
         reason = "it is not UTF-8 text. Save it as UTF-8" if is_encoding else first_line(error)
@@ -88,36 +129,46 @@ def _read(path: Path) -> pa.Table:
     return table
 
 
-def _select_columns(path: Path, names: list[str]) -> dict[int, str]:
-    """Return the columns to read by their indices; names may differ in case and spaces."""
+def _select_columns(
+    path: Path, required: tuple[str, ...], others: bool, names: list[str]
+) -> dict[int, str]:
+    """Return the columns to read by their indices; names may differ in case and spaces.
+
+    Of label columns with other names (``others``), the case is kept.
+    """
     plain = [name.strip().casefold() for name in names]
-    for name in (*_REQUIRED, *_OPTIONAL):
+    known = (*required, *_OPTIONAL)
+    for name in plain if others else known:
         if plain.count(name) > 1:
             raise UserError(
                 f"{path} has {plain.count(name)} columns {name!r}. Expected one. Rename or remove "
                 "the others."
             )
-    if missing := [name for name in _REQUIRED if name not in plain]:
+    if missing := [name for name in required if name not in plain]:
+        expected = (
+            "path, one or several columns of labels, and optionally split and group"
+            if others
+            else "path and label, and optionally split and group"
+        )
         raise UserError(
             f"{path} has no column {missing[0]!r}; its columns are {', '.join(names[:20])}. "
-            "Expected path and label, and optionally split and group."
+            f"Expected {expected}."
         )
-    return {i: name for i, name in enumerate(plain) if name in _REQUIRED + _OPTIONAL}
+    if others:
+        # Without a name: the row numbers of pandas.
+        return {
+            i: name if name in (*known, "label") else names[i].strip()
+            for i, name in enumerate(plain)
+            if name
+        }
+    return {i: name for i, name in enumerate(plain) if name in known}
 
 
-def _read_csv(path: Path) -> pa.Table:
-    with path.open("rb") as file:
-        start = file.read(_MAX_HEADER).decode("utf-8-sig", "replace")
-    lines = start.lstrip("\r\n").splitlines()
-    if not lines:
-        raise UserError(f"cannot read the table {path}: it is empty.")
-    if "\0" in lines[0]:
-        raise UserError(f"cannot read the table {path}: it is not UTF-8 text. Save it as UTF-8.")
-    delimiter, header = split_header(lines[0])
-    selected = _select_columns(path, header)
+def _read_csv(path: Path, select: _Select) -> pa.Table:
+    delimiter, header, lines, skipped, complete = _read_header(path)
+    selected = select(header)
     names = [selected.get(i, f"column {i}") for i in range(len(header))]
-    skipped = start[: start.index(lines[0])].count("\n") + 1
-    if len(start) < _MAX_HEADER and len(lines) == 1:
+    if complete and lines == 1:
         return pa.table({name: pa.array([], pa.string()) for name in selected.values()})
     # As text, so that labels and groups such as 007 keep their zeros.
     return arrow_csv.read_csv(
@@ -133,6 +184,20 @@ def _read_csv(path: Path) -> pa.Table:
     )
 
 
+def _read_header(path: Path) -> tuple[str, list[str], int, int, bool]:
+    """Return delimiter, columns, lines read, lines to skip, and whether these are all lines."""
+    with path.open("rb") as file:
+        start = file.read(_MAX_HEADER).decode("utf-8-sig", "replace")
+    lines = start.lstrip("\r\n").splitlines()
+    if not lines:
+        raise UserError(f"cannot read the table {path}: it is empty.")
+    if "\0" in lines[0]:
+        raise UserError(f"cannot read the table {path}: it is not UTF-8 text. Save it as UTF-8.")
+    delimiter, header = split_header(lines[0])
+    skipped = start[: start.index(lines[0])].count("\n") + 1
+    return delimiter, header, len(lines), skipped, len(start) < _MAX_HEADER
+
+
 def split_header(line: str) -> tuple[str, list[str]]:
     """Return the delimiter of a CSV file (spreadsheets also use ; and tabs), and its columns."""
     headers = {
@@ -142,10 +207,13 @@ def split_header(line: str) -> tuple[str, list[str]]:
     return max(headers.items(), key=lambda item: len(item[1]))
 
 
-def _read_parquet(path: Path) -> pa.Table:
+def _read_parquet(path: Path, select: _Select) -> pa.Table:
     file = parquet.ParquetFile(path)
-    selected = _select_columns(path, file.schema_arrow.names)
-    names = [file.schema_arrow.names[i] for i in selected]
+    schema = file.schema_arrow
+    # Columns of bytes have the images; columns of lists have the labels of one image.
+    readable = ["" if _is_binary(field.type) else field.name for field in schema]
+    selected = select(readable)
+    names = [schema.names[i] for i in selected]
     metadata = file.metadata
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     size = sum(group.total_byte_size for group in groups)
@@ -157,7 +225,7 @@ def _read_parquet(path: Path) -> pa.Table:
         )
     _check_memory(path, metadata.num_rows, size)
     # As dictionaries: a small file may repeat one long text millions of times.
-    text = [name for name in names if pa.types.is_string(file.schema_arrow.field(name).type)]
+    text = [name for name in names if pa.types.is_string(schema.field(name).type)]
     table = parquet.read_table(path, columns=names, read_dictionary=text)
     size = sum(
         pc.sum(pc.binary_length(chunk.dictionary).take(chunk.indices)).as_py() or 0
@@ -166,10 +234,28 @@ def _read_parquet(path: Path) -> pa.Table:
     )
     _check_memory(path, metadata.num_rows, size)
     # Labels and groups may be numbers.
-    columns = {name: table[names[n]].cast(pa.string()) for n, name in enumerate(selected.values())}
+    columns = {name: _as_text(table[names[n]]) for n, name in enumerate(selected.values())}
     as_text = pa.table(columns)
     as_text.validate(full=True)
     return as_text
+
+
+_READERS = {".csv": _read_csv, ".tsv": _read_csv, ".parquet": _read_parquet}
+
+
+def is_table(path: Path) -> bool:
+    """Whether a path is a file with the extension of a table."""
+    return path.is_file() and path.suffix.lower() in _READERS
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_struct(kind))
+
+
+def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    if pa.types.is_list(column.type):
+        return pc.binary_join(column.cast(pa.list_(pa.string())), ";")
+    return column.cast(pa.string())
 
 
 def _check_memory(path: Path, rows: int, size: int) -> None:
@@ -181,7 +267,7 @@ def _check_memory(path: Path, rows: int, size: int) -> None:
         )
 
 
-def _encode(column: Any) -> tuple[NDArray[np.int32], tuple[str, ...]]:
+def encode(column: Any) -> tuple[NDArray[np.int32], tuple[str, ...]]:
     """Return the index of each value, int32 (n,), and the sorted normalized values."""
     encoded = column.combine_chunks().dictionary_encode()
     names = [normalize_name(_unquote(value)) for value in encoded.dictionary.to_pylist()]
@@ -198,7 +284,7 @@ def _unquote(value: str) -> str:
     return stripped[1:-1] if is_quoted else stripped
 
 
-def _normalize_keys(path: Path, keys: Any) -> Any:
+def normalize_keys(path: Path, keys: Any) -> Any:
     """Return paths with ``/``, relative to the table where they are below it, without ``./``."""
     if (row := pc.index(pc.match_substring(keys, "\0"), True).as_py()) >= 0:
         raise UserError(f"{path}, row {row + 1}: the path has a NUL character.")
@@ -269,3 +355,32 @@ def _splits(path: Path, table: pa.Table) -> NDArray[np.int8]:
     indices = encoded.indices.fill_null(len(codes)).to_numpy()
     splits: NDArray[np.int8] = np.array([*codes, UNASSIGNED], np.int8)[indices]
     return splits
+
+
+def parse_numbers(path: Path, name: str, cells: pa.Array) -> NDArray[np.float32]:
+    """Return a column of text as numbers, float32 (n,).
+
+    Raises:
+        UserError: a cell that is not a finite number.
+    """
+    try:
+        values: NDArray[np.float64] = pc.cast(cells, pa.float64()).to_numpy()
+    except pa.ArrowInvalid:
+        values = np.array([_to_number(value) for value in cells.to_pylist()])
+    with np.errstate(over="ignore"):
+        numbers = values.astype(np.float32)
+    invalid = ~np.isfinite(numbers)
+    if invalid.any():
+        row = int(np.flatnonzero(invalid)[0])
+        raise UserError(
+            f"{path}, row {row + 1}: the column {name!r} has the value {cells[row].as_py()!r}. "
+            "Expected a number such as 1.5."
+        )
+    return numbers
+
+
+def _to_number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")

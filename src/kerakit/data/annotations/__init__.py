@@ -1,0 +1,1 @@
+"""Formats of annotations: COCO, YOLO, Pascal VOC, LabelMe, KITTI, masks."""

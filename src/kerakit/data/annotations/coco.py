@@ -1,0 +1,434 @@
+"""COCO: one JSON file of images, annotations and categories for many images."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kerakit.data.annotations.listing import Listing, split_of_path
+from kerakit.data.annotations.objects import UNKNOWN, Annotations, ObjectColumns
+from kerakit.data.folders import normalize_name
+from kerakit.data.index import UNASSIGNED
+from kerakit.data.split import MODES, Mode, parse_split
+from kerakit.errors import UserError, list_names, printable
+
+_CHUNK = 2**22
+"""Characters that are read at once."""
+
+_MAX_ELEMENT = 2**28
+"""Most characters of one element of a list."""
+
+_Scan = Callable[[str, int], tuple[Any, int]]
+"""Function of the json module from a text and a start to a value and its end."""
+
+_SPACE = re.compile(r"[ \t\r\n]*")
+
+_KEYS = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
+
+_OTHER_KINDS = ("captions", "panoptic", "image_info")
+
+
+def is_coco(path: Path) -> bool:
+    """Whether a JSON file has the lists of COCO, by its start and end."""
+    with path.open("rb") as file:
+        start = file.read(2**16)
+        file.seek(max(0, path.stat().st_size - 2**16))
+        return bool(_KEYS.search(start) or _KEYS.search(file.read()))
+
+
+def read_coco(
+    listing: Listing, files: Sequence[str], shapes: bool = False, points: bool = False
+) -> Annotations:
+    """Return the content of COCO files.
+
+    Args:
+        listing: files of the dataset.
+        files: annotation files, relative to its root.
+        shapes: read polygons and masks.
+        points: read keypoints; objects without are omitted.
+    """
+    reader = _Reader(listing, shapes, points)
+    for file in files:
+        reader.read(file)
+    return reader.finish()
+
+
+def select_files(files: Sequence[str], points: bool) -> list[str]:
+    """Return the files of a folder to read: those of objects, or those of keypoints."""
+    names = {file: Path(file).stem.casefold() for file in files}
+    found = [file for file, name in names.items() if not name.startswith(_OTHER_KINDS)] or [*files]
+    with_points = [file for file in found if "keypoints" in names[file]]
+    if with_points and len(with_points) < len(found):
+        found = with_points if points else [file for file in found if file not in with_points]
+    # A file of all images beside those of each split.
+    split = [file for file in found if _mode(file)]
+    return split or found
+
+
+def _mode(file: str) -> Mode | None:
+    """Return the split that a name such as instances_train2017.json has, or its folder."""
+    return parse_split(Path(file).stem)[0] or split_of_path(file)
+
+
+class _Reader:
+    def __init__(self, listing: Listing, shapes: bool, points: bool) -> None:
+        self._listing = listing
+        self._shapes, self._points = shapes, points
+        self._images: list[str] = []
+        self._rows: dict[str, int] = {}  # of each image, by path
+        self._sizes: list[tuple[int, int]] = []
+        self._splits: list[int] = []
+        self._names: dict[str, int] = {}  # of classes
+        self._point_names: Counter[tuple[str, ...]] = Counter()
+        self._columns = ObjectColumns()
+        self._faults: list[tuple[str, str, str]] = []
+        self._counts: Counter[str] = Counter()
+
+    def read(self, file: str) -> None:
+        """Add a file."""
+        path = self._listing.root / file
+        # Images, and then categories, may come after the annotations.
+        image_ids: dict[Any, int] = {}
+        category_ids: dict[Any, int] = {}
+        images: list[tuple[Any, str, int, int]] = []
+        categories: list[tuple[Any, str, Sequence[Any]]] = []
+        first = len(self._columns)
+        found = set()
+        seen: set[Any] = set()
+        try:
+            with path.open(encoding="utf-8-sig") as stream:
+                for key, item in _elements(stream):
+                    found.add(key)
+                    if key == "annotations":
+                        self._add(file, item, image_ids, category_ids, seen)
+                    elif key == "images" and item is not None:
+                        images.append(_read_image(item))
+                    elif key == "categories" and item is not None:
+                        categories.append(_read_category(item))
+        except UnicodeDecodeError:
+            raise UserError(f"cannot read {path}: it is not UTF-8 text.") from None
+        except (OSError, ValueError, RecursionError) as error:
+            reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+            raise UserError(f"cannot read the annotations {path}: {reason}.") from None
+        if missing := [key for key in ("images", "annotations") if key not in found]:
+            raise UserError(
+                f"{path} has no {missing[0]!r}. Expected the lists images, annotations and "
+                "categories, as in COCO."
+            )
+        rows = self._find_images(file, images, image_ids)
+        classes = self._find_classes(path, categories, category_ids, "categories" in found)
+        self._renumber(first, rows, classes, {n: str(id_) for id_, n in category_ids.items()})
+
+    def finish(self) -> Annotations:
+        """Return the content of all files."""
+        warnings = [f"{kind}: {count:,}." for kind, count in self._counts.items()]
+        point_names: tuple[str, ...] = ()
+        if self._point_names:
+            point_names = self._point_names.most_common(1)[0][0]
+            if len(self._point_names) > 1:
+                warnings.append(
+                    f"categories with other keypoints, omitted: {len(self._point_names) - 1:,}."
+                )
+        unused = len(self._listing.images) - len(self._images)
+        if unused:
+            warnings.append(f"images that the annotation files do not list, ignored: {unused:,}.")
+        return Annotations(
+            self._images,
+            np.array(self._sizes, np.int32).reshape(-1, 2),
+            np.array(self._splits, np.int8),
+            self._columns,
+            tuple(self._names),
+            point_names=point_names,
+            faults=self._faults,
+            warnings=warnings,
+        )
+
+    def _add(
+        self,
+        file: str,
+        item: Any,
+        image_ids: dict[Any, int],
+        category_ids: dict[Any, int],
+        seen: set[Any],
+    ) -> None:
+        if item is None:
+            return
+        columns = self._columns
+        try:
+            segmentation = item.get("segmentation")
+            box = item.get("bbox")
+            if not box:
+                box = _bounds(segmentation)
+            x, y, width, height = map(float, box)
+            image = image_ids.setdefault(item["image_id"], len(image_ids))
+            category = category_ids.setdefault(item.get("category_id", 0), len(category_ids))
+            crowd = bool(item.get("iscrowd") or item.get("ignore"))
+            columns.add(image, (x, y, x + width, y + height), category, crowd)
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            where = item.get("id", "?") if isinstance(item, dict) else "?"
+            self._faults.append((file, "invalid annotation", f"id {where}: {_reason(error)}"))
+            self._counts["annotations that are invalid, omitted"] += 1
+            return
+        if (number := item.get("id")) is not None:
+            try:
+                if number in seen:
+                    self._counts["annotations whose id occurs twice, used as they are"] += 1
+                seen.add(number)
+            except TypeError:
+                pass
+        if self._shapes:
+            self._add_shape(file, item, segmentation)
+        if self._points:
+            self._add_points(file, item)
+
+    def _add_shape(self, file: str, item: dict[str, Any], segmentation: Any) -> None:
+        """Add the polygons, or the mask, of the last object."""
+        try:
+            if isinstance(segmentation, dict):
+                height, width = map(int, segmentation["size"])
+                counts = segmentation["counts"]
+                counts = counts.encode() if isinstance(counts, str) else list(map(int, counts))
+                self._columns.rle[len(self._columns) - 1] = (height, width, counts)
+                return
+            parts = segmentation or []
+            if parts and not isinstance(parts[0], list):
+                parts = [parts]
+            for part in parts:
+                if len(part) >= 6:
+                    self._columns.add_polygon(part[: len(part) // 2 * 2])
+        except (TypeError, ValueError, KeyError) as error:
+            detail = f"id {item.get('id', '?')}: segmentation: {_reason(error)}"
+            self._faults.append((file, "invalid annotation", detail))
+
+    def _add_points(self, file: str, item: dict[str, Any]) -> None:
+        """Add the keypoints of the last object, if it has labeled ones."""
+        try:
+            values = list(map(float, item.get("keypoints") or ()))
+        except (TypeError, ValueError) as error:
+            detail = f"id {item.get('id', '?')}: keypoints: {_reason(error)}"
+            self._faults.append((file, "invalid annotation", detail))
+            return
+        if any(values[2::3]):
+            self._columns.add_keypoints(values)
+
+    def _find_images(
+        self, file: str, images: list[tuple[Any, str, int, int]], image_ids: dict[Any, int]
+    ) -> NDArray[np.int64]:
+        """Return the row of each image of a file, -1 for those that do not exist."""
+        mode = _mode(file)
+        split = UNASSIGNED if mode is None else MODES.index(mode)
+        folder = file.rpartition("/")[0]
+        names = defaultdict(set)
+        for number, name, *_ in images:
+            names[number].add(name)
+        rows = np.full(len(image_ids) + 1, -1, np.int64)
+        missing = []
+        for number, name, width, height in images:
+            if len(names[number]) > 1:
+                self._faults.append((name, "duplicate id", f"image id {number} in {file}"))
+                self._counts["images whose id is that of another image, omitted"] += 1
+                continue
+            if (path := self._listing.find_image(name, folder, mode)) is None:
+                missing.append(name)
+                self._faults.append((name, "label without image", file))
+                continue
+            if path in self._rows:
+                row = self._rows[path]
+            else:
+                row = self._rows[path] = len(self._images)
+                self._images.append(path)
+                self._sizes.append((width, height))
+                self._splits.append(split)
+            if number in image_ids:
+                rows[image_ids[number]] = row
+        if missing:
+            self._counts["images of annotation files that do not exist, omitted"] += len(missing)
+            if len(missing) == len(images):
+                raise UserError(
+                    f"none of the {len(images):,} images of {self._listing.root / file} exist "
+                    f"below {self._listing.root}: "
+                    f"{list_names([printable(name) for name in missing])}."
+                )
+        return rows
+
+    def _find_classes(
+        self,
+        path: Path,
+        categories: list[tuple[Any, str, Sequence[Any]]],
+        category_ids: dict[Any, int],
+        has_categories: bool,
+    ) -> NDArray[np.int32]:
+        """Return the class of each category of a file, -1 for unknown ones."""
+        if not has_categories:
+            self._counts["annotation files without categories, whose classes are numbers"] += 1
+            categories = [(number, str(number), ()) for number in category_ids]
+        names: dict[Any, str] = {}
+        for number, name, points in sorted(categories, key=lambda one: (str(type(one[0])), one[0])):
+            if names.setdefault(number, name) != name:
+                raise UserError(
+                    f"{path} has two categories with the id {number}: {names[number]!r} and "
+                    f"{name!r}. Give each category an id of its own."
+                )
+            if name not in self._names:
+                self._names[name] = len(self._names)
+            if points:
+                self._point_names[tuple(map(str, points))] += 1
+        classes = np.full(len(category_ids) + 1, UNKNOWN, np.int32)
+        for number, index in category_ids.items():
+            if number in names:
+                classes[index] = self._names[names[number]]
+        return classes
+
+    def _renumber(
+        self, first: int, rows: NDArray[np.int64], classes: NDArray[np.int32], ids: dict[int, str]
+    ) -> None:
+        """Replace the numbers of images and categories of a file, and drop lost objects."""
+        columns = self._columns
+        own = np.frombuffer(columns.classes, np.int32)[first:]
+        new_classes = classes[own]
+        for i in np.flatnonzero(new_classes == UNKNOWN).tolist():
+            columns.labels[first + i] = f"category {ids[int(own[i])]}"
+        new_rows = rows[np.frombuffer(columns.rows, np.int64)[first:]]
+        own[:] = new_classes
+        np.frombuffer(columns.rows, np.int64)[first:] = new_rows
+        lost = int((new_rows < 0).sum())
+        if lost:
+            self._counts["annotations without an image, omitted"] += lost
+
+
+def _read_image(item: Any) -> tuple[Any, str, int, int]:
+    if not isinstance(item, dict) or "id" not in item or "file_name" not in item:
+        raise ValueError("an image has no id or no file_name")
+    try:
+        hash(item["id"])
+        size = int(item.get("width") or 0), int(item.get("height") or 0)
+    except (TypeError, ValueError):
+        size = (0, 0)
+    return item["id"], str(item["file_name"]), *size
+
+
+def _read_category(item: Any) -> tuple[Any, str, Sequence[Any]]:
+    if not isinstance(item, dict) or "id" not in item:
+        raise ValueError("a category has no id")
+    hash(item["id"])
+    name = normalize_name(str(item.get("name", item["id"])))
+    return item["id"], name, item.get("keypoints") or ()
+
+
+def _bounds(segmentation: Any) -> Sequence[float]:
+    """Return x, y, width and height of polygons."""
+    parts = segmentation if isinstance(segmentation, list) else []
+    flat = [value for part in parts for value in (part if isinstance(part, list) else [part])]
+    if len(flat) < 6:
+        raise ValueError("expected a bbox of four numbers")
+    x, y = flat[::2], flat[1::2]
+    return min(x), min(y), max(x) - min(x), max(y) - min(y)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"no {error.args[0]}"
+    return "expected a bbox of four numbers" if "unpack" in str(error) else str(error)
+
+
+# ------------------------------------------------------------------------------- JSON, streamed
+
+
+def _elements(file: IO[str]) -> Iterator[tuple[str, Any]]:
+    """Yield (key, element) of the lists of a JSON object: a file of 1 GB takes 10 MB of memory.
+
+    A list without elements yields None.
+
+    Raises:
+        ValueError: no JSON object.
+    """
+    stream = _Stream(file)
+    if stream.peek() != "{":
+        raise ValueError("it is empty" if not stream.peek() else "it is no JSON object")
+    stream.skip()
+    while stream.peek() != "}":
+        key = stream.value()
+        if not isinstance(key, str) or stream.peek() != ":":
+            raise stream.error()
+        stream.skip()
+        if stream.peek() == "[" and key in ("images", "annotations", "categories"):
+            stream.skip()
+            yield key, None
+            while stream.peek() != "]":
+                yield key, stream.value()
+                if stream.peek() == ",":
+                    stream.skip()
+                elif stream.peek() != "]":
+                    raise stream.error()
+            stream.skip()
+        else:
+            stream.value()
+        if stream.peek() == ",":
+            stream.skip()
+        elif stream.peek() != "}":
+            raise stream.error()
+
+
+class _Stream:
+    """Values of a JSON file, one by one."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+        self._scan: _Scan = vars(json.JSONDecoder())["scan_once"]
+        self._text, self._at, self._ended = "", 0, False
+        self._before = 0
+
+    def peek(self) -> str:
+        """Return the next character that is no space, "" at the end."""
+        match = _SPACE.match(self._text, self._at)
+        self._at = match.end() if match else self._at
+        while self._at >= len(self._text) and not self._ended:
+            self._read(_CHUNK)
+            match = _SPACE.match(self._text, self._at)
+            self._at = match.end() if match else self._at
+        return self._text[self._at : self._at + 1]
+
+    def skip(self) -> None:
+        """Skip one character."""
+        self._at += 1
+
+    def value(self) -> Any:
+        """Return the next value."""
+        self.peek()
+        size = _CHUNK
+        while True:
+            try:
+                value, end = self._scan(self._text, self._at)
+                if end < len(self._text) or self._ended:
+                    self._at = end
+                    return value
+            except StopIteration as error:
+                self._check(error.value)
+            except json.JSONDecodeError as error:
+                self._check(None if error.msg.startswith("Unterminated") else error.pos)
+            if len(self._text) - self._at > _MAX_ELEMENT:
+                raise self.error()
+            self._read(size)
+            size *= 2
+
+    def error(self) -> ValueError:
+        """Return the error of text that is no JSON."""
+        return ValueError(f"it is damaged after {self._before + self._at:,} characters")
+
+    def _check(self, at: int | None) -> None:
+        """Raise ValueError unless more text may make a value of this text."""
+        if self._ended or (at is not None and at < len(self._text) - 100):
+            raise self.error()
+
+    def _read(self, size: int) -> None:
+        more = self._file.read(size)
+        self._ended = not more
+        self._before += self._at
+        self._text, self._at = self._text[self._at :] + more, 0

@@ -1,0 +1,396 @@
+"""Formats with one annotation file per image: Pascal VOC, YOLO, LabelMe, KITTI."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+from xml.parsers import expat
+
+import numpy as np
+
+from kerakit.data.annotations.listing import (
+    MASK_ROLE,
+    Listing,
+    pair_files,
+    parse_json,
+    read_file,
+)
+from kerakit.data.annotations.objects import (
+    UNKNOWN,
+    Annotations,
+    ObjectColumns,
+    sort_names,
+)
+from kerakit.data.annotations.yolo import YoloNames, add_lines, parse_boxes
+from kerakit.data.folders import normalize_name
+from kerakit.data.index import UNASSIGNED
+from kerakit.errors import UserError, first_line, list_names
+
+DONT_CARE = "DontCare"
+"""Class of KITTI for regions without labels."""
+
+Parse = Callable[[bytes, int, "_Collector"], None]
+"""Adds the content of an annotation file of an image, given by its row, to a collector."""
+
+
+def read_voc(listing: Listing, shapes: bool = False) -> Annotations:  # noqa: ARG001
+    """Return the boxes of Pascal VOC's XML files. Objects marked difficult are crowds."""
+    return _read(listing, listing.with_extension(".xml"), _parse_voc)
+
+
+def read_labelme(listing: Listing, shapes: bool = False, points: bool = False) -> Annotations:
+    """Return the shapes of LabelMe's JSON files.
+
+    With ``points``, the shapes of type point are the keypoints of one object per image.
+    """
+    files = listing.with_extension(".json")
+    collector = _Collector(shapes)
+    annotations = _read(listing, files, _parse_labelme, collector)
+    if points:
+        names = sort_names(name for found in collector.points.values() for name in found)
+        annotations.objects = ObjectColumns()
+        annotations.point_names = names
+        for row, found in collector.points.items():
+            xs, ys = zip(*found.values(), strict=True)
+            annotations.objects.add(row, (min(xs), min(ys), max(xs), max(ys)), 0)
+            rows = [(*found[name], 2.0) if name in found else (0.0, 0.0, 0.0) for name in names]
+            annotations.objects.add_keypoints([value for one in rows for value in one])
+    return annotations
+
+
+def read_kitti(listing: Listing, shapes: bool = False) -> Annotations:  # noqa: ARG001
+    """Return the boxes of KITTI's text files. Regions DontCare are crowds of every class."""
+    collector = _Collector()
+    annotations = _read(listing, listing.with_extension(".txt"), _parse_kitti, collector)
+    columns = annotations.objects
+    names = tuple(name for name in annotations.class_names if name != DONT_CARE)
+    if names == annotations.class_names:
+        return annotations
+    ignored = annotations.class_names.index(DONT_CARE)
+    kept = ObjectColumns()
+    for i, (row, label) in enumerate(zip(columns.rows, columns.classes, strict=True)):
+        box = columns.boxes[4 * i : 4 * i + 4]
+        if label == ignored:
+            for each in range(len(names)):
+                kept.add(row, box, each, crowd=True)
+        else:
+            kept.add(row, box, label - (label > ignored))
+    annotations.objects, annotations.class_names = kept, names
+    return annotations
+
+
+def read_yolo(listing: Listing, shapes: bool = False, points: bool = False) -> Annotations:
+    """Return the boxes, polygons or keypoints of YOLO's text files."""
+    names = YoloNames(listing)
+    files = [path for path in listing.with_extension(".txt") if path not in names.files]
+    collector = _Collector(shapes)
+    highest = -1
+
+    def parse(data: bytes, row: int, into: _Collector) -> None:
+        nonlocal highest
+        boxes = None if shapes or points else parse_boxes(data)
+        if boxes is None:
+            problems, last = add_lines(
+                data, row, into.columns, names.names, shapes, names.kpt_shape
+            )
+            into.faults += [(into.file, "invalid annotation", detail) for detail in problems]
+            highest = max(highest, last)
+            return
+        classes = boxes[:, 0].astype(np.int64)
+        highest = max(highest, int(classes.max(initial=-1)))
+        half = boxes[:, 3:5] / 2
+        corners = np.concatenate([boxes[:, 1:3] - half, boxes[:, 1:3] + half], axis=1)
+        columns = into.columns
+        first = len(columns.rows)
+        columns.rows.extend([row] * len(boxes))
+        columns.boxes.frombytes(corners.tobytes())
+        columns.crowd.extend(bytes(len(boxes)))
+        if names.names is not None and highest >= len(names.names):
+            for i in np.flatnonzero(classes >= len(names.names)).tolist():
+                columns.labels[first + i] = f"class {classes[i]}"
+            classes[classes >= len(names.names)] = UNKNOWN
+        columns.classes.frombytes(classes.astype(np.int32).tobytes())
+
+    splits = names.splits(listing.images)
+    annotations = _read(listing, files, parse, collector, splits)
+    annotations.in_pixels = False
+    annotations.class_names = names.names or tuple(map(str, range(highest + 1)))
+    if names.names is None:
+        annotations.warnings.append(
+            "no names of classes (data.yaml or classes.txt): the classes are numbers."
+        )
+    if points and names.kpt_shape:
+        annotations.point_names = tuple(f"point {i}" for i in range(names.kpt_shape[0]))
+    return annotations
+
+
+class _Collector:
+    """Content of the annotation files read so far."""
+
+    def __init__(self, shapes: bool = False) -> None:
+        self.columns = ObjectColumns()
+        self.shapes = shapes
+        self.sizes: dict[int, tuple[int, int]] = {}
+        self.names: dict[str, int] = {}
+        self.faults: list[tuple[str, str, str]] = []
+        self.points: dict[int, dict[str, tuple[float, float]]] = {}
+        self.file = ""
+        self.difficult = 0
+
+    def class_index(self, name: str) -> int:
+        """Return the number of a class name, a new one for a new name."""
+        return self.names.setdefault(normalize_name(name), len(self.names))
+
+    def invalid(self, detail: str) -> None:
+        """Add a fault of the file."""
+        self.faults.append((self.file, "invalid annotation", detail))
+
+
+def _read(
+    listing: Listing,
+    files: Sequence[str],
+    parse: Parse,
+    collector: _Collector | None = None,
+    splits: Any = None,
+) -> Annotations:
+    """Return the content of one annotation file per image.
+
+    An image without file has no objects; but images of a folder where none has a file are ignored.
+    """
+    collector = collector or _Collector()
+    images = [image for image in listing.images if not _is_mask(image)] or listing.images
+    pairs, unpaired = pair_files(images, files)
+    folders = {image.rpartition("/")[0] for image, file in zip(images, pairs, strict=True) if file}
+    warnings, unreadable, kept = [], [], []
+    ignored = 0
+    root = f"{listing.root}/"
+    for image, file in zip(images, pairs, strict=True):
+        if file is None:
+            if image.rpartition("/")[0] in folders:
+                kept.append(image)
+            else:
+                ignored += 1
+            continue
+        collector.file = file
+        size = len(collector.columns)
+        try:
+            parse(read_file(root + file), len(kept), collector)
+        except (UserError, ValueError, expat.ExpatError) as error:
+            if len(collector.columns) > size:
+                raise AssertionError("objects of a file that cannot be read") from error
+            unreadable.append(file)
+            collector.faults.append((image, "unreadable labels", f"{file}: {first_line(error)}"))
+            continue
+        kept.append(image)
+    if not kept and unreadable:
+        raise UserError(
+            f"none of the {len(unreadable):,} annotation files of {listing.root} can be read: "
+            f"{collector.faults[0][2]}."
+        )
+    if not folders:
+        raise UserError(
+            f"{listing.root} has {len(files):,} annotation files, but none for its "
+            f"{len(images):,} images. Expected the same names, such as images/1.jpg and "
+            f"annotations/1{Path(files[0]).suffix if files else '.txt'}."
+        )
+    collector.faults += [(file, "label without image", "") for file in unpaired]
+    for count, text, examples in (
+        (len(unreadable), "images whose annotation file cannot be read, omitted", unreadable),
+        (len(unpaired), "annotation files without an image, ignored", unpaired),
+        (ignored, "images in folders without annotation files, ignored", []),
+    ):
+        if count:
+            note = f" ({list_names(examples)})" if examples else ""
+            warnings.append(f"{text}: {count:,}{note}.")
+    if collector.difficult:
+        warnings.append(
+            f"objects marked difficult, neither trained on nor scored: {collector.difficult:,}."
+        )
+    sizes = np.zeros((len(kept), 2), np.int32)
+    for row, pair in collector.sizes.items():
+        sizes[row] = pair
+    given = listing.given_splits(kept)
+    if splits:
+        given = np.array([splits.get(image, UNASSIGNED) for image in kept], np.int8)
+    annotations = Annotations(
+        kept, sizes, given, collector.columns, (), faults=collector.faults, warnings=warnings
+    )
+    _sort_classes(annotations, collector.names)
+    return annotations
+
+
+def _is_mask(image: str) -> bool:
+    return bool(MASK_ROLE.search(image.rpartition("/")[0].casefold()))
+
+
+def _sort_classes(annotations: Annotations, names: dict[str, int]) -> None:
+    """Renumber the classes in the order of their names."""
+    if not names:
+        return
+    annotations.class_names = sort_names(names)
+    final = np.full(len(names) + 1, UNKNOWN, np.int32)
+    for index, name in enumerate(annotations.class_names):
+        final[names[name]] = index
+    classes = np.frombuffer(annotations.objects.classes, np.int32)
+    classes[:] = final[classes]
+
+
+# ------------------------------------------------------------------------------------- Pascal VOC
+
+
+class _VocFile:
+    """Handlers of expat for one file: elements by name, without attributes or entities."""
+
+    def __init__(self) -> None:
+        self.size: dict[str, str] = {}
+        self.objects: list[dict[str, str]] = []
+        self._path: list[str] = []
+        self._text = ""
+        self._object: dict[str, str] = {}
+
+    def start(self, name: str, _: object) -> None:
+        """Handle the start of an element."""
+        self._path.append(name)
+        self._text = ""
+        if name == "object":
+            self._object = {}
+
+    def text(self, data: str) -> None:
+        """Handle the text of an element."""
+        self._text += data
+
+    def end(self, name: str) -> None:
+        """Handle the end of an element."""
+        path = self._path
+        path.pop()
+        if name == "object":
+            self.objects.append(self._object)
+        elif path and (path[-1] == "object" or path[-1] == "bndbox"):
+            # The parts of a person have boxes of their own.
+            if len(path) < 4 or path[-2] != "part":
+                self._object[name] = self._text
+        elif path and path[-1] == "size":
+            self.size[name] = self._text
+        self._text = ""
+
+
+def _reject_entity(*_: object) -> int:
+    raise ValueError("it defines entities, which are not read")
+
+
+def _parse_voc(data: bytes, row: int, into: _Collector) -> None:
+    if not data.strip():
+        raise ValueError("it is empty")
+    content = _VocFile()
+    parser = expat.ParserCreate()
+    parser.buffer_text = True
+    # Nothing is expanded or fetched: definitions of entities are errors.
+    parser.EntityDeclHandler = _reject_entity
+    parser.ExternalEntityRefHandler = _reject_entity
+    parser.StartElementHandler = content.start
+    parser.CharacterDataHandler = content.text
+    parser.EndElementHandler = content.end
+    parser.Parse(data, True)
+    try:
+        width, height = (int(float(content.size[name])) for name in ("width", "height"))
+    except (KeyError, ValueError, OverflowError):
+        width = height = 0
+    if width > 0 and height > 0:
+        into.sizes[row] = (width, height)
+    for each in content.objects:
+        try:
+            box = [float(each[name]) for name in ("xmin", "ymin", "xmax", "ymax")]
+            name = each["name"]
+        except KeyError as error:
+            into.invalid(f"an object without {error.args[0]}")
+            continue
+        except ValueError as error:
+            into.invalid(str(error))
+            continue
+        is_difficult = each.get("difficult", "").strip() in ("1", "true", "True")
+        into.difficult += is_difficult
+        into.columns.add(row, box, into.class_index(name), is_difficult)
+
+
+# --------------------------------------------------------------------------------- LabelMe, KITTI
+
+
+def _parse_labelme(data: bytes, row: int, into: _Collector) -> None:
+    content = parse_json(data)
+    if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
+        raise ValueError("it has no list 'shapes'")
+    try:
+        size = int(content["imageWidth"]), int(content["imageHeight"])
+    except (KeyError, TypeError, ValueError):
+        size = (0, 0)
+    if min(size) > 0:
+        into.sizes[row] = size
+    for shape in content["shapes"]:
+        try:
+            _add_shape(shape, row, into)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            into.invalid(
+                f"a shape without {error.args[0]}" if isinstance(error, KeyError) else str(error)
+            )
+
+
+def _add_shape(shape: dict[str, Any], row: int, into: _Collector) -> None:
+    name = str(shape["label"])
+    corners = [(float(x), float(y)) for x, y in shape["points"]]
+    kind = shape.get("shape_type") or "polygon"
+    if kind == "point":
+        into.points.setdefault(row, {})[normalize_name(name)] = corners[0]
+        return
+    if kind == "circle":
+        (x, y), edge = corners
+        radius = math.dist((x, y), edge)
+        angles = [2 * math.pi * i / 32 for i in range(32)]
+        corners = [(x + radius * math.cos(a), y + radius * math.sin(a)) for a in angles]
+    if kind in ("line", "linestrip") or not corners:
+        into.invalid(f"{name}: shapes of type {kind} have no area")
+        return
+    xs, ys = zip(*corners, strict=True)
+    box = (min(xs), min(ys), max(xs), max(ys))
+    into.columns.add(row, box, into.class_index(name))
+    if into.shapes:
+        if kind in ("rectangle", "mask"):
+            left, top, right, bottom = box
+            corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
+        into.columns.add_polygon([value for corner in corners for value in corner])
+
+
+def _parse_kitti(data: bytes, row: int, into: _Collector) -> None:
+    rows: list[tuple[str, list[float]]] = []
+    for line in data.splitlines():
+        words = line.split()
+        if not words:
+            continue
+        try:
+            rows.append((words[0].decode("utf-8", "replace"), [float(word) for word in words[4:8]]))
+        except ValueError as error:
+            into.invalid(str(error))
+            continue
+        if len(rows[-1][1]) < 4:
+            into.invalid(f"a line of {len(words)} columns; expected at least 8")
+            rows.pop()
+    for name, box in rows:
+        into.columns.add(row, box, into.class_index(name))
+
+
+def is_kitti(lines: Iterable[bytes]) -> bool:
+    """Whether lines have the columns of KITTI: a name and at least 14 numbers."""
+    rows = [line.split() for line in lines if line.strip()]
+    return bool(rows) and all(
+        len(row) in (15, 16) and not _is_number(row[0]) and all(map(_is_number, row[1:]))
+        for row in rows
+    )
+
+
+def _is_number(word: bytes) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True

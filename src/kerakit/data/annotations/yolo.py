@@ -1,0 +1,230 @@
+"""YOLO: names of classes, splits, and lines of text files."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from kerakit.data.annotations.listing import Listing, read_text
+from kerakit.data.annotations.objects import UNKNOWN, ObjectColumns
+from kerakit.data.folders import check_printable, normalize_name
+from kerakit.data.split import MODES, parse_split
+from kerakit.errors import UserError, first_line
+
+_NAME_FILES = ("classes.txt", "obj.names", "names.txt", "labels.txt", "class_names.txt")
+
+_IGNORED = re.compile(r"(^|/)(readme|license)[^/]*\.txt$", re.IGNORECASE)
+
+_PLAIN = re.compile(rb"[0-9eE+\-. \t\r\n]*")
+
+_BOX = 5
+"""Numbers of a line with a box: class, x and y of the center, width, height."""
+
+
+class YoloNames:
+    """Names of classes and splits of a dataset in YOLO's format.
+
+    Attributes:
+        names: names of the classes, None where no file has them.
+        kpt_shape: number of keypoints, and of values per keypoint, of a pose dataset.
+        files: text files that are no labels.
+    """
+
+    def __init__(self, listing: Listing) -> None:
+        self._listing = listing
+        self._paths: dict[str, Any] = {}
+        self.names: tuple[str, ...] | None = None
+        self.kpt_shape: tuple[int, int] | None = None
+        self.files = {path for path in listing.with_extension(".txt") if _is_no_label(path)}
+        found: dict[str, tuple[str, ...]] = {}
+        for path in listing.with_extension(".yaml", ".yml"):
+            content = _read_yaml(listing.root / path)
+            if isinstance(content, dict) and "names" in content:
+                found[path] = _yaml_names(listing.root / path, content["names"])
+                self._read_yaml(path, content)
+        if not found:
+            for path in listing.others:
+                name = path.rpartition("/")[2].casefold()
+                if name in _NAME_FILES or name.endswith(".names"):
+                    lines = read_text(listing.root / path).strip().splitlines()
+                    found[path] = tuple(map(normalize_name, lines))
+        for path, names in found.items():
+            check_printable(names, listing.root / path)
+            if self.names not in (None, names):
+                other = next(iter(found))
+                raise UserError(
+                    f"{listing.root / other} and {listing.root / path} name different classes. "
+                    "Expected one list of names. Remove the others."
+                )
+            self.names = names
+
+    def splits(self, images: Sequence[str]) -> dict[str, int]:
+        """Return the split of the images that data.yaml assigns, as indices into MODES."""
+        found: dict[str, int] = {}
+        for mode, prefixes in self._paths.items():
+            for prefix in prefixes:
+                if prefix.endswith(".txt"):
+                    found |= self._read_list(prefix, images, MODES.index(mode))
+                else:
+                    start = f"{prefix}/" if prefix else ""
+                    number = MODES.index(mode)
+                    found |= {image: number for image in images if image.startswith(start)}
+        return found
+
+    def _read_yaml(self, path: str, content: dict[str, Any]) -> None:
+        """Find the folders and lists of data.yaml that exist."""
+        root = self._listing.root
+        shape = content.get("kpt_shape")
+        if isinstance(shape, list) and len(shape) == 2 and all(isinstance(n, int) for n in shape):
+            self.kpt_shape = (shape[0], shape[1])
+        base = path.rpartition("/")[0]
+        inner = str(content.get("path") or "")
+        for mode in MODES:
+            values = content.get(mode)
+            for value in values if isinstance(values, list) else [values]:
+                if not isinstance(value, str):
+                    continue
+                # Paths are of the machine that wrote the file: the longest end that exists.
+                for start in (base, posixpath.join(base, inner)):
+                    plain = posixpath.normpath(posixpath.join(start, value.replace("\\", "/")))
+                    parts = [part for part in plain.split("/") if part not in ("", "..", ".")]
+                    ends = ["/".join(parts[i:]) for i in range(len(parts))]
+                    existing = next((end for end in ends if (root / end).exists()), None)
+                    if existing is not None:
+                        self._paths.setdefault(mode, set()).add(existing)
+                        break
+
+    def _read_list(self, path: str, images: Sequence[str], number: int) -> dict[str, int]:
+        known = set(images)
+        found = {}
+        for line in read_text(self._listing.root / path).splitlines():
+            parts = line.strip().replace("\\", "/").split("/")
+            ends = ("/".join(parts[i:]) for i in range(len(parts)) if parts[i] not in (".", ".."))
+            if (image := next((end for end in ends if end in known), None)) is not None:
+                found[image] = number
+        return found
+
+
+def parse_boxes(data: bytes) -> NDArray[np.float64] | None:
+    """Return lines of five numbers with a class from 0, float64 (n, 5); None for other content."""
+    lines = data.split(b"\n")
+    if not _PLAIN.fullmatch(data):
+        return None
+    if any(len(line.split()) not in (0, _BOX) for line in lines):
+        return None
+    if not data.strip():
+        return np.empty((0, _BOX))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            values = np.array(data.split(), np.float64).reshape(-1, _BOX)
+        except (ValueError, DeprecationWarning):
+            return None
+    classes = values[:, 0]
+    is_valid = (classes >= 0) & (classes < 2**31) & (classes == np.floor(classes))
+    return values if is_valid.all() else None
+
+
+def add_lines(
+    data: bytes,
+    row: int,
+    columns: ObjectColumns,
+    names: Sequence[str] | None,
+    shapes: bool,
+    kpt_shape: tuple[int, int] | None,
+) -> tuple[list[str], int]:
+    """Add lines of boxes, polygons or poses; return the faults, and the highest class.
+
+    A line has the class, and either a box, a box and its score, a box and keypoints (with
+    ``kpt_shape``), or at least three corners of a polygon.
+    """
+    faults, highest = [], -1
+    for number, line in enumerate(data.splitlines(), 1):
+        words = line.split()
+        if not words:
+            continue
+        try:
+            label, *values = map(float, words)
+            if not label.is_integer() or not 0 <= label < 2**31:
+                raise ValueError(f"class {words[0].decode(errors='replace')}")
+        except (ValueError, OverflowError) as error:
+            faults.append(f"line {number}: {first_line(error)}")
+            continue
+        polygon: list[float] = []
+        count = 0 if kpt_shape is None else kpt_shape[0] * kpt_shape[1]
+        if len(values) in (4, 5) or (count and len(values) == 4 + count):
+            x, y, width, height = values[:4]
+            box = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+            polygon = [box[i] for i in (0, 1, 2, 1, 2, 3, 0, 3)]
+        elif len(values) >= 6 and len(values) % 2 == 0:
+            polygon = values
+            box = (min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2]))
+        else:
+            faults.append(f"line {number}: {len(words)} numbers; expected a box or a polygon")
+            continue
+        index = int(label)
+        highest = max(highest, index)
+        is_known = names is None or index < len(names)
+        columns.add(row, box, index if is_known else UNKNOWN, name=f"class {index}")
+        if shapes:
+            columns.add_polygon(polygon)
+        if kpt_shape is not None and len(values) == 4 + count:
+            columns.add_keypoints(_keypoints(values[4:], kpt_shape))
+    return faults, highest
+
+
+def is_yolo(lines: Sequence[bytes]) -> bool:
+    """Whether lines have a class number and at least four numbers."""
+    for line in lines:
+        try:
+            label, *values = map(float, line.split())
+        except ValueError:
+            return False
+        if len(values) < 4 or not label.is_integer():
+            return False
+    return bool(lines)
+
+
+def _keypoints(values: Sequence[float], shape: tuple[int, int]) -> list[float]:
+    points = [values[i : i + shape[1]] for i in range(0, len(values), shape[1])]
+    return [
+        value
+        for point in points
+        for value in (*point[:2], point[2] if len(point) > 2 else 2.0 * any(point))
+    ]
+
+
+def _is_no_label(path: str) -> bool:
+    name = path.rpartition("/")[2].casefold()
+    mode, rest = parse_split(name.removesuffix(".txt"))
+    is_list = mode is not None and not rest and "label" not in path.casefold()
+    return name in _NAME_FILES or is_list or bool(_IGNORED.search(path))
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(read_text(path))
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise UserError(f"cannot read {path}: it is no YAML ({first_line(error)}).") from None
+
+
+def _yaml_names(path: Path, value: Any) -> tuple[str, ...]:
+    """Return the names of a list, or of a dictionary by number."""
+    if isinstance(value, dict):
+        if sorted(value) != list(range(len(value))):
+            raise UserError(
+                f"{path}: the numbers of names are {', '.join(map(str, list(value)[:20]))}; "
+                f"expected 0 to {len(value) - 1}."
+            )
+        value = [value[i] for i in range(len(value))]
+    if not isinstance(value, list) or not value:
+        raise UserError(f"{path}: names is {value!r}; expected a list of class names.")
+    return tuple(normalize_name(str(name)) for name in value)

@@ -1,0 +1,295 @@
+"""Readers of objects: boxes, keypoints, and the classes and numbers of objects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from kerakit.data.annotations.coco import is_coco, read_coco, select_files
+from kerakit.data.annotations.listing import Listing
+from kerakit.data.annotations.objects import Annotations, Boxes, box_faults, clean_boxes, fill_sizes
+from kerakit.data.annotations.per_image import read_kitti, read_labelme, read_voc, read_yolo
+from kerakit.data.annotations.recognize import FORMATS, DataFormat, recognize_listing
+from kerakit.data.base_reader import BaseReader, LabelFault
+from kerakit.data.folders import check_printable, warn_of_case_variants
+from kerakit.data.index import ImageIndex
+from kerakit.data.rarest import rarest_class
+from kerakit.errors import UserError, printable
+
+OBJECT_FORMATS = ("coco", "voc", "yolo", "labelme", "kitti")
+"""Names of the formats with objects."""
+
+
+def read_objects(
+    data: Path, shapes: bool = False, points: bool = False, task: str = ""
+) -> tuple[Path, DataFormat, Annotations]:
+    """Return root, format and content of annotation files.
+
+    Args:
+        data: folder, or annotation file.
+        shapes: read polygons and masks.
+        points: read keypoints.
+        task: the task, for the format of a folder.
+
+    Raises:
+        UserError: another format.
+    """
+    found, listing = recognize_listing(data, task)
+    files = []
+    if found.name not in OBJECT_FORMATS or (points and found.name in ("voc", "kitti")):
+        kind = "keypoints" if points else "polygons" if shapes else "boxes"
+        formats = ("coco", "yolo", "labelme") if points or shapes else OBJECT_FORMATS
+        names = ", ".join(FORMATS[name] for name in formats)
+        raise UserError(f"{data} has the format {found}; it has no {kind}. Expected {names}.")
+    if listing is None:
+        # The images are beside the file, or beside its folder annotations/.
+        parent = data.parent
+        inner = parent.name.casefold() in ("annotations", "annotation", "labels", "json")
+        listing = Listing(parent.parent if inner else parent)
+        files = [data.relative_to(listing.root).as_posix()]
+    if found.name == "coco":
+        every = files or [
+            path for path in listing.with_extension(".json") if is_coco(listing.root / path)
+        ]
+        annotations = read_coco(
+            listing, files or select_files(every, points), shapes=shapes, points=points
+        )
+        _fill_splits(listing, annotations)
+    elif found.name == "yolo":
+        annotations = read_yolo(listing, shapes, points)
+    elif found.name == "labelme":
+        annotations = read_labelme(listing, shapes, points)
+    else:
+        read = {"voc": read_voc, "kitti": read_kitti}[found.name]
+        annotations = read(listing)
+    check_printable(annotations.class_names, data)
+    annotations.warnings += listing.warnings()
+    fill_sizes(listing.root, annotations)
+    return listing.root, found, annotations
+
+
+def _fill_splits(listing: Listing, annotations: Annotations) -> None:
+    """Read the splits of images from lists and folders where no annotation file has one."""
+    unknown = np.flatnonzero(annotations.splits < 0)
+    if len(unknown) == len(annotations.splits):
+        annotations.splits = listing.given_splits(annotations.images)
+
+
+class ObjectCounts:
+    """Numbers of objects per image and class.
+
+    Args:
+        data: folder, or annotation file.
+
+    Attributes:
+        counts: int32 (n, classes).
+        index: index of the images; its targets are the rarest class of each.
+    """
+
+    def __init__(self, data: Path) -> None:
+        reader = ObjectReader.__new__(ObjectReader)
+        self.index = reader.read_index(data)
+        self.counts: NDArray[np.int32] = reader._counts
+
+
+class _AnnotatedReader(BaseReader):
+    """Base of the readers of annotation files."""
+
+    _annotations: Annotations
+    _boxes: Boxes
+    format: DataFormat
+
+    def _index(self, root: Path, strata: NDArray[np.int32], warnings: Sequence[str]) -> ImageIndex:
+        annotations = self._annotations
+        return ImageIndex(
+            root,
+            pa.array([image.encode("utf-8", "surrogateescape") for image in annotations.images]),
+            strata,
+            annotations.class_names,
+            annotations.splits,
+            warnings=(
+                *warn_of_case_variants(annotations.class_names),
+                *map(printable, annotations.warnings),
+                *warnings,
+            ),
+        )
+
+    def label_faults(self) -> Iterator[LabelFault]:
+        """Yield the faults of the annotation files."""
+        for key, kind, detail in self._annotations.faults:
+            yield LabelFault(key, kind, detail)
+
+
+class ObjectReader(_AnnotatedReader):
+    r"""Images with boxes of objects: COCO, YOLO, Pascal VOC, LabelMe, KITTI.
+
+    The format is recognized, see ``recognize``. Annotations are dictionaries: "boxes", float32
+    (n, 4), x1, y1, x2, y2 as fractions of width and height of the upright image; "classes", int32
+    (n,); "crowd", bool (n,), for regions that are neither an object nor background (COCO:
+    ``iscrowd``, Pascal VOC: ``difficult``, KITTI: DontCare). Inverted corners are exchanged, boxes
+    are clipped to the image; boxes without area, with NaN or of an unknown class, and copies are
+    omitted; ``warnings`` has their numbers. An image without objects is a valid example.
+
+    Args:
+        data: folder, or annotation file (COCO, data.yaml of YOLO).
+        train_ratio: as for ``DataReader``.
+        seed: as for ``DataReader``. The split is stratified by the rarest class of an image.
+        exclusions: as for ``DataReader``.
+
+    Attributes:
+        format: the format of the data, and what it was recognized by.
+
+    Raises:
+        UserError: no data of these formats, no images, no boxes.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     for name in ("images/1.jpg", "images/2.jpg", "labels/1.txt", "classes.txt"):
+    ...         path = Path(folder) / name
+    ...         path.parent.mkdir(exist_ok=True)
+    ...         path.touch()
+    ...     _ = (Path(folder) / "labels/1.txt").write_text("1 0.5 0.5 0.25 0.5\n")
+    ...     _ = (Path(folder) / "classes.txt").write_text("cat\ndog\n")
+    ...     reader = ObjectReader(folder)
+    >>> reader.class_names, reader.format.name
+    (('cat', 'dog'), 'yolo')
+    >>> reader.target(0)["boxes"].tolist(), reader.target(1)["boxes"].shape
+    ([[0.375, 0.25, 0.625, 0.75]], (0, 4))
+    """
+
+    def read_index(self, data: Path) -> ImageIndex:
+        """Return the index of the images that annotation files list."""
+        root, self.format, self._annotations = read_objects(data)
+        self._boxes = boxes = clean_boxes(self._annotations)
+        if not len(boxes.classes):
+            note = " ".join(boxes.warnings())
+            raise UserError(
+                f"{data} ({self.format}) has no boxes in its {len(self._annotations.images):,} "
+                f"images. {note}".rstrip()
+            )
+        self._counts = boxes.presence(len(self._annotations.class_names))
+        warnings = boxes.warnings()
+        if without := int((np.diff(boxes.offsets) == 0).sum()):
+            warnings.append(f"images without objects, which are examples, too: {without:,}.")
+        return self._index(root, rarest_class(self._counts > 0), warnings)
+
+    def target(self, i: int) -> Any:
+        """Return boxes, classes and crowds of image ``i``."""
+        boxes = self._boxes
+        start, stop = boxes.offsets[self.rows[i] : self.rows[i] + 2]
+        return {
+            "boxes": boxes.boxes[start:stop],
+            "classes": boxes.classes[start:stop],
+            "crowd": boxes.crowd[start:stop],
+        }
+
+    def presence(self) -> NDArray[np.bool_]:
+        """Return the classes of the objects of each image, bool (n, classes)."""
+        presence: NDArray[np.bool_] = self._counts[self.rows] > 0
+        return presence
+
+    def label_faults(self) -> Iterator[LabelFault]:
+        """Yield the faulty boxes, images without objects, and faults of the files."""
+        yield from super().label_faults()
+        images = self._annotations.images
+        for row, kind, detail in box_faults(self._annotations, self._boxes):
+            yield LabelFault(images[row], kind, detail)
+        for row in self.rows[np.diff(self._boxes.offsets)[self.rows] == 0]:
+            yield LabelFault(images[row], "image without labels")
+
+
+class KeypointReader(_AnnotatedReader):
+    r"""Images with the keypoints of one object each: COCO, YOLO pose, LabelMe.
+
+    Annotations are ``{"keypoints": float32 (points, 3)}``: x and y as fractions of width and height
+    of the upright image, and the visibility: 0 absent, 1 hidden, 2 visible. Of several objects, the
+    largest one is used; images without keypoints are omitted. In LabelMe, points are shapes of type
+    point, whose labels are their names.
+
+    Args:
+        data: folder, or annotation file (COCO, data.yaml of YOLO).
+        train_ratio: as for ``DataReader``.
+        seed: as for ``DataReader``.
+        exclusions: as for ``DataReader``.
+
+    Attributes:
+        class_names: names of the points.
+        format: the format of the data, and what it was recognized by.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     for i in range(3):
+    ...         (Path(folder) / f"{i}.jpg").touch()
+    ...         _ = (Path(folder) / f"{i}.json").write_text(
+    ...             '{"imageWidth": 100, "imageHeight": 50, "shapes": [{"label": "nose", '
+    ...             '"points": [[25, 25]], "shape_type": "point"}]}')
+    ...     reader = KeypointReader(folder)
+    >>> reader.class_names, reader.target(0)["keypoints"].tolist()
+    (('nose',), [[0.25, 0.5, 2.0]])
+    """
+
+    def read_index(self, data: Path) -> ImageIndex:
+        """Return the index of the images with keypoints."""
+        root, self.format, annotations = read_objects(data, points=True)
+        columns, names = annotations.objects, annotations.point_names
+        rows = np.frombuffer(columns.rows, np.int64)
+        boxes = np.frombuffer(columns.boxes, np.float64).reshape(-1, 4)
+        areas = np.abs((boxes[:, 2:] - boxes[:, :2]).prod(axis=1))
+        largest: dict[int, int] = {}
+        several = invalid = 0
+        for i, values in columns.keypoints.items():
+            row = int(rows[i])
+            if len(values) != 3 * len(names) or row < 0:
+                invalid += row >= 0
+                continue
+            several += row in largest
+            if row not in largest or areas[i] > areas[largest[row]]:
+                largest[row] = i
+        if not largest:
+            raise UserError(
+                f"{data} ({self.format}) has no keypoints. Expected keypoints with names in COCO, "
+                "kpt_shape in data.yaml of YOLO, or shapes of type point in LabelMe."
+            )
+        selected = np.array(sorted(largest), np.int64)
+        points = np.array([columns.keypoints[largest[row]] for row in selected], np.float32)
+        self._points = points.reshape(len(selected), -1, 3)
+        if annotations.in_pixels:
+            self._points[..., :2] /= np.maximum(annotations.sizes[selected], 1)[:, None]
+        self._points = _clean_points(self._points)
+        without = len(annotations.images) - len(selected)
+        annotations.images = [annotations.images[row] for row in selected]
+        annotations.splits = annotations.splits[selected]
+        annotations.class_names = names
+        self._annotations = annotations
+        counts = {
+            "objects beside the largest one of an image, omitted": several,
+            "objects with another number of keypoints, omitted": invalid,
+            "images without keypoints, omitted": without,
+        }
+        warnings = [f"{kind}: {count:,}." for kind, count in counts.items() if count]
+        return self._index(root, np.zeros(len(selected), np.int32), warnings)
+
+    def target(self, i: int) -> dict[str, NDArray[np.float32]]:
+        """Return the keypoints of image ``i``."""
+        return {"keypoints": self._points[self.rows[i]]}
+
+    def presence(self) -> NDArray[np.bool_]:
+        """Return the points that each image has, bool (n, points)."""
+        presence: NDArray[np.bool_] = self._points[self.rows][..., 2] > 0
+        return presence
+
+
+def _clean_points(points: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return points whose visibility is 0, 1 or 2; those with NaN or outside are absent."""
+    positions = points[..., :2]
+    with np.errstate(invalid="ignore"):
+        inside = ((positions >= 0) & (positions <= 1)).all(axis=-1)
+        inside &= np.isfinite(points[..., 2]) & (points[..., 2] > 0)
+    cleaned = np.where(inside[..., None], points, np.float32(0))
+    cleaned[..., 2] = np.minimum(np.ceil(cleaned[..., 2]), 2)
+    return cleaned
