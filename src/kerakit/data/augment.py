@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from kerakit.data.followers import FollowingPipeline, follow_masks
 from kerakit.errors import UserError
 
 # The increment of the PCG64 streams, any odd number; images differ in the state, of 128 bits.
@@ -25,7 +27,8 @@ class Augmenter:
     Args:
         make_pipeline: function that returns a new ``albumentations.Compose``.
         seed: seed of the run.
-        compose_options: arguments of ``albumentations.Compose`` for boxes and keypoints.
+        compose_options: arguments of ``albumentations.Compose`` for boxes and keypoints, which the
+            pipeline need not have (see ``FollowingPipeline``).
 
     Raises:
         UserError: when called: ``make_pipeline`` returned something else.
@@ -49,18 +52,14 @@ class Augmenter:
             epoch: counted from 0.
             key: key of the image.
             data: ``image``, uint8 (height, width, 3), and optionally ``mask``, ``bboxes``,
-                ``keypoints``, as albumentations names them.
+                ``keypoints``, as albumentations names them. With ``compose_options``, coordinates
+                are positions in pixels, from 0 to the width or height.
 
         Returns:
             A dictionary with the same names.
         """
         if not hasattr(self._per_thread, "seeded"):
-            pipeline = self._make_pipeline()
-            if self._compose_options and hasattr(pipeline, "transforms"):
-                pipeline = type(pipeline)(
-                    pipeline.transforms, p=pipeline.p, **self._compose_options
-                )
-            self._per_thread.seeded = _SeededPipeline(pipeline)
+            self._per_thread.seeded = _SeededPipeline(self._make_pipeline(), self._compose_options)
         augmented: dict[str, Any] = self._per_thread.seeded(_digest(self._seed, epoch, key), data)
         return augmented
 
@@ -72,18 +71,21 @@ class _SeededPipeline:
     to import torch, whose absence Python finds out by searching the import path: 0.16 ms per image.
     """
 
-    def __init__(self, pipeline: Any) -> None:
+    def __init__(self, pipeline: Any, compose_options: Mapping[str, Any]) -> None:
         if not hasattr(pipeline, "set_random_state"):
             raise UserError(
                 f"get_aug_pipeline() returned {type(pipeline).__name__}. Expected an "
                 "albumentations.Compose."
             )
-        self._pipeline = pipeline
         self._bits = np.random.PCG64(0)
         self._state: Any = dict(self._bits.state)
         self._random = random.Random()
         # Without a seed of its own, a Compose does not look for torch when it is called, either.
         pipeline.set_random_seed(None)
+        follow_masks(pipeline)
+        if compose_options:
+            pipeline = FollowingPipeline(pipeline, compose_options)
+        self._pipeline = pipeline
         pipeline.set_random_state(np.random.Generator(self._bits), self._random)
 
     def __call__(self, seed: bytes, data: dict[str, Any]) -> Any:
@@ -100,3 +102,23 @@ def derive_seed(seed: int, epoch: int, key: str) -> int:
 
 def _digest(seed: int, epoch: int, key: str, size: int = 32) -> bytes:
     return hashlib.blake2b(b"%d:%d:%s" % (seed, epoch, os.fsencode(key)), digest_size=size).digest()
+
+
+def is_mirrored(before: NDArray[Any], after: NDArray[Any]) -> bool:
+    """Return whether three points, (3, 2), changed their orientation, as in a mirrored image.
+
+    Args:
+        before: points that are not on a line.
+        after: the same points after augmentation.
+
+    >>> corners = np.array([[0, 0], [1, 0], [0, 1]])
+    >>> is_mirrored(corners, corners * [-1, 1]), is_mirrored(corners, corners * [-1, -1])
+    (True, False)
+    """
+    return bool(_orientation(before) * _orientation(after) < 0)
+
+
+def _orientation(points: NDArray[Any]) -> Any:
+    """Return twice the signed area of a triangle."""
+    (a, b), (c, d) = np.asarray(points[1:3], np.float64) - np.asarray(points[0], np.float64)
+    return a * d - b * c
