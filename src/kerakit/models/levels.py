@@ -1,0 +1,160 @@
+"""Feature levels of a backbone, and a feature pyramid on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import layers
+
+from kerakit.errors import UserError
+
+STRIDES = (8, 16, 32)
+"""Strides of the levels of a detector: pixels of the image per row and column of features."""
+
+FILTERS = 96
+"""Number of channels of the pyramid."""
+
+
+def feature_levels(features: Any, strides: Sequence[int] = STRIDES) -> list[Any]:
+    """Return the tensor of each stride that the rest of the backbone depends on.
+
+    Of several tensors of one size it is the last one of which everything after it is computed, so
+    neither a shortcut nor the middle of a block. Strides beyond that of ``features`` are computed
+    by added convolutions.
+
+    Args:
+        features: features of a backbone, (batch, height, width, channels).
+        strides: ascending; each twice the one before it.
+
+    Raises:
+        UserError: ``features`` has no height and width, or a stride is missing in the backbone.
+
+    >>> image = keras.Input((64, 96, 3))
+    >>> x = image
+    >>> for filters in (8, 16, 24):
+    ...     x = layers.Conv2D(filters, 3, strides=2, padding="same")(x)
+    >>> [level.shape for level in feature_levels(x, (4, 8, 16))]
+    [(None, 16, 24, 16), (None, 8, 12, 24), (None, 4, 6, 96)]
+    """
+    if len(features.shape) != 4:
+        raise UserError(
+            f"the features of the model have the shape {features.shape}; this task expects (batch, "
+            "height, width, channels). Call task.head before pooling."
+        )
+    (image,) = keras.utils.get_source_inputs(features)
+    height, width = image.shape[1:3]
+    by_size = {tuple(each.shape[1:3]): each for each in _find_borders(image, features)}
+    found: list[Any] = []
+    for stride in strides:
+        size = -(-height // stride), -(-width // stride)
+        if size in by_size:
+            found.append(by_size[size])
+        elif found:
+            x = conv_unit(found[-1], FILTERS, 3, f"level_{stride}", strides=2)
+            found.append(x)
+        else:
+            raise UserError(
+                f"the backbone has no features of stride {stride}, of height and width "
+                f"{size[0]},{size[1]} for an input of {height},{width}; its last ones are "
+                f"{features.shape[1]},{features.shape[2]}. Use another model; a nested "
+                "keras.Model hides its inner features: call its layers on the image instead "
+                "(input_tensor of keras.applications)."
+            )
+    return found
+
+
+def feature_pyramid(levels: Sequence[Any], filters: int = FILTERS) -> list[Any]:
+    """Return levels of equal channels that include the context of the coarser ones.
+
+    Feature pyramid network (Lin et al. 2017, arXiv:1612.03144) with nearest-neighbor resizing and
+    separable convolutions, which int8 and the Edge TPU support.
+
+    Args:
+        levels: from fine to coarse.
+        filters: number of channels of each result.
+
+    >>> fine, coarse = keras.Input((8, 12, 24)), keras.Input((4, 6, 40))
+    >>> [level.shape for level in feature_pyramid([fine, coarse], 16)]
+    [(None, 8, 12, 16), (None, 4, 6, 16)]
+    """
+    count = len(levels)
+    x = None
+    found = []
+    for index in reversed(range(count)):
+        lateral = conv_unit(levels[index], filters, 1, f"lateral_{index}")
+        if x is None:
+            x = lateral
+        else:
+            above = upsample(x, lateral.shape[1:3], f"upsample_{index}")
+            x = layers.Add(name=f"merge_{index}")([above, lateral])
+            x = separable_unit(x, filters, f"pyramid_{index}")
+        found.append(x)
+    return found[::-1]
+
+
+def conv_unit(x: Any, filters: int, kernel: int, name: str, strides: int = 1) -> Any:
+    """Return convolution, batch normalization and ReLU6 of ``x``.
+
+    >>> conv_unit(keras.Input((8, 8, 3)), 4, 3, "unit", strides=2).shape
+    (None, 4, 4, 4)
+    """
+    x = layers.Conv2D(
+        filters, kernel, strides, "same", use_bias=False, name=f"{name}_conv"
+    )(x)
+    # Keras's momentum of 0.99 averages over more steps than a short training has.
+    x = layers.BatchNormalization(momentum=0.95, epsilon=1e-3, name=f"{name}_bn")(x)
+    return layers.ReLU(6, name=f"{name}_relu")(x)
+
+
+def separable_unit(x: Any, filters: int, name: str, kernel: int = 3) -> Any:
+    """Return depthwise convolution and pointwise convolution of ``x``, normalized, with ReLU6.
+
+    >>> separable_unit(keras.Input((8, 8, 3)), 4, "separable").shape
+    (None, 8, 8, 4)
+    """
+    x = layers.DepthwiseConv2D(kernel, padding="same", use_bias=False, name=f"{name}_depthwise")(x)
+    return conv_unit(x, filters, 1, name)
+
+
+def upsample(x: Any, size: tuple[int, int], name: str) -> Any:
+    """Return ``x`` resized to (height, width) by nearest neighbor, one operator in TensorFlow Lite.
+
+    ``keras.layers.UpSampling2D`` repeats rows and columns instead, which becomes many operators.
+
+    >>> upsample(keras.Input((4, 6, 3)), (8, 12), "up").shape
+    (None, 8, 12, 3)
+    """
+    if tuple(x.shape[1:3]) == tuple(size):
+        return x
+    return layers.Resizing(*size, interpolation="nearest", name=name)(x)
+
+
+def _find_borders(image: Any, features: Any) -> list[Any]:
+    """Return the tensors between ``image`` and ``features`` that all later ones depend on."""
+    model = keras.Model(image, features)
+    made_at: dict[int, int] = {}
+    outputs: list[Any] = []
+    last_use: list[int] = []
+    for operation in model.operations:
+        # An operation that is used at several places has no single input and output.
+        if len(operation._inbound_nodes) != 1:
+            continue
+        node = operation._inbound_nodes[0]
+        index = len(outputs)
+        for tensor in node.input_tensors:
+            if id(tensor) in made_at:
+                last_use[made_at[id(tensor)]] = index
+        for tensor in node.output_tensors:
+            made_at[id(tensor)] = index
+        outputs.append(node.output_tensors)
+        last_use.append(index)
+    found = []
+    latest = 0
+    for index, tensors in enumerate(outputs):
+        is_border = len(tensors) == 1 and latest <= index
+        if is_border and len(tensors[0].shape) == 4 and tensors[0] is not image:
+            found.append(tensors[0])
+        latest = max(latest, last_use[index])
+    return found

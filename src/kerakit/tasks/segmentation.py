@@ -1,0 +1,410 @@
+"""Segmentation: one class per pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kerakit import metrics
+from kerakit.data.placement import IGNORED
+from kerakit.device.captions import add_captions
+from kerakit.device.segmentation import Decoder, caption_mask, combine
+from kerakit.errors import UserError
+from kerakit.tasks.base import Task, check_output_shape
+from kerakit.tasks.losses import LossFn
+from kerakit.tasks.masks import draw_polygons, read_mask
+
+if TYPE_CHECKING:
+    import keras
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    from kerakit.data.placement import Placement
+    from kerakit.report.page import Section
+
+MAX_PLOTTED_CLASSES = 100
+"""Number of classes up to which a confusion matrix is plotted."""
+
+MAX_CLASSES = IGNORED
+"""Masks are uint8, and 255 is the value of pixels without a class."""
+
+MAX_PAIRS = 8
+"""Number of most confused pairs of classes that are listed."""
+
+STRIDES = (4, 8, 16, 32)
+
+
+class MaskPredictions:
+    """Predictions of masks for n images.
+
+    Args:
+        scores: float32 (n, rows, columns, classes).
+        decoder: turns them into masks.
+        stride: pixels of the input per cell of the scores.
+
+    >>> decoder = Decoder({"classes": ["sky", "road"]})
+    >>> scores = np.zeros((3, 2, 4, 2), np.float32)
+    >>> scores[:, 0, :, 0] = scores[:, 1, :, 1] = 1  # sky above road
+    >>> MaskPredictions(scores, decoder).masks((8, 4))[0, :, 0].tolist()
+    [0, 0, 1, 1]
+    """
+
+    def __init__(self, scores: NDArray[np.float32], decoder: Decoder, stride: int = 4) -> None:
+        self.scores = scores
+        self.size = (scores.shape[2] * stride, scores.shape[1] * stride)
+        self._decoder = decoder
+        self._masks: NDArray[np.uint8] | None = None
+
+    def __len__(self) -> int:
+        """Return n."""
+        return len(self.scores)
+
+    def __getitem__(self, i: int) -> dict[str, NDArray[Any]]:
+        """Return the prediction for image ``i``: see ``kerakit.device.segmentation.Decoder``."""
+        prediction: dict[str, NDArray[Any]] = self._decoder.decode(self.scores[i])
+        return prediction
+
+    def masks(self, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+        """Return the class indices, uint8 (n, height, width), at a size (width, height)."""
+        width, height = size or self.size
+        if self._masks is None or self._masks.shape[1:] != (height, width):
+            masks = [self._decoder.mask(self[i], (width, height)) for i in range(len(self))]
+            self._masks = np.stack(masks)
+        return self._masks
+
+
+class Segmentation(Task):
+    """Task that predicts one class per pixel.
+
+    Annotations are ``{"mask": path}``, an image file of class indices, or ``{"polygons": [...],
+    "classes": [...]}``: corners, float32 (k, 2), as fractions of width and height, and the class of
+    each polygon. Targets are masks of the input size, uint8 (n, height, width), 255 for pixels
+    without a class. Outputs are scores (logits) of cells of ``stride`` pixels, float32 (n, rows,
+    columns, classes). They are resized bilinearly after the model.
+
+    Args:
+        class_names: in the order of the outputs. Pixels outside of all polygons are "background".
+        ignore: values of mask files without a class, besides 255.
+        colors: (red, green, blue) of each class, for pictures, and for mask files in colors.
+        class_weights: factor of each class in the loss.
+        stride: 4, 8, 16 or 32: pixels of the input per cell.
+        channels: number of channels of the decoder.
+
+    >>> task = Segmentation(["sky", "road"])
+    >>> scores = np.zeros((1, 2, 2, 2), np.float32)
+    >>> scores[0, 0, :, 0] = scores[0, 1, :, 1] = 1  # sky above road
+    >>> masks = np.repeat([[[0], [0], [1], [255]]], 4, axis=2)
+    >>> task.score(task.decode(scores), masks)
+    {'mean_iou': 1.0, 'pixel_accuracy': 1.0, 'worst_class_iou': 1.0}
+    """
+
+    name = "segmentation"
+    main_metric = "mean_iou"
+    mistakes_title = "Images with the lowest IoU"
+    needs_map = True
+
+    def __init__(
+        self,
+        class_names: Sequence[str],
+        ignore: Sequence[int] = (),
+        colors: Sequence[Sequence[int]] | None = None,
+        class_weights: Sequence[float] | None = None,
+        stride: int = 4,
+        channels: int = 96,
+    ) -> None:
+        super().__init__(class_names)
+        count = len(self.class_names)
+        if not 2 <= count <= MAX_CLASSES:
+            raise UserError(
+                f"segmentation needs 2 to {MAX_CLASSES} classes, got {count}. Name the rest of the "
+                "image too, such as 'background'."
+            )
+        for name, values in (("colors", colors), ("class_weights", class_weights)):
+            if values is not None and len(values) != count:
+                raise UserError(f"{name} has {len(values)} entries; there are {count} classes.")
+        if stride not in STRIDES:
+            raise UserError(f"stride is {stride}; expected one of {', '.join(map(str, STRIDES))}.")
+        self.ignore = tuple(map(int, ignore))
+        self.colors = None if colors is None else [[int(v) for v in color] for color in colors]
+        self.class_weights = None if class_weights is None else list(map(float, class_weights))
+        self.stride, self.channels = stride, channels
+
+    def spec(self) -> dict[str, Any]:
+        """Return the values that define this task, as JSON."""
+        colors = {} if self.colors is None else {"colors": self.colors}
+        return {**super().spec(), "stride": self.stride, **colors}
+
+    @cached_property
+    def _decoder(self) -> Decoder:
+        return Decoder(self.spec())
+
+    # ---------------------------------------------------------------------------------- annotations
+
+    def resize(self, annotation: Any, placement: Placement) -> dict[str, NDArray[np.uint8]]:
+        """Return the mask of the model's input: ``{"mask": uint8 (height, width)}``."""
+        if "polygons" in annotation:
+            names = self.class_names
+            background = names.index("background") if "background" in names else IGNORED
+            return {"mask": draw_polygons(annotation, placement, background)}
+        mask = read_mask(annotation["mask"], len(self.class_names), self.ignore, self.colors)
+        return {"mask": placement.mask(mask)}
+
+    def followers(self, annotation: Any) -> dict[str, Any]:
+        """Return the mask, which augmentation moves with nearest-neighbor interpolation."""
+        return {"mask": annotation["mask"]}
+
+    def encode(self, annotation: Any, input_size: tuple[int, int]) -> NDArray[np.uint8]:
+        """Return the mask, uint8 (height, width).
+
+        Raises:
+            UserError: it has another size than the input, or a value that is no class.
+        """
+        mask = np.asarray(annotation["mask"])
+        if mask.shape != (input_size[1], input_size[0]):
+            raise UserError(
+                f"the mask after augmentation has the shape {mask.shape}; expected "
+                f"{(input_size[1], input_size[0])}, the height and width of the input."
+            )
+        invalid = (mask != IGNORED) & ((mask < 0) | (mask >= len(self.class_names)))
+        if invalid.any():
+            raise UserError(
+                f"the mask after augmentation has the value {mask[invalid][0]}; expected class "
+                f"indices below {len(self.class_names)}, or {IGNORED} for pixels without a class."
+            )
+        return mask.astype(np.uint8)
+
+    # ------------------------------------------------------------------------------------- training
+
+    def head(self, features: keras.KerasTensor) -> keras.KerasTensor:
+        """Return scores, (batch, height / stride, width / stride, classes).
+
+        A feature pyramid on the backbone's feature maps of ``stride`` and above.
+        """
+        from keras import layers
+
+        from kerakit.models.levels import feature_levels, feature_pyramid
+
+        strides = [one for one in STRIDES if one >= self.stride]
+        x = feature_pyramid(feature_levels(features, strides), self.channels)[0]
+        # In float32 even under mixed precision: the loss takes logarithms.
+        convolution = layers.Conv2D(
+            len(self.class_names), 1, name=f"{self.prefix}scores", dtype="float32"
+        )
+        return convolution(x)
+
+    @property
+    def default_metrics(self) -> tuple[Any, ...]:  # type: ignore[override]
+        """The mean IoU."""
+        from kerakit.tasks.segmentation_losses import MeanIoU
+
+        return (MeanIoU(len(self.class_names)),)
+
+    def find_loss(self, name: str, args: Any, losses: Mapping[str, LossFn]) -> LossFn:
+        """Return a loss by its name; "auto": cross-entropy and Dice loss."""
+        from kerakit.tasks.segmentation_losses import segmentation_loss
+
+        if name == "auto":
+            return segmentation_loss(self.class_weights)
+        return super().find_loss(name, args, losses)
+
+    def check_model(self, model: keras.Model) -> None:
+        """Raise UserError unless ``model`` has one output of (batch, rows, columns, classes)."""
+        check_output_shape(
+            model, self.name, lambda shape: len(shape) == 3, "(batch, rows, columns, classes)"
+        )
+        count = model.outputs[0].shape[-1]
+        if count != len(self.class_names):
+            raise UserError(f"the model has {count} classes, the dataset {len(self.class_names)}.")
+
+    # ----------------------------------------------------------------------------------- evaluation
+
+    def decode(self, outputs: NDArray[Any]) -> MaskPredictions:
+        """Return the predictions for scores (n, rows, columns, classes)."""
+        return MaskPredictions(np.asarray(outputs, np.float32), self._decoder, self.stride)
+
+    def _confusion(self, predictions: MaskPredictions, targets: NDArray[Any]) -> NDArray[np.int64]:
+        """Return the confusion matrix over all pixels with a class: true classes by predictions."""
+        targets = np.asarray(targets)
+        masks = predictions.masks((targets.shape[2], targets.shape[1]))
+        count = len(self.class_names)
+        matrix = np.zeros((count, count), np.int64)
+        for target, mask in zip(targets, masks, strict=True):
+            matrix += _count_pairs(target, mask, count)
+        return matrix
+
+    def score(self, predictions: MaskPredictions, targets: NDArray[Any]) -> dict[str, float]:
+        """Return mean IoU, pixel accuracy and the lowest IoU of a class.
+
+        IoU (Jaccard index): pixels of a class that are predicted as such, over those that have the
+        class or are predicted as such; of all images together. Classes that occur in neither don't
+        count, as in ``keras.metrics.MeanIoU`` and in ``sklearn.metrics.jaccard_score``.
+        """
+        matrix = self._confusion(predictions, targets)
+        iou = compute_iou(matrix)
+        measured = iou[np.isfinite(iou)]
+        if not len(measured):
+            raise UserError("no pixel of the held-out masks has a class.")
+        return {
+            "mean_iou": float(measured.mean()),
+            "pixel_accuracy": float(np.trace(matrix) / max(1, matrix.sum())),
+            "worst_class_iou": float(measured.min()),
+        }
+
+    def agreement(self, predictions: MaskPredictions, reference: MaskPredictions) -> float:
+        """Return the fraction of pixels with the same predicted class."""
+        return float((predictions.masks() == reference.masks(predictions.size)).mean())
+
+    def details(self, predictions: MaskPredictions, targets: NDArray[Any]) -> dict[str, Any]:
+        """Return metrics per class, the confusion matrix, and the class with the lowest IoU."""
+        matrix = self._confusion(predictions, targets)
+        iou = compute_iou(matrix)
+        rows = metrics.per_class(matrix)
+        true, predicted = matrix.nonzero()
+        return {
+            "worst_class": self.class_names[int(np.where(np.isfinite(iou), iou, np.inf).argmin())],
+            "classes": {
+                "class": list(self.class_names),
+                "pixels": matrix.sum(axis=1).tolist(),
+                "iou": [float(value) if np.isfinite(value) else None for value in iou],
+                "precision": [row.precision for row in rows],
+                "recall": [row.recall for row in rows],
+            },
+            "confusion_matrix": np.stack([true, predicted, matrix[true, predicted]], 1).tolist(),
+        }
+
+    def mistakes(self, predictions: MaskPredictions, targets: NDArray[Any]) -> NDArray[np.int64]:
+        """Return the images with a wrong pixel, by their mean IoU, the lowest first."""
+        targets = np.asarray(targets)
+        masks = predictions.masks((targets.shape[2], targets.shape[1]))
+        count = len(self.class_names)
+        pairs = zip(targets, masks, strict=True)
+        iou = np.array([_mean_iou(_count_pairs(target, mask, count)) for target, mask in pairs])
+        found = np.flatnonzero(iou < 1)
+        return found[np.argsort(iou[found], kind="stable")]
+
+    # --------------------------------------------------------------------------------- presentation
+
+    def locate(self, prediction: Any, placement: Placement) -> Any:
+        """Return the prediction for the original image."""
+        return self._decoder.to_image(prediction, placement.layout)
+
+    def describe(
+        self, prediction: Any, top: int = 1, size: tuple[int, int] = (1, 1)
+    ) -> list[dict[str, Any]]:
+        """Return the ``top`` largest classes with their fraction and the box around them."""
+        return self._decoder.describe(prediction, top, size)
+
+    def format_prediction(self, prediction: Any) -> str:
+        """Return the fractions of the largest predicted classes."""
+        return self._decoder.caption(prediction)
+
+    def format_annotation(self, target: Any) -> str:
+        """Return the fractions of the largest true classes."""
+        return caption_mask(np.asarray(target), self.class_names)
+
+    def overlay(
+        self, image: NDArray[Any], prediction: Any = None, target: Any = None
+    ) -> NDArray[Any]:
+        """Return the image in class colors: predicted beside true ones if both are given."""
+        size = (image.shape[1], image.shape[0])
+        masks = [] if prediction is None else [self._decoder.mask(prediction, size)]
+        masks += [] if target is None else [np.asarray(target)]
+        combined: NDArray[Any] = combine(image, masks, self._decoder.colors)
+        return combined
+
+    def draw(self, image: NDArray[Any], prediction: Any, target: Any = None) -> Image.Image:
+        """Return the image in predicted and, optionally, true class colors, with a legend."""
+        size = (image.shape[1], image.shape[0])
+        masks = [self._decoder.mask(prediction, size)]
+        masks += [] if target is None else [np.asarray(target)]
+        picture = self._decoder.draw_masks(image, masks)
+        return (
+            picture if target is None else add_captions(picture, ["left: predicted, right: true"])
+        )
+
+    def plot(self, predictions: MaskPredictions, targets: NDArray[Any]) -> dict[str, Figure]:
+        """Return the plot of the confusion matrix; empty if there are too many classes to read."""
+        from kerakit.report import charts
+
+        if len(self.class_names) > MAX_PLOTTED_CLASSES:
+            return {}
+        matrix = self._confusion(predictions, targets)
+        figure = charts.plot_confusion_matrix(matrix, self.class_names, normalize=True)
+        return {"confusion_matrix": figure}
+
+    def report(
+        self, predictions: Mapping[str, MaskPredictions], targets: NDArray[Any]
+    ) -> list[Section]:
+        """Return sections with metrics per class, confusion matrices and most confused pairs."""
+        from kerakit.report.charts import plot_confusion_matrix
+        from kerakit.report.page import Chart, Note, Section, SideBySide
+        from kerakit.report.tables import per_class_section
+
+        matrices = {name: self._confusion(each, targets) for name, each in predictions.items()}
+        columns = {
+            name: self.details(each, targets)["classes"] for name, each in predictions.items()
+        }
+        note = "IoU: of all pixels of the class, true or predicted, the fraction that is both."
+        sections = [per_class_section(columns, ("iou", "precision", "recall"), note)]
+        titles = {name: name if len(matrices) > 1 else "" for name in matrices}
+        if len(self.class_names) <= MAX_PLOTTED_CLASSES:
+            charts = [
+                (
+                    titles[name],
+                    Chart(
+                        plot_confusion_matrix(matrix, self.class_names, normalize=True),
+                        "confusion matrix of pixels: rows are true classes, columns predictions",
+                    ),
+                )
+                for name, matrix in matrices.items()
+            ]
+            text = "Rows: true classes; columns: predictions. Numbers: fraction of the pixels."
+            sections.append(Section("Confusion matrix", [SideBySide(charts), Note(text)]))
+        pairs = [(titles[name], self._list_pairs(matrix)) for name, matrix in matrices.items()]
+        return [*sections, Section("Most confused pairs", [SideBySide(pairs)])]
+
+    def _list_pairs(self, matrix: NDArray[np.int64]) -> Any:
+        """Return a table of the pairs of classes that most pixels are confused of."""
+        from kerakit.report.formatting import format_percent
+        from kerakit.report.page import Note, Table
+
+        pairs = metrics.most_confused(matrix, MAX_PAIRS)
+        if not pairs:
+            return Note("All pixels are correct.")
+        names = self.class_names
+        rows = [
+            [names[true], names[other], f"{n:,}", format_percent(n / matrix[true].sum(), 1)]
+            for true, other, n in pairs
+        ]
+        headings = ["true class", "prediction", "pixels", "fraction of class"]
+        return Table(headings, rows, headings[2:])
+
+
+def compute_iou(matrix: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the IoU of each class of a confusion matrix, NaN where it does not occur.
+
+    >>> compute_iou(np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]])).tolist()
+    [0.75, 0.8, nan]
+    """
+    correct = np.diag(matrix).astype(np.float64)
+    union = matrix.sum(axis=0) + matrix.sum(axis=1) - correct
+    iou = np.full(len(matrix), np.nan)
+    np.divide(correct, union, out=iou, where=union > 0)
+    return iou
+
+
+def _count_pairs(target: NDArray[Any], mask: NDArray[Any], count: int) -> NDArray[np.int64]:
+    """Return the confusion matrix of one image over its pixels with a class."""
+    known = (target != IGNORED) & (mask != IGNORED)
+    pairs = target[known].astype(np.int64) * count + mask[known]
+    return np.bincount(pairs, minlength=count * count).reshape(count, count)
+
+
+def _mean_iou(matrix: NDArray[np.int64]) -> float:
+    """Return the mean IoU of the classes that occur; 1 if none does."""
+    iou = compute_iou(matrix)
+    return float(np.nanmean(iou)) if np.isfinite(iou).any() else 1.0
