@@ -18,7 +18,7 @@ def color(index: int) -> tuple[int, int, int]:
     """Return red, green and blue of a class or point, from 0 to 255.
 
     >>> color(0), color(20)
-    ((67, 99, 216), (64, 0, 128))
+    ((67, 99, 216), (0, 64, 128))
     """
     if index < len(_COLORS):
         return _COLORS[index]
