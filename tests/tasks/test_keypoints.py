@@ -32,9 +32,13 @@ TASK = Keypoints(NAMES, PAIRS)
 SIZE = (48, 32)
 
 
+def floats(values: Any) -> Any:
+    return np.array(values, np.float32)
+
+
 def augment(transform: Any, points: Any, task: Keypoints = TASK) -> Any:
     """Return points, (n, 3) in pixels, as the generator augments them."""
-    annotation = {"keypoints": np.float32(points)}
+    annotation = {"keypoints": floats(points)}
     augmenter = Augmenter(lambda: A.Compose([transform]), 0, task.compose_options())
     image = np.zeros((SIZE[1], SIZE[0], 3), np.uint8)
     augmented = augmenter(0, "key", image=image, **task.followers(annotation))
@@ -66,7 +70,7 @@ def test_pairs_swap_in_mirrored_images_alone(transform: Any, swapped: bool) -> N
 
 def test_a_flip_is_exact() -> None:
     width = SIZE[0]
-    expected = np.float32([[20, 10, 2], [10, 6, 2], [30, 5, 1]])
+    expected = floats([[20, 10, 2], [10, 6, 2], [30, 5, 1]])
     expected[:, 0] = width - 1 - expected[:, 0]
     found = augment(A.HorizontalFlip(p=1), POINTS)
     # Whether a pixel's center is an integer is up to the transform.
@@ -74,7 +78,7 @@ def test_a_flip_is_exact() -> None:
 
 
 def test_points_outside_of_the_input_are_absent() -> None:
-    points = np.float32([[-0.1, 3, 2], [3, 32, 1], [47.9, 31.9, 1]])
+    points = floats([[-0.1, 3, 2], [3, 32, 1], [47.9, 31.9, 1]])
     assert TASK.encode({"keypoints": points}, SIZE)[:, 2].tolist() == [0, 0, 1]
     points[:] = [np.nan, 3, 2], [1, 1, 0], [0, 0, 2]
     assert TASK.encode({"keypoints": points}, SIZE).tolist() == [[0, 0, 0], [0, 0, 0], [0, 0, 2]]
@@ -84,7 +88,7 @@ def test_points_outside_of_the_input_are_absent() -> None:
 def test_positions_return_to_their_image(resize: str, tmp_path: Path) -> None:
     Image.new("RGB", (100, 50)).save(tmp_path / "image.png")
     placement = Placement(tmp_path / "image.png", Preprocessing(resize=resize), SIZE)
-    original = np.float32([[0.5, 0.5, 2], [0.4, 0.2, 1], [0.6, 0.9, 2]])
+    original = floats([[0.5, 0.5, 2], [0.4, 0.2, 1], [0.6, 0.9, 2]])
     pixels = TASK.resize({"keypoints": original}, placement)["keypoints"]
     prediction = np.concatenate([pixels[:, :2] / SIZE, [[0.9]] * 3], axis=1)
     located = TASK.locate(prediction, placement)
@@ -138,7 +142,7 @@ def outputs_of(targets: Any) -> dict[str, Any]:
 
 @given(PLACES)
 def test_outputs_are_decoded_to_their_positions(points: Any) -> None:
-    targets = TASK.encode({"keypoints": np.float32(points)}, SIZE)[None]
+    targets = TASK.encode({"keypoints": floats(points)}, SIZE)[None]
     predictions = TASK.decode(outputs_of(targets))
     present = targets[..., 2] > 0
     np.testing.assert_allclose(predictions.pixels[present], targets[present][:, :2], atol=1e-3)
@@ -152,7 +156,7 @@ def test_outputs_are_decoded_to_their_positions(points: Any) -> None:
 
 def test_scores_of_an_exact_case() -> None:
     # The box around the points is 20 pixels wide: 1, 3 and 9 pixels are 0.05, 0.15 and 0.45.
-    targets = np.float32([[[10, 8, 2], [30, 8, 1], [20, 16, 2]], [[0, 0, 0], [0, 0, 0], [9, 9, 2]]])
+    targets = floats([[[10, 8, 2], [30, 8, 1], [20, 16, 2]], [[0, 0, 0], [0, 0, 0], [9, 9, 2]]])
     found = targets.copy()
     found[0, :, 0] += [1, 3, 9]
     found[1, 2, 0] += 4  # of 48, the side of the input: a single point has no box
@@ -177,7 +181,7 @@ def test_scores_of_an_exact_case() -> None:
 
 def test_reports_and_drawings() -> None:
     task = Keypoints(NAMES, PAIRS, skeleton=[("nose", "left_eye")])
-    targets = np.float32([POINTS])
+    targets = floats([POINTS])
     predictions = task.decode(outputs_of(targets))
     (section,) = task.report({"Keras": predictions, "int8": predictions}, targets)
     assert section.heading == "Metrics per point"
@@ -193,7 +197,7 @@ def test_reports_and_drawings() -> None:
 
 
 def test_the_loss_is_lowest_at_the_true_outputs() -> None:
-    targets = np.float32([POINTS, [[5, 5, 2], [0, 0, 0], [0, 0, 0]], np.zeros((3, 3))])
+    targets = floats([POINTS, [[5, 5, 2], [0, 0, 0], [0, 0, 0]], np.zeros((3, 3))])
     loss = keypoint_loss(3, 4)
 
     def evaluate(outputs: dict[str, Any]) -> Any:

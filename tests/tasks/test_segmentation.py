@@ -30,6 +30,12 @@ from kerakit.tflite.runtime import load_tflite
 
 NAMES = ["sky", "road", "car"]
 TASK = Segmentation(NAMES)
+
+
+def floats(values: Any) -> Any:
+    return np.array(values, np.float32)
+
+
 SIZES = st.tuples(st.integers(1, 40), st.integers(1, 40))
 
 
@@ -100,7 +106,7 @@ def place(size: tuple[int, int], resize: str, input_size: tuple[int, int], path:
 
 def test_a_polygon_with_a_hole(tmp_path: Path) -> None:
     placement = place((100, 50), "stretch", (40, 40), tmp_path / "image.png")
-    square = np.float32([[0.25, 0.25], [0.75, 0.25], [0.75, 0.75], [0.25, 0.75]])
+    square = floats([[0.25, 0.25], [0.75, 0.25], [0.75, 0.75], [0.25, 0.75]])
     hole = (square - 0.5) / 2 + 0.5
     annotation = {"polygons": [square, hole], "classes": [1, 1], "objects": [0, 0]}
     task = Segmentation(["background", "road"])
@@ -116,7 +122,7 @@ def test_a_polygon_with_a_hole(tmp_path: Path) -> None:
 
 def test_nothing_is_known_outside_of_a_letterboxed_image(tmp_path: Path) -> None:
     placement = place((100, 50), "letterbox", (40, 40), tmp_path / "image.png")
-    everything = np.float32([[-1, -1], [2, -1], [2, 2], [-1, 2]])
+    everything = floats([[-1, -1], [2, -1], [2, 2], [-1, 2]])
     task = Segmentation(["background", "road"])
     annotation = {"polygons": [everything], "classes": [1]}
     mask = task.resize(annotation, placement)["mask"]

@@ -62,6 +62,10 @@ class Decoder:
         cells = np.sort(np.asarray(outputs["heatmaps"]).reshape(-1, len(self.names)), axis=0)
         return bool((cells[-1] - cells[-2] < step).any())
 
+    def same(self, prediction: Any, other: Any) -> bool:
+        """Whether the points of two predictions differ by at most 2 % of width and height."""
+        return bool((np.abs(prediction[:, :2] - other[:, :2]) <= 0.02).all())
+
     def to_image(self, prediction: Any, layout: Any) -> Any:
         """Return the points as fractions of the original image."""
         return np.concatenate([layout.to_image(prediction[:, :2]), prediction[:, 2:]], axis=1)

@@ -87,9 +87,16 @@ class Decoder:
             mask[~used_rows] = IGNORE
         return mask
 
-    def ties(self, outputs: Any, step: float) -> bool:  # noqa: ARG002
-        """Whether a difference of ``step`` in the scores may change a pixel: at each border."""
-        return True
+    def ties(self, outputs: Any, step: float) -> bool:
+        """Whether a difference of ``step`` in the scores may change 1 % of the cells."""
+        best = np.sort(np.asarray(outputs, np.float32), axis=-1)
+        return bool((best[..., -1] - best[..., -2] < step).mean() >= 0.01)
+
+    def same(self, prediction: dict[str, Any], other: dict[str, Any]) -> bool:
+        """Whether at least 99 % of the pixels of two predictions have the same class."""
+        rows, columns, _ = prediction["scores"].shape
+        size = 4 * columns, 4 * rows
+        return bool((self.mask(prediction, size) == self.mask(other, size)).mean() >= 0.99)
 
     def describe(
         self, prediction: dict[str, Any], top: int, size: tuple[int, int]
@@ -187,7 +194,7 @@ def add_legend(photo: Image.Image, entries: Sequence[tuple[str, tuple[int, ...]]
     canvas = Image.new("RGB", (width, photo.height + 16 * rows), "white")
     canvas.paste(photo, ((width - photo.width) // 2, 0))
     pen = ImageDraw.Draw(canvas)
-    for (name, fill), (x, row) in zip(entries, places):  # noqa: B905 - Python 3.7
+    for (name, fill), (x, row) in zip(entries, places):
         y = photo.height + 16 * row + 2
         pen.rectangle((x, y, x + 10, y + 10), fill=fill, outline="black")
         pen.text((x + 14, y), name, fill="black")

@@ -17,7 +17,7 @@ FILTERS = 96
 """Number of channels of the pyramid."""
 
 
-def feature_levels(features: Any, strides: Sequence[int] = STRIDES) -> list[Any]:
+def feature_levels(features: Any, strides: Sequence[int] = STRIDES, prefix: str = "") -> list[Any]:
     """Return the tensor of each stride that the rest of the backbone depends on.
 
     Of several tensors of one size it is the last one of which everything after it is computed, so
@@ -27,6 +27,7 @@ def feature_levels(features: Any, strides: Sequence[int] = STRIDES) -> list[Any]
     Args:
         features: features of a backbone, (batch, height, width, channels).
         strides: ascending; each twice the one before it.
+        prefix: of the names of added layers.
 
     Raises:
         UserError: ``features`` has no height and width, or a stride is missing in the backbone.
@@ -45,19 +46,25 @@ def feature_levels(features: Any, strides: Sequence[int] = STRIDES) -> list[Any]
         )
     (image,) = keras.utils.get_source_inputs(features)
     height, width = image.shape[1:3]
-    by_size = {tuple(each.shape[1:3]): each for each in _find_borders(image, features)}
+    borders = _find_borders(image, features)
     found: list[Any] = []
     for stride in strides:
-        size = -(-height // stride), -(-width // stride)
-        if size in by_size:
-            found.append(by_size[size])
+        # Backbones round odd sizes up or down.
+        fitting = [
+            each
+            for each in borders
+            if abs(each.shape[1] * stride - height) < stride
+            and abs(each.shape[2] * stride - width) < stride
+        ]
+        if fitting:
+            found.append(fitting[-1])
         elif found:
-            x = conv_unit(found[-1], FILTERS, 3, f"level_{stride}", strides=2)
+            x = conv_unit(found[-1], FILTERS, 3, f"{prefix}level_{stride}", strides=2)
             found.append(x)
         else:
             raise UserError(
-                f"the backbone has no features of stride {stride}, of height and width "
-                f"{size[0]},{size[1]} for an input of {height},{width}; its last ones are "
+                f"the backbone has no features of stride {stride}: its input has the height and "
+                f"width {height},{width}, its last features "
                 f"{features.shape[1]},{features.shape[2]}. Use another model; a nested "
                 "keras.Model hides its inner features: call its layers on the image instead "
                 "(input_tensor of keras.applications)."
@@ -65,7 +72,7 @@ def feature_levels(features: Any, strides: Sequence[int] = STRIDES) -> list[Any]
     return found
 
 
-def feature_pyramid(levels: Sequence[Any], filters: int = FILTERS) -> list[Any]:
+def feature_pyramid(levels: Sequence[Any], filters: int = FILTERS, prefix: str = "") -> list[Any]:
     """Return levels of equal channels that include the context of the coarser ones.
 
     Feature pyramid network (Lin et al. 2017, arXiv:1612.03144) with nearest-neighbor resizing and
@@ -74,6 +81,7 @@ def feature_pyramid(levels: Sequence[Any], filters: int = FILTERS) -> list[Any]:
     Args:
         levels: from fine to coarse.
         filters: number of channels of each result.
+        prefix: of the names of the layers.
 
     >>> fine, coarse = keras.Input((8, 12, 24)), keras.Input((4, 6, 40))
     >>> [level.shape for level in feature_pyramid([fine, coarse], 16)]
@@ -83,13 +91,13 @@ def feature_pyramid(levels: Sequence[Any], filters: int = FILTERS) -> list[Any]:
     x = None
     found = []
     for index in reversed(range(count)):
-        lateral = conv_unit(levels[index], filters, 1, f"lateral_{index}")
+        lateral = conv_unit(levels[index], filters, 1, f"{prefix}lateral_{index}")
         if x is None:
             x = lateral
         else:
-            above = upsample(x, lateral.shape[1:3], f"upsample_{index}")
-            x = layers.Add(name=f"merge_{index}")([above, lateral])
-            x = separable_unit(x, filters, f"pyramid_{index}")
+            above = upsample(x, lateral.shape[1:3], f"{prefix}upsample_{index}")
+            x = layers.Add(name=f"{prefix}merge_{index}")([above, lateral])
+            x = separable_unit(x, filters, f"{prefix}pyramid_{index}")
         found.append(x)
     return found[::-1]
 
@@ -100,9 +108,7 @@ def conv_unit(x: Any, filters: int, kernel: int, name: str, strides: int = 1) ->
     >>> conv_unit(keras.Input((8, 8, 3)), 4, 3, "unit", strides=2).shape
     (None, 4, 4, 4)
     """
-    x = layers.Conv2D(
-        filters, kernel, strides, "same", use_bias=False, name=f"{name}_conv"
-    )(x)
+    x = layers.Conv2D(filters, kernel, strides, "same", use_bias=False, name=f"{name}_conv")(x)
     # Keras's momentum of 0.99 averages over more steps than a short training has.
     x = layers.BatchNormalization(momentum=0.95, epsilon=1e-3, name=f"{name}_bn")(x)
     return layers.ReLU(6, name=f"{name}_relu")(x)

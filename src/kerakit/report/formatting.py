@@ -17,6 +17,8 @@ _NAMES = {
     "map50": "mAP@0.5",
     "ap50": "AP@0.5",
     "pck": "PCK",
+    "pck@0.05": "PCK@0.05",
+    "pck@0.2": "PCK@0.2",
     "r2": "R²",
     "rmse": "RMSE",
     "cpu": "CPU",
@@ -25,7 +27,7 @@ _NAMES = {
 }
 FRACTIONS = (
     *("accuracy", "agreement", "same_prediction", "precision", "recall", "f1", "confidence"),
-    *("exact_match", "mean_score", "iou", "map", "map50", "ap50", "pck"),
+    *("exact_match", "mean_score", "iou", "map", "map50", "ap50", "pck", "pck@0.05", "pck@0.2"),
 )
 """Ends of the keys of values that are shown in percent."""
 

@@ -6,22 +6,26 @@ from typing import Any
 from kerakit.errors import UserError
 from kerakit.tasks.base import Task
 from kerakit.tasks.classification import Classification, ClassPredictions
+from kerakit.tasks.keypoints import Keypoints
 from kerakit.tasks.multilabel import MultiLabel
 from kerakit.tasks.multitask import MultiTask
 from kerakit.tasks.regression import Regression
+from kerakit.tasks.segmentation import Segmentation
 
 __all__ = [
     "ClassPredictions",
     "Classification",
+    "Keypoints",
     "MultiLabel",
     "MultiTask",
     "Regression",
+    "Segmentation",
     "Task",
     "make_task",
 ]
 
 _TASKS: dict[str, type[Task]] = {
-    task.name: task for task in (Classification, MultiLabel, Regression)
+    task.name: task for task in (Classification, MultiLabel, Regression, Segmentation, Keypoints)
 }
 
 

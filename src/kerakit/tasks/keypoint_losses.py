@@ -87,7 +87,7 @@ class PCK(keras.metrics.Mean):
         super().__init__(name=name, **options)
         self.points, self.stride = points, stride
 
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:  # noqa: ARG002
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """Add a batch; weights of samples don't count."""
         targets, packed = ops.cast(y_true, "float32"), ops.cast(y_pred, "float32")
         rows, columns = packed.shape[1:3]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -88,7 +87,9 @@ class Keypoints(Task):
 
     name = "keypoints"
     main_metric = "pck"
+    monitor = "val_pck"
     mistakes_title = "Largest distances"
+    learned = ("stride", "skeleton")
     needs_map = True
 
     def __init__(
@@ -128,12 +129,7 @@ class Keypoints(Task):
             )
         return list(pair)
 
-    def spec(self) -> dict[str, Any]:
-        """Return the values that define this task, as JSON."""
-        skeleton = {"skeleton": self.skeleton} if self.skeleton else {}
-        return {**super().spec(), "stride": self.stride, **skeleton}
-
-    @cached_property
+    @property
     def _decoder(self) -> Decoder:
         return Decoder(self.spec())
 
@@ -189,7 +185,8 @@ class Keypoints(Task):
         from kerakit.models.levels import feature_levels, feature_pyramid
 
         strides = [one for one in STRIDES if one >= self.stride]
-        x = feature_pyramid(feature_levels(features, strides), self.channels)[0]
+        levels = feature_levels(features, strides, self.prefix)
+        x = feature_pyramid(levels, self.channels, self.prefix)[0]
         count = len(self.class_names)
         # In float32 even under mixed precision: the loss takes logarithms.
         heatmaps = layers.Conv2D(

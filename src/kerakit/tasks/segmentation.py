@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kerakit import metrics
-from kerakit.data.placement import IGNORED
+from kerakit.data.placement import IGNORED, Placement
 from kerakit.device.captions import add_captions
+from kerakit.device.preprocessing import STRETCH
 from kerakit.device.segmentation import Decoder, caption_mask, combine
 from kerakit.errors import UserError
 from kerakit.tasks.base import Task, check_output_shape
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL import Image
 
-    from kerakit.data.placement import Placement
+    from kerakit.data.reader import Reader
     from kerakit.report.page import Section
 
 MAX_PLOTTED_CLASSES = 100
@@ -31,6 +32,11 @@ MAX_PLOTTED_CLASSES = 100
 
 MAX_CLASSES = IGNORED
 """Masks are uint8, and 255 is the value of pixels without a class."""
+
+MAX_COUNTED = 500
+"""Number of training masks whose pixels are counted for balanced class weights."""
+
+_COUNTED_SIZE = (128, 128)
 
 MAX_PAIRS = 8
 """Number of most confused pairs of classes that are listed."""
@@ -80,17 +86,18 @@ class MaskPredictions:
 class Segmentation(Task):
     """Task that predicts one class per pixel.
 
-    Annotations are ``{"mask": path}``, an image file of class indices, or ``{"polygons": [...],
-    "classes": [...]}``: corners, float32 (k, 2), as fractions of width and height, and the class of
-    each polygon. Targets are masks of the input size, uint8 (n, height, width), 255 for pixels
-    without a class. Outputs are scores (logits) of cells of ``stride`` pixels, float32 (n, rows,
-    columns, classes). They are resized bilinearly after the model.
+    Annotations are ``{"mask": path}``, an image file of class indices (or an array of them), or
+    ``{"polygons": [...], "classes": [...]}``: corners, float32 (k, 2), as fractions of width and
+    height, and the class of each polygon. Targets are masks of the input size, uint8 (n, height,
+    width), 255 for pixels without a class. Outputs are scores (logits) of cells of ``stride``
+    pixels, float32 (n, rows, columns, classes). They are resized bilinearly after the model.
 
     Args:
         class_names: in the order of the outputs. Pixels outside of all polygons are "background".
         ignore: values of mask files without a class, besides 255.
-        colors: (red, green, blue) of each class, for pictures, and for mask files in colors.
-        class_weights: factor of each class in the loss.
+        colors: (red, green, blue) of each class, for drawings, and for mask files in colors.
+        class_weights: factor of each class in the loss; "balanced": the median of the classes'
+            numbers of pixels over that of the class (Eigen and Fergus 2015), set by ``adapt``.
         stride: 4, 8, 16 or 32: pixels of the input per cell.
         channels: number of channels of the decoder.
 
@@ -104,7 +111,9 @@ class Segmentation(Task):
 
     name = "segmentation"
     main_metric = "mean_iou"
+    monitor = "val_mean_iou"
     mistakes_title = "Images with the lowest IoU"
+    learned = ("stride", "colors", "class_weights")
     needs_map = True
 
     def __init__(
@@ -112,7 +121,7 @@ class Segmentation(Task):
         class_names: Sequence[str],
         ignore: Sequence[int] = (),
         colors: Sequence[Sequence[int]] | None = None,
-        class_weights: Sequence[float] | None = None,
+        class_weights: Sequence[float] | Literal["balanced"] | None = None,
         stride: int = 4,
         channels: int = 96,
     ) -> None:
@@ -123,22 +132,33 @@ class Segmentation(Task):
                 f"segmentation needs 2 to {MAX_CLASSES} classes, got {count}. Name the rest of the "
                 "image too, such as 'background'."
             )
-        for name, values in (("colors", colors), ("class_weights", class_weights)):
+        self.is_balanced = class_weights == "balanced"
+        factors = None if self.is_balanced else class_weights
+        for name, values in (("colors", colors), ("class_weights", factors)):
             if values is not None and len(values) != count:
                 raise UserError(f"{name} has {len(values)} entries; there are {count} classes.")
         if stride not in STRIDES:
             raise UserError(f"stride is {stride}; expected one of {', '.join(map(str, STRIDES))}.")
         self.ignore = tuple(map(int, ignore))
         self.colors = None if colors is None else [[int(v) for v in color] for color in colors]
-        self.class_weights = None if class_weights is None else list(map(float, class_weights))
+        self.class_weights = None if factors is None else list(map(float, factors))
         self.stride, self.channels = stride, channels
 
-    def spec(self) -> dict[str, Any]:
-        """Return the values that define this task, as JSON."""
-        colors = {} if self.colors is None else {"colors": self.colors}
-        return {**super().spec(), "stride": self.stride, **colors}
+    def adapt(self, reader: Reader) -> Self:
+        """Set balanced class weights from up to MAX_COUNTED training masks."""
+        if self.is_balanced:
+            counts = np.zeros(IGNORED + 1, np.int64)
+            indices = reader.indices("train")
+            for i in indices[:: -(-len(indices) // MAX_COUNTED)].tolist():
+                placement = Placement(reader.image_path(i), STRETCH, _COUNTED_SIZE)
+                mask = self.resize(reader.target(i), placement)["mask"]
+                counts += np.bincount(mask.ravel(), minlength=IGNORED + 1)
+            labeled = counts[: len(self.class_names)]
+            median = np.median(labeled[labeled > 0]) if labeled.any() else 1.0
+            self.class_weights = (median / np.maximum(labeled, 0.01 * median)).tolist()
+        return self
 
-    @cached_property
+    @property
     def _decoder(self) -> Decoder:
         return Decoder(self.spec())
 
@@ -150,7 +170,9 @@ class Segmentation(Task):
             names = self.class_names
             background = names.index("background") if "background" in names else IGNORED
             return {"mask": draw_polygons(annotation, placement, background)}
-        mask = read_mask(annotation["mask"], len(self.class_names), self.ignore, self.colors)
+        mask = annotation["mask"]
+        if isinstance(mask, str | Path):
+            mask = read_mask(mask, len(self.class_names), self.ignore, self.colors)
         return {"mask": placement.mask(mask)}
 
     def followers(self, annotation: Any) -> dict[str, Any]:
@@ -189,7 +211,8 @@ class Segmentation(Task):
         from kerakit.models.levels import feature_levels, feature_pyramid
 
         strides = [one for one in STRIDES if one >= self.stride]
-        x = feature_pyramid(feature_levels(features, strides), self.channels)[0]
+        levels = feature_levels(features, strides, self.prefix)
+        x = feature_pyramid(levels, self.channels, self.prefix)[0]
         # In float32 even under mixed precision: the loss takes logarithms.
         convolution = layers.Conv2D(
             len(self.class_names), 1, name=f"{self.prefix}scores", dtype="float32"
@@ -321,10 +344,8 @@ class Segmentation(Task):
         size = (image.shape[1], image.shape[0])
         masks = [self._decoder.mask(prediction, size)]
         masks += [] if target is None else [np.asarray(target)]
-        picture = self._decoder.draw_masks(image, masks)
-        return (
-            picture if target is None else add_captions(picture, ["left: predicted, right: true"])
-        )
+        drawn = self._decoder.draw_masks(image, masks)
+        return drawn if target is None else add_captions(drawn, ["left: predicted, right: true"])
 
     def plot(self, predictions: MaskPredictions, targets: NDArray[Any]) -> dict[str, Figure]:
         """Return the plot of the confusion matrix; empty if there are too many classes to read."""

@@ -88,7 +88,7 @@ class MeanIoU(keras.metrics.MeanIoU):
         options = {"ignore_class": IGNORED, "sparse_y_pred": False, **options}
         super().__init__(num_classes, name=name, **options)
 
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:  # noqa: ARG002
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """Add a batch; weights of samples don't count."""
         scores = ops.image.resize(
             ops.cast(y_pred, "float32"), y_true.shape[1:3], interpolation="bilinear"
