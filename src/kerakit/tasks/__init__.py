@@ -6,6 +6,7 @@ from typing import Any
 from kerakit.errors import UserError
 from kerakit.tasks.base import Task
 from kerakit.tasks.classification import Classification, ClassPredictions
+from kerakit.tasks.detection import Detection, Objects
 from kerakit.tasks.keypoints import Keypoints
 from kerakit.tasks.multilabel import MultiLabel
 from kerakit.tasks.multitask import MultiTask
@@ -15,9 +16,11 @@ from kerakit.tasks.segmentation import Segmentation
 __all__ = [
     "ClassPredictions",
     "Classification",
+    "Detection",
     "Keypoints",
     "MultiLabel",
     "MultiTask",
+    "Objects",
     "Regression",
     "Segmentation",
     "Task",
@@ -25,7 +28,8 @@ __all__ = [
 ]
 
 _TASKS: dict[str, type[Task]] = {
-    task.name: task for task in (Classification, MultiLabel, Regression, Segmentation, Keypoints)
+    task.name: task
+    for task in (Classification, Detection, Keypoints, MultiLabel, Regression, Segmentation)
 }
 
 

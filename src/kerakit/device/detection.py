@@ -1,0 +1,222 @@
+"""Decoding and drawing of detected objects, for the engine and for devices.
+
+Needs Python 3.7, NumPy and Pillow only: it is copied into device bundles.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Sequence  # noqa: UP035 - Python 3.7
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+MAX_CANDIDATES = 1000
+"""Number of grid points, those of the highest scores, from which objects are selected."""
+
+MAX_OBJECTS = 100
+"""Number of objects per image, as in COCO's metrics."""
+
+_SIDES = ("x1", "y1", "x2", "y2")
+
+# Distinct for most people with color vision deficiency in neighboring entries (Trubetskoy 2017).
+_COLORS = (
+    *((230, 25, 75), (67, 99, 216), (60, 180, 75), (245, 130, 49), (145, 30, 180)),
+    *((0, 130, 140), (240, 50, 230), (154, 99, 36), (0, 0, 117), (128, 0, 0)),
+)
+
+
+class Decoder:
+    """Turns the outputs of a detector into objects.
+
+    A prediction is an array, float32 (objects, 6), the highest score first: left, upper, right and
+    lower side as fractions of the image's width and height, score, and class index.
+
+    Args:
+        spec: has "classes", the names in the order of the outputs; "strides" of the levels;
+            "overlap", the highest intersection over union of two objects of a class; "threshold",
+            the lowest score of an object.
+        minimum: lowest score that is decoded; default: the threshold.
+    """
+
+    def __init__(self, spec: dict[str, Any], minimum: float | None = None) -> None:
+        self.classes = [str(name) for name in spec["classes"]]
+        self.strides = [int(stride) for stride in spec["strides"]]
+        self.overlap = float(spec["overlap"])
+        self.threshold = float(spec["threshold"])
+        self.minimum = self.threshold if minimum is None else minimum
+
+    def decode(self, outputs: dict[str, Any]) -> Any:
+        """Return the objects for the outputs of one image.
+
+        Args:
+            outputs: for each stride, such as 8: "box_8", (rows, columns, 4), distances from the
+                center of the cell to the four sides in strides; "object_8", (rows, columns, 1),
+                logits; "class_8", (rows, columns, classes), logits.
+        """
+        boxes, scores, classes = [], [], []
+        size = (1.0, 1.0)
+        # A score is at most the sigmoid of its objectness, so most points are left out early.
+        least = math.log(max(self.minimum, 1e-6) / max(1 - self.minimum, 1e-6))
+        for stride in self.strides:
+            objectness = np.asarray(outputs[f"object_{stride}"])
+            rows, columns = objectness.shape[:2]
+            size = (columns * stride, rows * stride)
+            flat = objectness.reshape(-1)
+            (index,) = np.nonzero(flat >= least)
+            if not len(index):
+                continue
+            logits = np.asarray(outputs[f"class_{stride}"]).reshape(rows * columns, -1)[index]
+            distances = np.asarray(outputs[f"box_{stride}"]).reshape(-1, 4)[index] * stride
+            classes.append(logits.argmax(axis=1))
+            scores.append(_sigmoid(flat[index]) * _sigmoid(logits.max(axis=1)))
+            y, x = np.divmod(index, columns)
+            centers = (np.stack([x, y], axis=1) + 0.5) * stride
+            sides = [centers - distances[:, :2], centers + distances[:, 2:]]
+            boxes.append(np.concatenate(sides, axis=1))
+        if not scores:
+            return np.zeros((0, 6), np.float32)
+        found = np.concatenate(
+            [
+                np.concatenate(boxes).clip(0, size * 2),
+                np.concatenate(scores)[:, None],
+                np.concatenate(classes)[:, None],
+            ],
+            axis=1,
+        ).astype(np.float32)
+        has_area = (found[:, 2] > found[:, 0]) & (found[:, 3] > found[:, 1])
+        found = found[has_area & (found[:, 4] >= self.minimum)]
+        found = found[np.argsort(-found[:, 4], kind="stable")[:MAX_CANDIDATES]]
+        found = found[suppress(found, self.overlap)[:MAX_OBJECTS]]
+        found[:, :4] /= np.array(size * 2, np.float32)
+        return found
+
+    def visible(self, prediction: Any) -> Any:
+        """Return the objects whose score reaches the threshold."""
+        return prediction[prediction[:, 4] >= self.threshold]
+
+    def ties(self, outputs: dict[str, Any], step: float) -> bool:
+        """Whether a difference of ``step`` in the logits may change the number of objects."""
+        lower, upper = Decoder.__new__(Decoder), Decoder.__new__(Decoder)
+        counts = []
+        for other, sign in ((lower, 1), (upper, -1)):
+            other.__dict__.update(self.__dict__)
+            odds = math.log(self.threshold / (1 - self.threshold)) - 2 * sign * step
+            other.minimum = 1 / (1 + math.exp(-odds))
+            counts.append(len(other.decode(outputs)))
+        return counts[0] != counts[1]
+
+    def same(self, prediction: Any, other: Any) -> bool:
+        """Whether two predictions have the same objects: of equal class, overlapping by 0.8."""
+        one, two = self.visible(prediction), self.visible(other)
+        if len(one) != len(two):
+            return False
+        near = (overlaps(one, two) >= 0.8) & (one[:, None, 5] == two[None, :, 5])
+        return bool(near.any(axis=0).all() and near.any(axis=1).all())
+
+    def to_image(self, prediction: Any, layout: Any) -> Any:
+        """Return the objects as fractions of the upright original image, clipped to it."""
+        moved = prediction.copy()
+        corners = layout.to_image(prediction[:, :4].reshape(-1, 2)).reshape(-1, 4)
+        moved[:, :4] = np.clip(corners, 0, 1)
+        return moved[(moved[:, 2] > moved[:, 0]) & (moved[:, 3] > moved[:, 1])]
+
+    def describe(
+        self, prediction: Any, top: int = MAX_OBJECTS, size: tuple[int, int] = (1, 1)
+    ) -> list[dict[str, Any]]:
+        """Return the ``top`` objects with label, confidence, and sides in pixels.
+
+        Args:
+            prediction: the objects.
+            top: number of records.
+            size: (width, height) of the image in pixels.
+        """
+        scale = np.array(size * 2, np.float64)
+        return [
+            {
+                "label": self.classes[int(row[5])],
+                "confidence": float(row[4]),
+                **{name: round(float(row[i] * scale[i]), 1) for i, name in enumerate(_SIDES)},
+            }
+            for row in self.visible(prediction)[:top]
+        ]
+
+    def caption(self, prediction: Any, top: int = 0) -> str:
+        """Return the number of objects of each class."""
+        classes = self.visible(prediction)[:, 5].astype(int)
+        counts = np.bincount(classes, minlength=len(self.classes)).tolist()
+        named = [f"{counts[i]} {name}" for i, name in enumerate(self.classes) if counts[i]]
+        return ", ".join(named) or "no object"
+
+    def draw(self, image: Any, prediction: Any) -> Image.Image:
+        """Return the image, uint8 (height, width, 3), with boxes, labels and scores."""
+        return draw_boxes(image, self.visible(prediction), self.classes)
+
+
+def suppress(found: Any, overlap: float) -> Any:
+    """Return the indices of the boxes that remain after non-maximum suppression per class.
+
+    A box is removed if a remaining one of its class with a higher score overlaps it by more than
+    ``overlap``. All pairs are compared at once; the rule is then applied until nothing changes,
+    which gives the result of the usual loop over boxes.
+
+    Args:
+        found: (boxes, 6): sides, score and class, the highest score first.
+        overlap: intersection over union.
+    """
+    if not len(found):
+        return np.zeros(0, np.int64)
+    rivals = overlaps(found, found) > overlap
+    rivals &= found[:, None, 5] == found[None, :, 5]
+    rivals = np.triu(rivals, 1)
+    remaining = np.ones(len(found), bool)
+    while True:
+        after = ~rivals[remaining].any(axis=0)
+        if (after == remaining).all():
+            return np.flatnonzero(remaining)
+        remaining = after
+
+
+def overlaps(one: Any, other: Any) -> Any:
+    """Return the intersection over union of all pairs of boxes, (n, m), given as x1, y1, x2, y2."""
+    x1, y1, x2, y2 = (one[:, None, side] for side in range(4))
+    left, upper, right, lower = (other[None, :, side] for side in range(4))
+    width = np.minimum(x2, right) - np.maximum(x1, left)
+    height = np.minimum(y2, lower) - np.maximum(y1, upper)
+    shared = np.maximum(width, 0) * np.maximum(height, 0)
+    total = (x2 - x1) * (y2 - y1) + (right - left) * (lower - upper) - shared
+    return shared / np.maximum(total, 1e-9)
+
+
+def draw_boxes(
+    image: Any, boxes: Any, classes: Sequence[str], color: tuple[int, int, int] | None = None
+) -> Image.Image:
+    """Return the image, uint8 (height, width, 3), with boxes.
+
+    Args:
+        image: the image.
+        boxes: (boxes, 4 or more): sides as fractions; with score and class, labels are drawn, too.
+        classes: class names.
+        color: of all boxes; default: one per class.
+    """
+    photo = Image.fromarray(np.asarray(image).astype(np.uint8))
+    pen = ImageDraw.Draw(photo)
+    width = max(1, round(max(photo.size) / 320))
+    scale = np.array(photo.size * 2)
+    # The most confident last, on top.
+    for row in boxes[::-1]:
+        x1, y1, x2, y2 = (row[:4] * scale).tolist()
+        kind = int(row[5]) if len(row) > 5 else 0
+        chosen = color or _COLORS[kind % len(_COLORS)]
+        pen.rectangle([x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)], outline=chosen, width=width)
+        if len(row) > 5 and color is None:
+            text = f"{classes[kind]} {row[4]:.2f}"
+            top = y1 - 12 if y1 >= 12 else y1
+            left, upper, right, lower = pen.textbbox((x1 + 2, top), text)
+            pen.rectangle([left - 2, upper - 1, right + 2, lower + 1], fill=chosen)
+            pen.text((x1 + 2, top), text, fill="white")
+    return photo
+
+
+def _sigmoid(logits: Any) -> Any:
+    return 1 / (1 + np.exp(-np.clip(logits, -60, 60)))
