@@ -388,12 +388,24 @@ def load_weights(model: keras.Model, path: Path | str) -> Path:
         raise damaged(path, first_line(error)) from None
     if run is not None:
         _check_architecture(model, run)
-    _check_weights(model, path)
+    check_weights(model, str(path))
     return path
 
 
-def _check_weights(model: keras.Model, path: Path) -> None:
-    """Raise UserError if weights are NaN or infinite, as after a diverged training."""
+def check_weights(model: keras.Model, origin: str) -> None:
+    """Raise UserError if weights are NaN or infinite, as after a diverged training.
+
+    Args:
+        model: a built model.
+        origin: the weights' file or model, for the message.
+
+    >>> import keras
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, name="scores")])
+    >>> model.set_weights([weight + float("nan") for weight in model.get_weights()])
+    >>> check_weights(model, "best.weights.h5")
+    Traceback (most recent call last):
+    kerakit.errors.UserError: best.weights.h5 has NaN or infinite weights in 2 of 2 arrays, ...
+    """
     import numpy as np
 
     invalid = [weight for weight in model.weights if not np.isfinite(np.asarray(weight)).all()]
@@ -401,9 +413,9 @@ def _check_weights(model: keras.Model, path: Path) -> None:
         # A weight's path is LAYER/WEIGHT, with nested models in front.
         layers = list(dict.fromkeys(weight.path.rpartition("/")[0] for weight in invalid))
         raise UserError(
-            f"{path} has NaN or infinite weights in {len(invalid)} of {len(model.weights)} arrays, "
-            f"those of the layers {list_names(layers)}. The training diverged: train again with a "
-            "lower --learning_rate, or from another checkpoint."
+            f"{origin} has NaN or infinite weights in {len(invalid)} of {len(model.weights)} "
+            f"arrays, those of the layers {list_names(layers)}. The training diverged: train again "
+            "with a lower --learning_rate, or from another checkpoint."
         )
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from digits import TRAINED, Exported, digits
 from kerakit import UserError, cli
-from kerakit.deploy import predict_images
+from kerakit.deploy import keras_predict_fn, predict_images
 from kerakit.tasks import Classification
 from projects import Result
 
@@ -207,6 +207,21 @@ def test_outputs_that_are_not_finite_are_errors(tmp_path: Path) -> None:
     )
     assert [isinstance(one, UserError) for one in found] == [True, False, True]
     assert "no prediction for a: the model outputs NaN" in str(found[0])
+
+
+def test_an_output_that_is_not_finite_does_not_end_the_work_on_the_others() -> None:
+    import keras
+
+    image = keras.Input((1, 1, 3))
+    brightness = keras.layers.GlobalMaxPooling2D()(image)[:, :2]
+    model = keras.Model(image, keras.ops.log(brightness))  # of black: infinite
+    found = predict_images(
+        keras_predict_fn(model),
+        Classification(["cat", "dog"]),
+        lambda path: np.full((1, 1, 3), int(path.name), np.uint8),
+        [Path("9"), Path("0"), Path("7")],
+    )
+    assert [isinstance(one, UserError) for one in found] == [False, True, False]
 
 
 def test_a_run_without_its_project_is_explained(

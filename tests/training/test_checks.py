@@ -152,9 +152,12 @@ def test_a_loss_that_fits(loss: Any, targets: Any) -> None:
 
 def test_class_names_that_are_numbers_are_regression_targets() -> None:
     numbers = [f"{i / 100:.3f}" for i in range(30)]
-    with pytest.raises(UserError, match=r"0\.000.*task.py"):
-        Classification(numbers).check_model(model(layers.Dense(30, "softmax")))
-    for names in (numbers[:5], [str(i) for i in range(30)], [*numbers, "other"]):
+    integers = [str(i) for i in range(30)]
+    for names in (numbers, [*integers[:-1], "0.5"], [*numbers[:-1], "nan"]):
+        with pytest.raises(UserError, match=r"measurements.*task\.py"):
+            Classification(names).check_model(model(layers.Dense(30, "softmax")))
+    floats = [f"{i}.0" for i in range(30)]  # class numbers as pandas writes them
+    for names in (numbers[:5], integers, floats, [*numbers, "other"], [*integers, "nan"]):
         count = len(names)
         Classification(names).check_model(model(layers.Dense(count, "softmax")))
 

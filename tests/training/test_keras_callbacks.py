@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import csv
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import keras
@@ -29,58 +33,73 @@ def construct(input_shape, num_classes, weights=None):
 '''
 
 CALLBACKS = """
-    class Custom(keras.callbacks.Callback):
-        def on_epoch_end(self, epoch, logs=None):
-            logs["rate"] = float(self.model.optimizer.learning_rate)
-
     callbacks += [
-        Custom(),
         keras.callbacks.TerminateOnNaN(),
         keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: None),
         keras.callbacks.EarlyStopping(MONITOR, patience=50, restore_best_weights=True),
         keras.callbacks.ModelCheckpoint(str(run.path / "part.keras"), monitor=MONITOR),
         keras.callbacks.CSVLogger(str(run.path / "log.csv"), append=True),
         ADDED
-        training.HistoryWriter(run),
     ]
     callbacks += trackers"""
+
+PLATEAU = "keras.callbacks.ReduceLROnPlateau(MONITOR, factor=0.5, patience=1, min_delta=10.0)"
+OWN = "keras.callbacks.LearningRateScheduler(lambda epoch, rate: 0.01 / (1 + epoch))"
 
 
 def add(project: Project, source: str) -> None:
     (project.path / "models" / "tiny.py").write_text(PRETRAINED)
     path = project.path / "callbacks.py"
-    # A column of history.csv must be in the logs before HistoryWriter.
-    edit(path, "    callbacks.append(training.HistoryWriter(run))\n", "")
     added = source and f"{source},"
     edit(path, "    callbacks += trackers", CALLBACKS.replace("ADDED", added))
 
 
 def rates(project: Project) -> list[float]:
     with (project.path / "progress" / "test" / "history.csv").open() as file:
-        return [float(row["rate"]) for row in csv.DictReader(file)]
+        return [float(row["learning_rate"]) for row in csv.DictReader(file)]
 
 
-def test_the_learning_rate_can_be_reduced_in_each_phase(project: Project) -> None:
-    add(
-        project,
-        "keras.callbacks.ReduceLROnPlateau(MONITOR, factor=0.5, patience=1, min_delta=10.0)",
-    )
-    flags = ("--model", "tiny", "--num_epochs", 4, "--head_epochs", 4, "--batch_size", 16)
-    done = project.train(*flags)
+FLAGS = ["--model", "tiny", "--num_epochs", "4", "--head_epochs", "4", "--batch_size", "16"]
+
+TRAIN = f"""
+import sys
+from pathlib import Path
+from projects import Project
+for folder in sys.argv[1:]:
+    done = Project(Path(folder)).train(*{FLAGS})
     assert done.code == 0, done.err
+"""
+
+
+def test_each_phase_has_the_same_learning_rates_on_jax(project: Project, tmp_path: Path) -> None:
+    """Head and fine-tuning, with the schedule of train.py and callbacks that set the rate."""
+    other = Project(Path(shutil.copytree(project.path, tmp_path / "other")))
+    add(project, PLATEAU)
+    add(other, OWN)
+    on_jax = subprocess.run(
+        [sys.executable, "-c", TRAIN, str(project.path), str(other.path)],
+        env={**os.environ, "KERAS_BACKEND": "jax"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert on_jax.returncode == 0, on_jax.stderr
+    found = rates(project)
+    done = project.train("--overwrite", *FLAGS)
+    assert done.code == 0, done.err
+    np.testing.assert_allclose(found, rates(project), rtol=1e-6)
+    np.testing.assert_allclose(rates(other), 0.01 / (1 + np.arange(8)), rtol=1e-6)
+    # In each phase, the second epoch is a plateau, and the schedule ends with it.
     assert done.out.count("set by a callback") == 2
     assert "stopped after" not in done.out
     assert "ModelCheckpoint" in done.out
-    found = rates(project)
-    assert len(found) == 8
     for phase in (found[:4], found[4:]):
-        # The second epoch is a plateau, so the schedule ends with it; Custom comes before.
         np.testing.assert_allclose(phase[3], phase[2] / 2, rtol=1e-5)
         assert 0 < phase[2] < phase[1] / 2 * 1.001
 
 
 def test_a_learning_rate_of_ones_own_is_the_one_that_is_used(project: Project) -> None:
-    add(project, "keras.callbacks.LearningRateScheduler(lambda epoch, rate: 0.01 / (1 + epoch))")
+    add(project, OWN)
     done = project.train("--model", "tiny", "--strategy", "scratch", "--num_epochs", 3)
     assert done.code == 0, done.err
     np.testing.assert_allclose(rates(project), [0.01, 0.005, 0.01 / 3], rtol=1e-5)

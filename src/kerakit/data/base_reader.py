@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from kerakit.data.exclusions import read_exclusions
 from kerakit.data.index import UNASSIGNED, ImageIndex
+from kerakit.data.labels import are_measurements
 from kerakit.data.split import CHUNK, MODES, Mode, assign
 from kerakit.errors import UserError
 
@@ -252,14 +253,6 @@ def _printable(key: bytes) -> str:
         return key.decode()
     except UnicodeDecodeError:
         return quote_from_bytes(key)
-
-
-def are_measurements(labels: Sequence[str]) -> bool:
-    """Whether all labels are numbers, and some are no integers."""
-    try:
-        return any(not float(label).is_integer() for label in labels)
-    except (ValueError, OverflowError):
-        return False
 
 
 def _to_bytes(annotation: Any) -> bytes:

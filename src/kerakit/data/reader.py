@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from kerakit.data.base_reader import BaseReader, are_measurements
+from kerakit.data.base_reader import BaseReader
 from kerakit.data.folders import index_folder
 from kerakit.data.index import ImageIndex
+from kerakit.data.labels import are_measurements
 from kerakit.data.split import Mode
 from kerakit.data.tables import index_table
 from kerakit.errors import UserError, list_names

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kerakit import metrics
+from kerakit.data.labels import are_measurements
 from kerakit.device.classification import Decoder
 from kerakit.errors import UserError, list_names
 from kerakit.tasks.base import Names, Task, check_finite_outputs, check_output_shape, pool
@@ -26,7 +27,7 @@ MAX_PLOTTED_CLASSES = 100
 """Number of classes up to which a confusion matrix is plotted."""
 
 MAX_NUMBERS = 20
-"""Number of classes up to which all of them may be named by decimals such as 0.5."""
+"""Number of classes up to which they may be named by numbers such as 0.5."""
 
 TOLERANCE = 0.01
 """Largest deviation of the sum of probabilities from 1; float16 rounds each to 0.0005."""
@@ -164,7 +165,7 @@ class Classification(Task):
 
     def _check_class_names(self) -> None:
         """Raise UserError if the classes are numbers, which a regression predicts."""
-        if len(self.class_names) > MAX_NUMBERS and all(map(_is_decimal, self.class_names)):
+        if len(self.class_names) > MAX_NUMBERS and are_measurements(self.class_names):
             raise UserError(
                 f"the labels look like measurements (regression): {list_names(self.class_names)}; "
                 "classification needs classes. To predict a number, return a task of your own in "
@@ -255,12 +256,3 @@ class Classification(Task):
             for name, each in predictions.items()
         }
         return confusion_sections(matrices, self.class_names)
-
-
-def _is_decimal(name: str) -> bool:
-    """Whether a class name is a number with a fraction or an exponent, such as 0.085."""
-    try:
-        float(name)
-    except ValueError:
-        return False
-    return not name.strip().lstrip("+-").isdecimal()

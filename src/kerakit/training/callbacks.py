@@ -91,7 +91,10 @@ class Checkpoints(keras.callbacks.Callback):
 
 
 class HistoryWriter(keras.callbacks.Callback):
-    """Writes the metrics to history.csv, one row per epoch, and plots them at the end.
+    """Writes metrics and learning rate to history.csv, one row per epoch; plots them at the end.
+
+    The learning rate is that of the last step of an epoch. It is added to the logs, where later
+    callbacks such as trackers find it.
 
     Attributes:
         phase_starts: the first epoch of each ``fit``, counted from 1.
@@ -112,7 +115,10 @@ class HistoryWriter(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Write the history up to this epoch."""
-        metrics = {name: float(value) for name, value in (logs or {}).items()}
+        logs = {} if logs is None else logs
+        # Keras's own schedulers add it, too, but may come later.
+        logs.setdefault("learning_rate", float(self.model.optimizer.learning_rate))
+        metrics = {name: float(value) for name, value in logs.items()}
         self._rows.append({"epoch": epoch + 1, **metrics})
         self._run.write_history(self._rows)
 
@@ -216,7 +222,7 @@ class EpochLogger(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Print the metrics of the epoch."""
-        metrics = "".join(f" - {name}: {value:.4f}" for name, value in (logs or {}).items())
+        metrics = "".join(f" - {name}: {_format(value)}" for name, value in (logs or {}).items())
         self._pending = f"epoch {epoch + 1}/{self.params['epochs']}{metrics}"
         if time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
             print(self._pending, flush=True)
@@ -226,6 +232,11 @@ class EpochLogger(keras.callbacks.Callback):
         """Print the last epoch."""
         if self._pending:
             print(self._pending, flush=True)
+
+
+def _format(value: float) -> str:
+    """Return a metric as Keras's progress bar shows it."""
+    return f"{value:.4f}" if abs(value) > 1e-3 or value == 0 else f"{value:.4e}"
 
 
 def _read_metric(monitor: str, logs: Any) -> float:

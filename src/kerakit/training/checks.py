@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from kerakit.errors import UserError, first_line
 from kerakit.inference import keras_predict_fn
+from kerakit.run import check_weights
 from kerakit.tasks.base import Task, label_lines
 
 _OTHER_SHAPES = ("circle", "ctc")
@@ -37,11 +38,7 @@ def check_batch(model: keras.Model, task: Task, batch: tuple[Any, Any]) -> None:
     # As many images as classes would hide that a loss broadcasts.
     count = len(batch[0]) - (len(batch[0]) == len(label_lines(task)))
     images, targets = keras.tree.map_structure(lambda array: array[:count], batch)
-    if not all(np.isfinite(weight).all() for weight in model.get_weights()):
-        raise UserError(
-            f"the weights of {model.name} contain NaN or infinite values. Choose another "
-            "checkpoint, or train again with a smaller --learning_rate."
-        )
+    check_weights(model, f"the model {model.name}")
     outputs = _predict(model, images)
     inference = task.inference_model(model)
     task.check_outputs(

@@ -125,22 +125,19 @@ def _layer_of(operation: Any, args: tuple[Any, ...]) -> tuple[Any, Any] | None:
     if isinstance(operation, layers.Layer) or len(args) != 2:
         return None
     first, second = args
-    if isinstance(second, int | float):
+    numbers = [one for one in args if isinstance(one, int | float)]
+    if numbers:
+        (number,), is_first = numbers, numbers[0] is first
         rescalings = {
-            "Add": (1.0, second),
-            "Subtract": (1.0, -second),
-            "Multiply": (second, 0.0),
-            "Divide": (1 / (second or 1), 0.0),
-            "TrueDivide": (1 / (second or 1), 0.0),
+            "Add": (1.0, number),
+            "Subtract": (-1.0, number) if is_first else (1.0, -number),
+            "Multiply": (number, 0.0),
         }
-        return (
-            (layers.Rescaling(*rescalings[kind], name=name), first) if kind in rescalings else None
-        )
-    if isinstance(first, int | float):
-        rescalings = {"Add": (1.0, first), "Subtract": (-1.0, first), "Multiply": (first, 0.0)}
-        return (
-            (layers.Rescaling(*rescalings[kind], name=name), second) if kind in rescalings else None
-        )
+        if number and not is_first:
+            rescalings["Divide"] = rescalings["TrueDivide"] = (1 / number, 0.0)
+        if kind not in rescalings:
+            return None
+        return layers.Rescaling(*rescalings[kind], name=name), second if is_first else first
     merges = {"Add": layers.Add, "Subtract": layers.Subtract, "Multiply": layers.Multiply}
     if kind not in merges or not all(isinstance(one, KerasTensor) for one in args):
         return None

@@ -1,0 +1,145 @@
+"""Start of a script: threads, the output of native libraries, Keras's backend."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+VARIABLES = (
+    *("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"),
+    *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"),
+)
+
+
+def run(source: str, *args: object, **variables: str | None) -> subprocess.CompletedProcess[str]:
+    """Run Python code in a process of its own; None removes a variable."""
+    removed = (*VARIABLES, "KERAS_BACKEND", "KERAS_HOME", "TF_CPP_MIN_LOG_LEVEL")
+    environment = {name: value for name, value in os.environ.items() if name not in removed}
+    environment |= {name: value for name, value in variables.items() if value is not None}
+    done = subprocess.run(
+        [sys.executable, "-c", source, *map(str, args)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+THREADS = """
+import functools, json, os, sys
+from pathlib import Path
+from kerakit import Config, cgroup, machine, parse_args
+
+root = Path(sys.argv[1])
+machine.cgroup_limits = functools.partial(cgroup.cgroup_limits, root, root / "membership")
+names, sys.argv[1:] = sys.argv[2:], []
+parse_args(Config)
+early = [name for name in ("numpy", "tensorflow", "keras") if name in sys.modules]
+import numpy
+print(json.dumps({
+    "early": early,
+    "threads": len(os.listdir("/proc/self/task")),
+    **{name: os.environ.get(name) for name in names},
+}))
+"""
+
+
+def threads(folder: Path, quota: str, **variables: str) -> dict[str, Any]:
+    """Parse flags in a control group with a limit on CPU time, and import NumPy."""
+    folder.mkdir()
+    (folder / "membership").write_text("0::/\n")
+    (folder / "cpu.max").write_text(quota)
+    found: dict[str, Any] = json.loads(run(THREADS, folder, *VARIABLES, **variables).stdout)
+    assert found.pop("early") == []
+    return found
+
+
+def test_native_libraries_start_as_many_threads_as_the_control_group_has_cores(
+    tmp_path: Path,
+) -> None:
+    found = threads(tmp_path / "half", "50000 100000")
+    assert found.pop("threads") == 1  # OpenBLAS starts its threads when NumPy is imported
+    assert found == dict.fromkeys(VARIABLES, "1")
+    own = threads(tmp_path / "own", "50000 100000", OMP_NUM_THREADS="3")
+    assert own["OMP_NUM_THREADS"] == "3"
+    for quota in ("max 100000", f"{(os.cpu_count() or 1) * 100000} 100000"):
+        free = threads(tmp_path / quota.partition(" ")[0], quota)
+        del free["threads"]
+        assert free == dict.fromkeys(VARIABLES)
+
+
+def test_a_start_up_is_quiet_and_hides_optional_packages() -> None:
+    """Also the output of native code; what was imported before remains."""
+    done = run("""
+import os, sys
+import matplotlib
+import kerakit
+with kerakit.quiet_startup():
+    os.write(1, b"native")
+    os.write(2, b"native")
+    import keras
+    assert sys.modules["matplotlib"] is matplotlib
+    for name in ("sklearn", "jax"):
+        try:
+            __import__(name)
+        except ImportError:
+            pass
+        else:
+            raise AssertionError(name)
+import jax, sklearn
+assert keras.backend.backend() == "tensorflow"
+print("done")
+""")
+    assert done.stdout == "done\n"
+    assert done.stderr == ""
+
+
+def test_an_error_at_the_start_up_is_shown_and_restores_the_streams() -> None:
+    done = run("""
+import sys
+import kerakit
+try:
+    with kerakit.quiet_startup():
+        raise ImportError("no such library")
+except ImportError as error:
+    print(error)
+assert "sklearn" not in sys.modules
+""")
+    assert done.stdout == "no such library\n"
+
+
+BACKEND = """
+from kerakit.console import _keras_backend
+expected = _keras_backend()
+import kerakit
+with kerakit.quiet_startup():
+    import keras
+assert keras.backend.backend() == expected, (keras.backend.backend(), expected)
+print(expected)
+"""
+
+
+@pytest.mark.parametrize(
+    ("content", "variable", "expected"),
+    [
+        ('{"backend": "jax"}', None, "jax"),
+        ('{"backend": "tensorflow"}', "jax", "jax"),
+        ('{"backend": "jax"}', "", "jax"),
+        ('{"backend": ', None, "tensorflow"),
+    ],
+)
+def test_the_backend_is_found_by_the_rules_of_keras(
+    content: str, variable: str | None, expected: str, tmp_path: Path
+) -> None:
+    (tmp_path / ".keras").mkdir()
+    (tmp_path / ".keras" / "keras.json").write_text(content)
+    done = run(BACKEND, HOME=str(tmp_path), KERAS_BACKEND=variable)
+    assert done.stdout.split() == [expected]
