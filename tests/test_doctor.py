@@ -143,6 +143,26 @@ def test_the_environment_is_described(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert found["compilers"]["edgetpu_compiler"].startswith("Edge TPU Compiler version 16.0")
 
 
+def test_a_compiler_with_endless_output_and_a_daemon(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    compiler = tmp_path / "edgetpu_compiler"
+    compiler.write_text(
+        f"#!{sys.executable}\n"
+        "import os, sys, time\n"
+        "if os.fork() == 0:\n"
+        "    time.sleep(9999)\n"  # it keeps the output open
+        "print('version 16 \\x1b[31m' + 'x' * 10**7)\n"
+    )
+    compiler.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    described = doctor._program_version("edgetpu_compiler")
+    assert described.startswith(r"version 16 \x1b[31mxxx")
+    assert len(described) < 500
+    compiler.write_text("no program")
+    assert "cannot be run" in doctor._program_version("edgetpu_compiler")
+
+
 def test_it_is_printed_as_lines(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,8 +17,9 @@ from typing import Any
 
 import kerakit
 from kerakit.cgroup import cgroup_limits
-from kerakit.errors import printable
+from kerakit.errors import JobError, printable
 from kerakit.machine import available_cores, available_memory, cpu_name
+from kerakit.programs import run_program
 
 RUNTIMES = ("tensorflow", "ai_edge_litert", "tflite_runtime", "onnxruntime", "openvino")
 """Import names of what runs exported models."""
@@ -32,6 +33,7 @@ PACKAGES = (
 NOT_INSTALLED = "not installed"
 
 _TIMEOUT_S = 120
+_LONGEST_VERSION = 200
 
 # Each import runs in its own process: a native library may crash, hang, or conflict with another.
 _MARK = "kerakit doctor:"
@@ -139,15 +141,17 @@ def _program_version(name: str) -> str:
     path = shutil.which(name)
     if path is None:
         return NOT_INSTALLED
-    done = _run([path, "--version"])
-    reason = done if isinstance(done, str) else (done.stdout.strip().splitlines() or [""])[0]
-    return f"{reason or 'unknown version'} ({path})"
+    try:
+        _, output = run_program([path, "--version"], _TIMEOUT_S, name)
+    except JobError as error:
+        return f"{error} ({path})"
+    return f"{(output.strip().splitlines() or ['unknown version'])[0][:_LONGEST_VERSION]} ({path})"
 
 
 def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str] | str:
-    """Run a program without a shell; return its result, or why there is none."""
+    """Run this Python; return its result, or why there is none."""
     try:
-        return subprocess.run(  # noqa: S603 - no shell; this Python, or a program on the PATH
+        return subprocess.run(  # noqa: S603 - no shell; this Python
             command,
             capture_output=True,
             text=True,

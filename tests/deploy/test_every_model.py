@@ -18,6 +18,7 @@ from digits import calibration
 from kerakit.deploy import FORMAT_NAMES, ExportFolder, FormatResult, export_model
 from kerakit.deploy.gate import AccuracyGate
 from kerakit.deploy.results import write_report
+from kerakit.errors import JobError
 from kerakit.tasks import Classification
 from projects import PROJECT
 
@@ -121,6 +122,21 @@ def test_a_layer_that_hdf5_cannot_hold_fails_that_format_alone(
     # Before the work, not after it.
     assert lines[0] == f"h5 cannot be exported: {results['h5'].reason}"
     assert not (tmp_path / "model.h5").exists()
+
+
+@pytest.mark.parametrize("formats", [["edgetpu"], ["h5"], ["h5", "edgetpu"]])
+def test_if_nothing_can_be_exported_nothing_is_done(
+    formats: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    lines: list[str] = []
+    model = classifier(Scale(name="own"))
+    with pytest.raises(JobError, match="nothing can be exported: ") as error:
+        export(model, tmp_path / "new", formats, lines.append)
+    for name in formats:
+        assert f"{name}: " in str(error.value)
+    assert lines == []
+    assert not (tmp_path / "new").exists()
 
 
 def test_any_exception_is_one_failed_row(tmp_path: Path) -> None:

@@ -48,6 +48,26 @@ def test_the_gate(max_drop: float, passed: bool) -> None:
     assert gate.measure(predictions).passed is passed
 
 
+@pytest.mark.parametrize(
+    ("predicted", "is_chance"),
+    [
+        ([*TARGETS[:-1], 0], False),
+        ([2] * 10, True),  # the largest class
+        ([1, 2, 1, 2, 0, 2, 0, 1, 0, 2], True),
+    ],
+)
+def test_a_model_of_chance_makes_the_gate_meaningless(
+    predicted: list[int], is_chance: bool
+) -> None:
+    images = np.arange(10, dtype=np.uint8).reshape(10, 1, 1, 1)
+    scores = np.eye(3, dtype=np.float32)[predicted]
+    gate = AccuracyGate(
+        Classification(CLASSES), [(images, TARGETS)], lambda batch: scores[batch.ravel()], 0.01
+    )
+    warning = gate.describe_chance()
+    assert ("the Keras model is not better than chance" in warning) == is_chance
+
+
 @given(st.integers(1, 700), st.integers(1, 40))
 def test_sample_images_are_evenly_spaced(count: int, batch_size: int) -> None:
     # The two bytes of an image are its sample index.

@@ -28,6 +28,12 @@ Only of those that are imported before the first batch: a key must not depend on
 """
 
 
+_FILE_NAME = re.compile(rb"""["']([^"'\s{}]{1,200}\.[A-Za-z]\w{0,9})["']""")
+"""A string in source code that may be the name of a data file."""
+
+_MAX_NAMED_BYTES = 2**24
+"""Larger data files count by size and time of modification."""
+
 _GENERATED = re.compile(r"__autograph_generated_file")
 
 
@@ -40,8 +46,10 @@ def code_identity(parts: Iterable[object], pipeline: Any = None) -> bytes:
     """Return 32 bytes that identify the code behind samples.
 
     These are the versions of Kerakit and of the libraries, the source files of all modules that are
-    imported from ``sys.path`` and not installed, and the augmentation. ``__main__`` counts only if
-    one of ``parts`` is defined there: an edit of the optimizer in train.py changes nothing.
+    imported from ``sys.path`` and not installed, the data files that these name, such as
+    ``"lookup.json"``, in their folder, its subfolders, or the current one, and the augmentation.
+    ``__main__`` counts only if one of ``parts`` is defined there: an edit of the optimizer in
+    train.py changes nothing.
 
     Args:
         parts: functions and objects whose classes may be defined by the owner of the project.
@@ -58,7 +66,10 @@ def code_identity(parts: Iterable[object], pipeline: Any = None) -> bytes:
             continue
         path = _source_path(module, entries)
         if path is not None:
-            identity.update(name.encode() + b"\0" + _read(path))
+            source = _read(path)
+            identity.update(name.encode() + b"\0" + source)
+            for file in _named_files(source, path.parent):
+                identity.update(str(file).encode("utf-8", "surrogateescape") + _read_data(file))
         elif name == "__main__":
             # Code of a notebook has no file: what it makes is not reused.
             identity.update(secrets.token_bytes(16))
@@ -126,6 +137,28 @@ def _installed_dirs() -> frozenset[str]:
     folders.update(map(Path, [*site.getsitepackages(), site.getusersitepackages()]))
     folders.add(Path(kerakit.__file__).parent)
     return frozenset(str(folder) for path in folders for folder in (path, path.resolve()))
+
+
+def _named_files(source: bytes, folder: Path) -> list[Path]:
+    """Return the data files that source code names by a string, sorted.
+
+    Tables of images, such as check.csv, are left to the keys of the images themselves.
+    """
+    found: set[Path] = set()
+    names = {os.fsdecode(name) for name in _FILE_NAME.findall(source)}
+    folders = [folder, Path.cwd()]
+    if names:
+        folders += [Path(one.path) for one in os.scandir(folder) if one.is_dir()]
+    for name in names:
+        found.update(path for path in (one / name for one in folders) if path.is_file())
+    return sorted(one for one in found if one.suffix not in (".py", ".csv", ".parquet"))
+
+
+def _read_data(path: Path) -> bytes:
+    facts = path.stat()
+    if facts.st_size > _MAX_NAMED_BYTES:
+        return repr((facts.st_size, facts.st_mtime_ns)).encode()
+    return _read(path)
 
 
 def _read(path: Path) -> bytes:

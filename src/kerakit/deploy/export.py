@@ -7,6 +7,7 @@ import re
 import tempfile
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -223,6 +224,7 @@ def export_model(
 
     Raises:
         UserError: the model doesn't fit the task, or ``preprocess`` of ``held_out`` changes pixels.
+        JobError: none of the formats can be exported on this machine, or of this model.
 
     >>> import keras
     >>> from kerakit.tasks import Classification
@@ -246,19 +248,22 @@ def export_model(
     model = task.inference_model(model)
     check_preprocess(held_out)  # before anything is written
     folder.check_new(overwrite=True)
+    source = ExportSource(model, calibration, folder.path, edgetpu)
+    impossible = _check_formats(source, formats, log)
     make_dir(folder.path)
     with (
         naming(folder.path),
         tempfile.TemporaryDirectory(prefix=".kerakit-", dir=folder.path) as temporary,
     ):
-        source = ExportSource(model, calibration, Path(temporary), edgetpu)
-        impossible = _check_formats(source, formats, log)
+        source = replace(source, folder=Path(temporary))
         log("Keras model: predicting the held-out images")
         predict = keras_predict_fn(model)
         calibrate_task(task, predict, held_out)
         gate = AccuracyGate(task, held_out, predict, max_drop, output_names(model))
         if gate.reading == "device":
             log("exported files: images read as on the device; agreement includes the difference")
+        if warning := gate.describe_chance():
+            log(warning)
         results = _export_formats(source, gate, formats, impossible, log)
         write_text(source.folder / LABELS, "".join(f"{name}\n" for name in label_lines(task)))
         write_json(source.folder / TASK, {**task.spec(), "outputs": list(gate.output_names)})
@@ -312,7 +317,11 @@ def _select(names: Sequence[str] | None) -> list[Format]:
 def _check_formats(
     source: ExportSource, names: Sequence[str] | None, log: Log
 ) -> dict[str, FormatResult]:
-    """Return the results of formats that cannot be written, by name, before any work."""
+    """Return the results of formats that cannot be written, by name, before any work.
+
+    Raises:
+        JobError: that is all of them.
+    """
     unavailable: Literal["failed", "skipped"] = "skipped"
     if names is not None and ALL_FORMATS not in names:
         unavailable = "failed"
@@ -327,6 +336,9 @@ def _check_formats(
         except Exception as error:
             reason = _failure(error, source.folder / one.file, source.model)
             impossible[one.name] = FormatResult(one.name, one.file, "failed", reason)
+    if len(impossible) == len(_select(names)):
+        reasons = "; ".join(f"{one.format}: {one.reason}" for one in impossible.values())
+        raise JobError(f"nothing can be exported: {reasons}")
     for result in impossible.values():
         verb = "will be skipped" if result.status == "skipped" else "cannot be exported"
         log(f"{result.format} {verb}: {result.reason}")

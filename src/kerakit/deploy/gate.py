@@ -13,11 +13,14 @@ from numpy.typing import NDArray
 from kerakit import nested
 from kerakit.deploy.held_out import Batches, as_device
 from kerakit.inference import PredictFn, predict_batches
-from kerakit.report.formatting import format_points
+from kerakit.report.formatting import format_percent, format_points
 from kerakit.tasks.base import Predictions, Task
 
 SAMPLE_IMAGES = 16
 """Number of held-out images that are kept in memory; 2.4 MB at 224 by 224."""
+
+PERMUTATIONS = 20
+"""Of the targets, in the test for chance: a model of chance passes it 1 time in 21."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,29 @@ class AccuracyGate:
         # A drop of exactly the limit passes despite the rounding of the subtraction.
         passed = drop <= self.max_drop + 1e-9
         return Measurement(metrics, drop, passed, self.task.agreement(predictions, self.reference))
+
+    def describe_chance(self) -> str:
+        """Return a warning if the Keras model is not better than chance; "" otherwise.
+
+        A permutation test: its predictions against shuffled targets. A model that always predicts
+        the largest class has the same accuracy for both.
+        """
+        rng = np.random.default_rng(0)
+        value = self.keras_metrics[self.main_metric]
+        chance = max(
+            self.task.score(self.reference, self.targets[rng.permutation(len(self.targets))])[
+                self.main_metric
+            ]
+            for _ in range(PERMUTATIONS)
+        )
+        if value > chance:
+            return ""
+        metric = self.main_metric.replace("_", " ")
+        return (
+            f"WARNING: the accuracy gate is meaningless: the Keras model is not better than chance "
+            f"({metric} {format_percent(value)}; with shuffled labels up to "
+            f"{format_percent(chance)}). Train it longer, or evaluate it on more images."
+        )
 
     def load_images(self, indices: Collection[int]) -> dict[int, NDArray[np.uint8]]:
         """Return the held-out images with these sample indices, each (height, width, 3)."""

@@ -6,22 +6,17 @@ The compiler is a program for Linux on x86-64 that may not be redistributed
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
-import select
 import shutil
-import signal
-import subprocess
-import time
 from collections import Counter
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 from kerakit.deploy.edgetpu.compiled import compare_compiled
 from kerakit.deploy.edgetpu.loader import COMPILED
 from kerakit.deploy.edgetpu.verdicts import MAPPED
 from kerakit.errors import JobError, UserError, printable_lines
+from kerakit.programs import KEPT_BYTES, run_program
 
 PROGRAM = "edgetpu_compiler"
 
@@ -32,11 +27,6 @@ MAX_ATTEMPTS = 3
 GRACE_S = 30
 """Time beyond the limit for the compiler to report it, in seconds."""
 
-_KEPT_BYTES = 2**18
-"""Number of bytes at the begin and at the end of the output that are read: the version is in the
-first line, errors may be in both, success in the last line."""
-_CHUNK_BYTES = 2**16
-_POLL_S = 0.05
 _LONGEST_REASON = 1_000
 
 _UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -89,7 +79,9 @@ def compile_model(
     for attempt in range(1, MAX_ATTEMPTS + 1):
         for stale in (compiled, log):
             stale.unlink(missing_ok=True)
-        code, output = _run([*command, str(model.resolve())], timeout_s + GRACE_S)
+        code, output = run_program(
+            [*command, str(model.resolve())], timeout_s + GRACE_S, "the Edge TPU compiler"
+        )
         try:
             _check_success(code, output, compiled, log)
             details = {
@@ -102,65 +94,6 @@ def compile_model(
                 partial.unlink(missing_ok=True)
             failure = error
     raise JobError(f"{failure} ({MAX_ATTEMPTS} attempts)")
-
-
-def _run(command: list[str], timeout_s: float) -> tuple[int, str]:
-    """Run a program; return its exit code and the begin and end of its output.
-
-    It ends with its first process: a child may keep the output open. Then, on a timeout and on
-    Ctrl-C, which does not reach a session of its own, the whole process group is killed. The output
-    is read from a pipe and mostly dropped: a file could fill the disk, all of it the memory.
-    """
-    try:
-        process = subprocess.Popen(  # noqa: S603 - a list, absolute paths, no shell
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise JobError(
-            f"the Edge TPU compiler {command[0]} cannot be run: {error.strerror}."
-        ) from None
-    with cast("IO[bytes]", process.stdout) as pipe:
-        try:
-            output = _read_until_exit(process, pipe.fileno(), timeout_s)
-        finally:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-            code = process.wait()
-    return code, printable_lines(output.decode("utf-8", "replace"))
-
-
-def _read_until_exit(process: subprocess.Popen[bytes], pipe: int, timeout_s: float) -> bytes:
-    """Return the first and last _KEPT_BYTES of the output.
-
-    Raises:
-        JobError: the process is still running after ``timeout_s``.
-    """
-    begin, end = b"", b""
-    deadline = time.monotonic() + timeout_s
-    os.set_blocking(pipe, False)
-    left = _KEPT_BYTES  # to read after the exit, where a child of the process may print for ever
-    closed = False
-    while left > 0:
-        exited = process.poll() is not None
-        wait_s = 0 if exited else _POLL_S
-        ready = not closed and select.select([pipe], [], [], wait_s)[0]
-        chunk = os.read(pipe, _CHUNK_BYTES) if ready else b""
-        closed = closed or bool(ready and not chunk)
-        missing = _KEPT_BYTES - len(begin)
-        begin, end = begin + chunk[:missing], (end + chunk[missing:])[-_KEPT_BYTES:]
-        if exited:
-            left = left - len(chunk) if chunk else 0
-        elif time.monotonic() > deadline:
-            raise JobError(
-                f"the Edge TPU compiler was killed after {timeout_s:g} s without a result."
-            )
-        elif closed:
-            time.sleep(_POLL_S)
-    return begin + end
 
 
 def _check_success(code: int, output: str, compiled: Path, log: Path) -> None:
@@ -210,7 +143,7 @@ def _count(compiled: Path, model: Path, log: Path) -> dict[str, Any]:
 
 def _read_log(path: Path) -> list[dict[str, Any]]:
     with path.open("rb") as file:
-        text = printable_lines(file.read(_KEPT_BYTES).decode("utf-8", "replace"))
+        text = printable_lines(file.read(KEPT_BYTES).decode("utf-8", "replace"))
     return [
         {"op": op, "count": int(count), "status": status.strip()}
         for op, count, status in re.findall(
