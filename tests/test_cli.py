@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kerakit import __version__
+from kerakit import __version__, cli
 from projects import PROJECT
 
 
@@ -65,15 +65,35 @@ def test_it_refuses_data_that_cannot_be_read_and_makes_nothing(tmp_path: Path, d
     assert not (tmp_path / "p").exists()
 
 
-def test_an_unknown_command_is_named() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "kerakit", "nwe", "x"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert "new" in done.stderr
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "no command given. Expected one of new, update, "),
+        (["nwe", "x"], "unknown command 'nwe', did you mean 'new'?"),
+        (["check"], "missing: data PATH. See kerakit check --help."),
+        (["check", "data", "--save_too", "x"], "unknown flag --save_too, did you mean --save_to?"),
+        (["check", "data", "--train_ratio", "2"], "--train_ratio: expected less than 1, got '2'"),
+        (["check", "data", "--seed", "a"], "--seed: expected an integer, got 'a'"),
+        (["predict", "model"], "missing: images PATH ..."),
+        (["predict", "model", "a.jpg", "--top", "0"], "--top: expected at least 1, got '0'"),
+        (["update", "--dry_run=1"], "--dry_run takes no value, got '1'"),
+        (["doctor", "x"], "unexpected argument 'x'"),
+        (["new", ""], "an argument is empty"),
+    ],
+)
+def test_a_wrong_command_line_is_one_error(
+    words: list[str],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["kerakit", *words])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {said}")
+    assert error.count("\n") == 1
 
 
 def test_the_version_is_printed() -> None:

@@ -3,23 +3,48 @@
 from __future__ import annotations
 
 import ast
+import functools
+import inspect
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import tyro
+from pydantic import Field, ValidationError, validate_call
 from tyro.extras import SubcommandApp
 
 from kerakit import __version__, script
-from kerakit.errors import JobError, UserError
+from kerakit.errors import JobError, UserError, printable
 from kerakit.files import naming, write_text
+from kerakit.flags import REGISTRY, Flag, arrange_words, invalid_flags, suggest
 
 app = SubcommandApp()
+_flags: dict[str, list[Flag]] = {}
 
 
-@app.command
+def _command(function: Callable[..., None]) -> Callable[..., None]:
+    """Register a command whose flags are the parameters of ``function``."""
+    parameters = inspect.signature(function, eval_str=True).parameters.values()
+    _flags[function.__name__] = [
+        Flag(one.name, one.annotation, one.default is inspect.Parameter.empty) for one in parameters
+    ]
+    validated = validate_call(function)
+
+    @functools.wraps(function)
+    def command(**values: Any) -> None:
+        try:
+            validated(**values)
+        except ValidationError as error:
+            raise invalid_flags(error) from None
+
+    app.command(command)
+    return function
+
+
+@_command
 def new(
     directory: tyro.conf.Positional[Path],
     task: Literal[
@@ -59,7 +84,7 @@ def new(
     print(_next_steps(directory, digits=data is None))
 
 
-@app.command
+@_command
 def update(directory: tyro.conf.Positional[Path] = Path(), dry_run: bool = False) -> None:
     """Merge the template of the installed version into a project; your edits are kept.
 
@@ -78,12 +103,12 @@ def update(directory: tyro.conf.Positional[Path] = Path(), dry_run: bool = False
         )
 
 
-@app.command
+@_command
 def check(
     data: tyro.conf.Positional[Path],
     save_to: Path = Path("check.csv"),
-    train_ratio: float = 0.8,
-    seed: int = 0,
+    train_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.8,
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0,
 ) -> None:
     """Check a dataset: unreadable images, duplicates, leaks between splits, rare classes.
 
@@ -116,11 +141,11 @@ def check(
     print(summarize_list(save_to, len(findings), edits))
 
 
-@app.command
+@_command
 def predict(
     model: tyro.conf.Positional[Path],
     images: tyro.conf.Positional[tuple[Path, ...]],
-    top: int = 1,
+    top: Annotated[int, Field(ge=1)] = 1,
     as_json: bool = False,
 ) -> None:
     """Predict images and print one row (path, label, confidence) per label.
@@ -132,10 +157,6 @@ def predict(
         top: Number of labels per image.
         as_json: Print JSON instead of CSV.
     """
-    if top < 1:
-        raise UserError(f"--top is {top}; expected at least 1.")
-    if not images:
-        raise UserError("no images given. Pass files or folders after the model.")
     if (model / "config.json").is_file():
         raise SystemExit(_predict_in_project(model, images, top, as_json))
     from kerakit import deploy
@@ -151,7 +172,7 @@ def predict(
         raise UserError(f"{failed} of {len(paths)} images were not predicted; see above.")
 
 
-@app.command
+@_command
 def placement(file: tyro.conf.Positional[Path], json: bool = False) -> None:
     """Forecast which operators of a TensorFlow Lite file map to the Edge TPU.
 
@@ -170,7 +191,7 @@ def placement(file: tyro.conf.Positional[Path], json: bool = False) -> None:
         raise SystemExit(1)
 
 
-@app.command
+@_command
 def doctor() -> None:
     """Print the environment for bug reports: versions, devices, memory, compilers, runtimes."""
     from kerakit.doctor import print_environment
@@ -224,4 +245,22 @@ def main() -> None:
         print(f"kerakit {__version__}")
         return
     description = f"Kerakit {__version__}: building blocks of Keras image projects."
-    script.call(lambda: app.cli(prog="kerakit", description=description, use_underscores=True))
+    script.call(functools.partial(_run, description))
+
+
+def _run(description: str) -> None:
+    command, *words = sys.argv[1:] or [""]
+    if command not in ("-h", "--help") and not command.startswith("--tyro"):
+        if command not in _flags:
+            names = ", ".join(_flags)
+            given = f"unknown command {printable(command)!r}" if command else "no command given."
+            hint = suggest(command, _flags) if command else ""
+            raise UserError(f"{given}{hint} Expected one of {names}. See kerakit --help.")
+        words = arrange_words(words, _flags[command], f"kerakit {command}")
+    app.cli(
+        prog="kerakit",
+        description=description,
+        args=[command, *words],
+        use_underscores=True,
+        registry=REGISTRY,
+    )

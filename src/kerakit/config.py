@@ -2,44 +2,56 @@
 
 from __future__ import annotations
 
-import difflib
-import re
-import reprlib
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 import tyro
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from kerakit import __version__
-from kerakit.console import printable
 from kerakit.errors import UserError
 from kerakit.files import read_json, write_json
+from kerakit.flags import (
+    REGISTRY,
+    Flag,
+    arrange_words,
+    describe_invalid,
+    invalid_flags,
+    suggest,
+    text_value,
+)
 
 
-def _comma_separated(item: Callable[[str], Any], metavar: str, count: int | None = None) -> Any:
-    """Return the tyro constructor of a flag with comma-separated values, such as ``224,224``."""
+def _comma_separated(item: Callable[[str], Any], expected: str) -> BeforeValidator:
+    """Return the validator that splits the text of a flag with comma-separated values."""
 
-    def parse(words: list[str]) -> tuple[Any, ...]:
-        parts = words[0].split(",")
-        if count is not None and len(parts) == 1:
-            parts *= count
-        if count is not None and len(parts) != count:
-            raise ValueError(f"expected {metavar}, got {words[0]!r}")
+    def split(value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
         try:
-            return tuple(item(part.strip()) for part in parts)
+            return tuple(item(part.strip()) for part in value.split(","))
         except ValueError:
-            raise ValueError(f"expected {metavar}, got {words[0]!r}") from None
+            raise ValueError(f"expected {expected}, got {value!r}") from None
 
-    return tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar=metavar,
-        instance_from_str=parse,
-        is_instance=lambda value: isinstance(value, tuple),
-        str_from_instance=lambda value: [",".join(map(str, value))],
-    )
+    return BeforeValidator(split)
+
+
+_SIZE = "WIDTH,HEIGHT in pixels, such as 224,192, or one number for both"
+
+
+def _split_size(value: Any) -> Any:
+    """Return (width, height) of a text: ``224,192``, ``224x192``, or ``224`` for both."""
+    if not isinstance(value, str):
+        return value
+    try:
+        sides = tuple(int(part) for part in value.lower().replace("x", ",").split(","))
+    except ValueError:
+        sides = ()
+    if not 1 <= len(sides) <= 2:
+        raise ValueError(f"expected {_SIZE}, got {value!r}")
+    return sides * 2 if len(sides) == 1 else sides
 
 
 MAX_INPUT_SIDE = 16384
@@ -57,7 +69,8 @@ def _check_size(value: tuple[int, int]) -> tuple[int, int]:
 
 InputSize = Annotated[
     tuple[int, int],
-    _comma_separated(int, "WIDTH,HEIGHT", count=2),
+    text_value("WIDTH,HEIGHT"),
+    BeforeValidator(_split_size),
     AfterValidator(_check_size),
 ]
 """(width, height) in pixels; on the command line ``224,192``, or ``224`` for 224 by 224.
@@ -119,9 +132,9 @@ def check_choice(what: str, value: str, choices: Iterable[str]) -> str:
     names = list(choices)
     if value in names:
         return value
-    close = difflib.get_close_matches(value, names, n=1)
-    hint = f", did you mean {close[0]!r}?" if close else "."
-    raise ValueError(f"unknown {what} {value!r}{hint} Expected one of {', '.join(names)}")
+    raise ValueError(
+        f"unknown {what} {value!r}{suggest(value, names)} Expected one of {', '.join(names)}"
+    )
 
 
 class List:
@@ -133,8 +146,12 @@ class List:
     (1.0, 0.5)
     """
 
-    Text = Annotated[tuple[str, ...], _comma_separated(str, "A,B,...")]
-    Float = Annotated[tuple[float, ...], _comma_separated(float, "X,Y,...")]
+    Text = Annotated[
+        tuple[str, ...], text_value("A,B,..."), _comma_separated(str, "names such as A,B")
+    ]
+    Float = Annotated[
+        tuple[float, ...], text_value("X,Y,..."), _comma_separated(float, "numbers such as 1,0.5")
+    ]
 
 
 class Config(BaseModel):
@@ -156,28 +173,52 @@ class Config(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise UserError(_describe(error)) from None
+            raise _InvalidValuesError(error) from None
 
     @classmethod
     def parse(cls, args: Sequence[str] | None = None, description: str | None = None) -> Self:
         """Parse the fields from ``args`` (default: the command line).
 
         ``--flag`` and ``--no_flag`` (also ``--noflag``) set a boolean field; ``-`` and ``_`` are
-        equivalent. Invalid or unknown flags print what was expected and exit with 2; ``--help``
-        prints every field and exits with 0. ``model_fields_set`` holds the names of the flags that
-        were given.
+        equivalent. ``--help`` prints every field and exits with 0. ``model_fields_set`` holds the
+        names of the flags that were given.
+
+        Raises:
+            UserError: an unknown or missing flag, or an invalid value.
         """
-        words = [cls._normalize(word) for word in (sys.argv[1:] if args is None else args)]
-        parsed = tyro.cli(cls, args=words, use_underscores=True, description=description or "")
-        flags = {
-            word[2:].partition("=")[0].replace("-", "_") for word in words if word.startswith("--")
-        }
+        words = sys.argv[1:] if args is None else args
+        words = arrange_words(words, cls._flags(), Path(sys.argv[0]).name)
+        try:
+            parsed = tyro.cli(
+                cls,
+                args=words,
+                use_underscores=True,
+                description=description or "",
+                registry=REGISTRY,
+            )
+        except _InvalidValuesError as error:
+            raise invalid_flags(error.cause) from None
+        flags = {word[2:].partition("=")[0] for word in words if word.startswith("--")}
         given = {name for name in cls.model_fields if flags & {name, f"no_{name}"}}
         for name, field in cls.model_fields.items():
             if _OUTPUT in field.metadata:
                 data = getattr(parsed, "data_dir", None)
                 _check_output(name, getattr(parsed, name), cls._project(), data)
         return cls.model_construct(given, **dict(parsed))
+
+    @classmethod
+    def _flags(cls) -> list[Flag]:
+        fields = cls.model_fields.items()
+        flags = [
+            Flag(
+                name,
+                Annotated[field.annotation, "", *field.metadata],
+                field.is_required(),
+                field.description or "",
+            )
+            for name, field in fields
+        ]
+        return [flag for flag in flags if not flag.is_suppressed]
 
     @classmethod
     def _project(cls) -> Path | None:
@@ -189,16 +230,6 @@ class Config(BaseModel):
         """Return the command-line arguments for the fields in ``model_fields_set``."""
         given = self.model_dump(exclude_unset=True, exclude_none=True)
         return [_as_flag(name, value) for name, value in given.items()]
-
-    @classmethod
-    def _normalize(cls, word: str) -> str:
-        """Return ``--no_jitter`` for absl's spelling ``--nojitter``."""
-        field = cls.model_fields.get(word.removeprefix("--no"))
-        return (
-            f"--no_{word.removeprefix('--no')}"
-            if field is not None and field.annotation is bool
-            else word
-        )
 
     def save(self, path: Path) -> None:
         """Write every field to ``path`` as JSON."""
@@ -236,6 +267,14 @@ class Config(BaseModel):
             raise UserError(f"{path}: {error}") from None
 
 
+class _InvalidValuesError(UserError):
+    """Values that pydantic rejects; its message names them as keys of a file."""
+
+    def __init__(self, cause: ValidationError) -> None:
+        super().__init__(describe_invalid(cause))
+        self.cause = cause
+
+
 def _as_flag(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return f"--{name}" if value else f"--no_{name}"
@@ -269,26 +308,3 @@ def _check_output(name: str, path: Path, project: Path | None, data: Path | None
         raise UserError(
             f"{name}: {path} {reason}. Expected a folder of its own, such as progress/test."
         )
-
-
-def _describe(error: ValidationError) -> str:
-    """Return pydantic's error messages without types, links and class names."""
-    items = error.errors()
-    described = [printable(_describe_one(item)) for item in items[:_MAX_DESCRIBED]]
-    others = len(items) - len(described)
-    return "; ".join([*described, f"and {others} more"] if others else described)
-
-
-_MAX_DESCRIBED = 5
-
-
-def _describe_one(item: Any) -> str:
-    name = str(item["loc"][0])[:40] if item["loc"] else ""
-    if item["type"] == "extra_forbidden":
-        return f"unknown key {name!r}. Was it written by another version? Remove it, or train again"
-    if item["type"] == "missing":
-        return f"{name} is missing"
-    message = re.sub("^(Value error, |Input )", "", item["msg"])
-    if item["type"] != "value_error":
-        message += f", got {reprlib.repr(item['input'])}"
-    return f"{name}: {message}" if name else message

@@ -334,7 +334,7 @@ def test_a_missing_optuna_is_explained(quick: Project) -> None:
         [sys.executable, "-c", source], cwd=quick.path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert "pip install 'kerakit[search]'" in done.stderr
+    assert "pip install 'optuna" in done.stderr
     assert not (quick.path / "search").exists()
 
 

@@ -103,8 +103,26 @@ def test_a_missing_package_is_explained_and_nothing_is_touched(project: Project)
         text=True,
         check=False,
     )
-    assert "pip install 'kerakit[mlflow]'" in done.stderr
+    assert "'mlflow-skinny" in done.stderr
     assert not (project.path / "run").exists()
+
+
+def test_train_checks_trackers_before_it_imports_keras(project: Project) -> None:
+    source = (
+        "import sys, runpy, atexit; sys.modules['wandb'] = None; "
+        "atexit.register(lambda: print('keras' in sys.modules)); "
+        "sys.argv = 'train.py --save_to run --track wandb --data_dir gone'.split(); "
+        "runpy.run_path('train.py', run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", source],
+        cwd=project.path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "False\n")
+    assert "error: --track wandb needs a package that is not installed: pip install" in done.stderr
 
 
 def test_the_folder_of_offline_runs_is_no_package(

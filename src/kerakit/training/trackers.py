@@ -6,7 +6,6 @@ Their own environment variables and files configure where they store it.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import shutil
 import sys
 from abc import ABC, abstractmethod
@@ -18,6 +17,7 @@ from typing import Any, ClassVar, Literal, Self
 import keras
 
 from kerakit.errors import UserError, first_line
+from kerakit.extras import check_trackers
 from kerakit.files import read_json
 from kerakit.run import Run
 from kerakit.script import INTERRUPTED
@@ -200,13 +200,8 @@ def get_trackers(names: Iterable[str], run: Run) -> list[Tracker]:
     >>> get_trackers((), Run("progress/test"))  # for example ("mlflow", "wandb")
     []
     """
-    for name in names:
-        spec = importlib.util.find_spec(name)
-        # A folder "wandb", such as that of its offline runs, is found as a package without a file.
-        if spec is None or spec.origin is None:
-            raise UserError(
-                f"--track {name} needs {TRACKERS[name].title}: pip install 'kerakit[{name}]'"
-            )
+    names = list(names)
+    check_trackers(names)
     return [TRACKERS[name](run) for name in names]
 
 

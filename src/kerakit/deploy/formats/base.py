@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kerakit.deploy.quantization.ranges import ActivationStats, collect_ranges
+from kerakit.extras import install_command, is_installed
 from kerakit.inference import PredictFn
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class Format(Protocol):
 
 
 def require_packages(extra: str, *packages: str) -> None:
-    """Raise FormatUnavailable unless ``packages``, which ``kerakit[extra]`` installs, are there."""
-    missing = [name for name in packages if find_spec(name) is None]
+    """Raise FormatUnavailable unless ``packages``, which are in ``extra``, are installed."""
+    missing = [name for name in packages if not is_installed(name)]
     if missing:
-        raise FormatUnavailable(f"needs {' and '.join(missing)}: pip install 'kerakit[{extra}]'")
+        raise FormatUnavailable(f"needs {' and '.join(missing)}: {install_command(extra)}")
