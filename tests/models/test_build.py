@@ -88,6 +88,26 @@ def test_weights_that_cannot_be_fetched_are_said_in_one_loud_line(
     assert "started from none" in result.out, result.err
 
 
+def test_a_download_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "source.bin"
+    source.write_bytes(bytes(3_400_000))
+
+    def construct(
+        input_shape: tuple[int, int, int], task: Classification, weights: str | None = None
+    ) -> keras.Model:
+        print("printed by construct: 1/2")
+        if weights:
+            keras.utils.get_file("copy.bin", origin=source.as_uri(), cache_dir=str(tmp_path))
+        image = keras.Input(input_shape)
+        return keras.Model(image, task.head(image))
+
+    build_model(construct, (32, 32), Classification("ab"), "auto")
+    name = construct.__module__.rsplit(".", 1)[-1]
+    assert capsys.readouterr().out == (
+        f"printed by construct: 1/2\ndownloading the ImageNet weights of {name}: 3.4 MB\n"
+    )
+
+
 def test_weights_that_were_asked_for_and_cannot_be_fetched_are_an_error(
     project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

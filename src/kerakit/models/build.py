@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
+import io
 import re
+import sys
+import warnings
 from collections import UserDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from kerakit.architecture import flatten_layers
 from kerakit.errors import UserError, WeightsNotFoundError, list_names
@@ -116,14 +120,16 @@ def _construct(
         print(f"{name} has no ImageNet weights: training from scratch.", flush=True)
         return construct(input_shape, given), "none"
     try:
-        return construct(input_shape, given, weights="imagenet"), "imagenet"
+        with _quiet_download(name):
+            return construct(input_shape, given, weights="imagenet"), "imagenet"
     except WeightsNotFoundError as error:
         reason = str(error)
     except Exception as error:
         # Keras raises a bare Exception where a download fails; others have other causes.
         if "URL fetch failure" not in str(error):
             raise
-        reason = f"no connection to the internet: {str(error).rsplit('--', 1)[-1].strip()}"
+        cause = str(error).rsplit("--", 1)[-1].strip()
+        reason = f"the download failed: {cause}; copy ~/.keras/models from a machine that has them"
     if weights == "imagenet":
         raise UserError(
             f"the ImageNet weights of {name} are not available ({reason}). Fix that, or pass "
@@ -135,6 +141,43 @@ def _construct(
         flush=True,
     )
     return construct(input_shape, given), "none"
+
+
+@contextlib.contextmanager
+def _quiet_download(name: str) -> Iterator[None]:
+    """Print one line where Keras prints an address and a progress bar; hide a warning of it."""
+    with contextlib.redirect_stdout(_DownloadLine(name, sys.stdout)), warnings.catch_warnings():
+        # MobileNetV3 warns at sizes other than 224; its weights fit all sizes.
+        warnings.filterwarnings("ignore", "`input_shape` is undefined or non-square")
+        yield
+
+
+class _DownloadLine(io.TextIOBase):
+    """A stream that replaces the messages of ``keras.utils.get_file`` and passes others on."""
+
+    def __init__(self, name: str, stream: TextIO) -> None:
+        self._name, self._stream = name, stream
+        self._is_downloading = self._is_announced = False
+
+    def write(self, text: str) -> int:
+        """Write ``text`` unless it belongs to a download."""
+        if text.startswith("Downloading data from "):
+            self._is_downloading, self._is_announced = True, False
+            return len(text)
+        bar = re.search(r"(\d+)/(\d+)\D.*[━─]", text)
+        if self._is_downloading and bar and not self._is_announced:
+            size = int(bar[2]) / 1e6
+            self._stream.write(f"downloading the ImageNet weights of {self._name}: {size:.1f} MB\n")
+            self._stream.flush()
+            self._is_announced = True
+        elif not (self._is_downloading and (bar or not text.strip("\b\r\n "))):
+            self._is_downloading = False
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush the stream."""
+        self._stream.flush()
 
 
 def _check(model: Any, name: str) -> None:
