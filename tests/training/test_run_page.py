@@ -149,6 +149,9 @@ def test_the_first_rows_of_batches_are_shown(run: Run) -> None:
     assert "training" in read.section("First batches")
     (image,) = read.images()
     assert image.height == grid.height * 4 // 6
+    assert "with --" not in read.section("First batches")
+    write_json(run.config, {"jitter": True, "mixup": 0.0, "cutmix": 0.2})
+    assert "training, with --jitter and --cutmix" in page(run).section("First batches")
 
 
 @pytest.mark.parametrize("file", ["report", "evaluation", "config"])

@@ -99,7 +99,7 @@ def _render(
         _tiles(history, best, report, evaluation),
         _curves(history, best, config, report),
         *sections,
-        _batches(run.plots),
+        _batches(run.plots, config),
         _data(report),
         Section("Next", _next(run, evaluation)),
         Section("Configuration", [make_block(settings)]),
@@ -181,9 +181,11 @@ def _curves(
     return Section("Curves", [SideBySide(charts)]) if charts else None
 
 
-def _batches(plots: Path) -> Section | None:
+def _batches(plots: Path, config: Mapping[str, Any]) -> Section | None:
+    applied = [name for name in ("jitter", "mixup", "cutmix") if config.get(name)]
+    training = f"training, with --{' and --'.join(applied)}" if applied else "training"
     blocks: list[Block] = []
-    for name, title in (("train_batch", "training, augmented"), ("val_batch", "validation")):
+    for name, title in (("train_batch", training), ("val_batch", "validation")):
         if (path := plots / f"{name}.png").exists():
             with Image.open(path) as image:
                 height = min(image.height, BATCH_ROWS * ROW_HEIGHT)
