@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import functools
 import inspect
-import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,7 +16,6 @@ from tyro.extras import SubcommandApp
 
 from kerakit import __version__, script
 from kerakit.errors import JobError, UserError, printable
-from kerakit.files import naming, write_text
 from kerakit.flags import REGISTRY, Flag, arrange_words, invalid_flags, suggest
 
 app = SubcommandApp()
@@ -63,25 +60,14 @@ def new(
     Args:
         directory: Project folder: empty, or not existing yet.
         task: Kind of labels. It decides about task.py and reader.py of the project.
-        data: Image folder with one subfolder per class, optionally inside train/, validation/ and
-            test/; or a table (.csv, .parquet) with the columns path and label. Default: 1,797
-            handwritten digits.
+        data: Dataset of your own. classification: image folder with one subfolder per class,
+            optionally inside train/, validation/ and test/; or a table (.csv, .parquet) with the
+            columns path and label. Others: a table, or annotations (COCO, YOLO, Pascal VOC,
+            LabelMe, KITTI, masks). The format is recognized. Default: a sample dataset.
     """
-    from kerakit.data import DataReader
-    from kerakit.data.digits import write_digits
-    from kerakit.update import create_project
+    from kerakit.new_project import new_project
 
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise UserError(f"{directory} exists and is not empty. Choose another folder.")
-    if data is not None:
-        DataReader(data)
-    create_project(directory)
-    if data is None:
-        with naming(directory / "data"):
-            write_digits(directory / "data")
-    else:
-        _set_data_dir(directory / "config.py", data.resolve())
-    print(_next_steps(directory, digits=data is None))
+    print(new_project(directory, task, data))
 
 
 @_command
@@ -214,29 +200,6 @@ def _predict_in_project(run: Path, images: tuple[Path, ...], top: int, as_json: 
     flags = ["--read_from", str(run), "--top", str(top), *(["--as_json"] if as_json else [])]
     command = [sys.executable, str(project / "predict.py"), *flags, "--", *map(str, images)]
     return subprocess.call(command)  # noqa: S603 - the user's own script, without a shell
-
-
-def _set_data_dir(config: Path, data_dir: Path) -> None:
-    """Set ``DATA_DIR`` in a project's config.py."""
-    source = config.read_text(encoding="utf-8")
-    line = next(
-        node.lineno
-        for node in ast.parse(source).body
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "DATA_DIR"
-    )
-    lines = source.splitlines(keepends=True)
-    lines[line - 1] = f"DATA_DIR = Path({str(data_dir)!r})\n"
-    write_text(config, "".join(lines))
-
-
-def _next_steps(directory: Path, digits: bool) -> str:
-    flags = " --model small_cnn --input_size 32,32 --num_epochs 15" if digits else ""
-    return (
-        f"Created {directory}. Next:\n"
-        f"  cd {shlex.quote(str(directory))}\n"
-        f"  python train.py --save_to progress/test{flags}\n"
-        f"  python deploy.py --read_from progress/test --save_to deploy/test"
-    )
 
 
 def main() -> None:

@@ -102,7 +102,8 @@ class BaseReader:
         self.warnings = index.warnings
         self.skipped = index.skipped
         self.root = index.root
-        self.class_names = index.class_names
+        # Of several outputs, a dictionary.
+        self.class_names: Any = index.class_names
         self._strata: NDArray[np.int32] = index.targets[usable]
         self._check_classes()
 

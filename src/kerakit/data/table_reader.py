@@ -124,7 +124,7 @@ class TableReader(BaseReader):
             columns, and their kinds by their values.
 
     Attributes:
-        class_names: names of the columns.
+        class_names: names of the classes of each column; of numbers and masks, that of the column.
         columns: the kind of each column.
         labels: names of the classes of each column.
 
@@ -150,6 +150,7 @@ class TableReader(BaseReader):
     ) -> None:
         self._selected = columns
         super().__init__(data, train_ratio, seed, exclusions)
+        self.class_names = {name: names or (name,) for name, names in self.labels.items()}
 
     @property
     def columns(self) -> dict[str, Kind]:

@@ -56,19 +56,21 @@ def feature_levels(features: Any, strides: Sequence[int] = STRIDES, prefix: str 
             if abs(each.shape[1] * stride - height) < stride
             and abs(each.shape[2] * stride - width) < stride
         ]
-        if fitting:
-            found.append(fitting[-1])
-        elif found:
-            x = conv_unit(found[-1], FILTERS, 3, f"{prefix}level_{stride}", strides=2)
-            found.append(x)
-        else:
-            raise UserError(
-                f"the backbone has no features of stride {stride}: its input has the height and "
-                f"width {height},{width}, its last features "
-                f"{features.shape[1]},{features.shape[2]}. Use another model; a nested "
-                "keras.Model hides its inner features: call its layers on the image instead "
-                "(input_tensor of keras.applications)."
-            )
+        if not fitting:
+            break
+        found.append(fitting[-1])
+    if not found:
+        raise UserError(
+            f"the backbone has no features of stride {strides[0]}: its input has the height and "
+            f"width {height},{width}, its last features "
+            f"{features.shape[1]},{features.shape[2]}. Use another model; a nested "
+            "keras.Model hides its inner features: call its layers on the image instead "
+            "(input_tensor of keras.applications)."
+        )
+    # Training splits backbone and head there.
+    found[-1] = layers.Identity(name="features")(found[-1])
+    for stride in strides[len(found) :]:
+        found.append(conv_unit(found[-1], FILTERS, 3, f"{prefix}level_{stride}", strides=2))
     return found
 
 

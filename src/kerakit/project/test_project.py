@@ -1,7 +1,5 @@
 """Tests of this project: `python -m pytest`. CHANGE them along with the project."""
 
-from pathlib import Path
-
 import keras
 import numpy as np
 import pytest
@@ -49,6 +47,6 @@ def test_every_model_fits_task_and_loss(name: str, reader: DataReader) -> None:
     model, _ = build_model(config.MODELS[name], SIZE, task)
     task.check_model(model)
     batch = BatchGenerator(reader, batch_size=2, input_size=SIZE, task=task).load_batch(0)
-    args = config.TrainConfig(save_to=Path("progress/none"))
+    args = config.TrainConfig.model_validate({"save_to": "progress/none"})
     model.compile("sgd", **task.compile_options(model, args))
     training.check_batch(model, task, batch)

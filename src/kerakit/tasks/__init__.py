@@ -7,7 +7,7 @@ from kerakit.errors import UserError
 from kerakit.tasks.base import Task
 from kerakit.tasks.classification import Classification, ClassPredictions
 from kerakit.tasks.detection import Detection, Objects
-from kerakit.tasks.keypoints import Keypoints
+from kerakit.tasks.keypoints import Keypoints, left_right_pairs
 from kerakit.tasks.multilabel import MultiLabel
 from kerakit.tasks.multitask import MultiTask
 from kerakit.tasks.regression import Regression
@@ -24,6 +24,7 @@ __all__ = [
     "Regression",
     "Segmentation",
     "Task",
+    "left_right_pairs",
     "make_task",
 ]
 

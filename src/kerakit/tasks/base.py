@@ -60,6 +60,7 @@ class Task:
         needs_map: whether ``head`` needs features of shape (batch, height, width, channels); others
             take (batch, channels), too.
         prefix: of the names of the layers of ``head``.
+        column: kind of the column of a table with these labels: "class", "set", "number", "mask".
 
     >>> from kerakit.tasks import Classification
     >>> task: Task = Classification(["cat", "dog"])
@@ -76,6 +77,7 @@ class Task:
     learned: tuple[str, ...] = ()
     needs_map = False
     prefix = ""
+    column = ""
 
     def __init__(self, class_names: Names = ()) -> None:
         self.class_names: tuple[str, ...] = tuple(class_names)
@@ -354,10 +356,10 @@ def check_output_shape(
         )
 
 
-def pool(features: keras.KerasTensor) -> keras.KerasTensor:
-    """Return features (batch, channels): averaged by the layer "features" if they are a map."""
+def pool(features: keras.KerasTensor, name: str = "features") -> keras.KerasTensor:
+    """Return features (batch, channels): averaged by a layer of this name if they are a map."""
     from keras import layers
 
     if len(features.shape) == 4:
-        return layers.GlobalAveragePooling2D(name="features")(features)
+        return layers.GlobalAveragePooling2D(name=name)(features)
     return features

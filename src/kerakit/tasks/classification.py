@@ -83,6 +83,7 @@ class Classification(Task):
     """
 
     name = "classification"
+    column = "class"
     main_metric = "accuracy"
     default_loss = "sparse_categorical_crossentropy"
     default_metrics = ("accuracy",)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -14,7 +14,7 @@ from kerakit import nested
 from kerakit.device.detection import Decoder, draw_boxes
 from kerakit.errors import UserError
 from kerakit.tasks import detection_metrics as metrics
-from kerakit.tasks.base import Task, check_finite_outputs, check_output_shape
+from kerakit.tasks.base import Names, Task, check_finite_outputs, check_output_shape
 from kerakit.tasks.losses import LossFn
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class Detection(Task):
     learned = ("max_boxes", "threshold")
     needs_map = True
 
-    def __init__(self, class_names: Sequence[str], filters: int = 96, depth: int = 2) -> None:
+    def __init__(self, class_names: Names, filters: int = 96, depth: int = 2) -> None:
         super().__init__(class_names)
         self.filters, self.depth = filters, depth
         self.max_boxes = 100

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from kerakit.device.keypoints import Decoder
 from kerakit.errors import UserError, list_names
-from kerakit.tasks.base import Task, check_output_shape
+from kerakit.tasks.base import Names, Task, check_output_shape
 from kerakit.tasks.losses import LossFn
 
 if TYPE_CHECKING:
@@ -58,6 +59,24 @@ class PointPredictions:
         return self.points[..., :2] * self.size
 
 
+def left_right_pairs(names: Names) -> list[tuple[str, str]]:
+    """Return pairs of names that differ in "left" and "right", or "l" and "r" as words.
+
+    >>> left_right_pairs(["nose", "left_eye", "right_eye", "ear-R", "ear-L"])
+    [('left_eye', 'right_eye'), ('ear-L', 'ear-R')]
+    """
+    by_lower = {name.lower(): name for name in names}
+    sides = (("left", "right"), (r"(?<![a-z])l(?![a-z])", "r"))
+    pairs = []
+    for name in names:
+        for left, right in sides:
+            other = by_lower.get(re.sub(left, right, name.lower()))
+            if other is not None and other != name:
+                pairs.append((name, other))
+                break
+    return pairs
+
+
 class Keypoints(Task):
     """Task that predicts the positions of named points of one object per image.
 
@@ -94,7 +113,7 @@ class Keypoints(Task):
 
     def __init__(
         self,
-        class_names: Sequence[str],
+        class_names: Names,
         pairs: Sequence[Sequence[str]] = (),
         sigmas: Sequence[float] | None = None,
         skeleton: Sequence[Sequence[str]] = (),

@@ -42,6 +42,7 @@ class MultiLabel(Task):
     """
 
     name = "multilabel"
+    column = "set"
     main_metric = "average_precision"
     default_loss = "binary_crossentropy"
     default_metrics = ("binary_accuracy",)

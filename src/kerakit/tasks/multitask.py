@@ -127,7 +127,8 @@ class MultiTask(Task):
 
     def head(self, features: keras.KerasTensor) -> dict[str, keras.KerasTensor]:
         """Return the output of each task by its name."""
-        pooled = None if self.needs_map and len(self.tasks) == 1 else pool(features)
+        # Tasks on several levels mark the end of the backbone themselves.
+        pooled = pool(features, "pooled" if self.needs_map else "features")
         return {
             name: task.head(features if task.needs_map else pooled)
             for name, task in self.tasks.items()

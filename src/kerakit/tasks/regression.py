@@ -46,6 +46,7 @@ class Regression(Task):
     """
 
     name = "regression"
+    column = "number"
     main_metric = "r2"
     mistakes_title = "Largest errors"
     default_loss = "huber"

@@ -15,7 +15,7 @@ from kerakit.device.captions import add_captions
 from kerakit.device.preprocessing import STRETCH
 from kerakit.device.segmentation import Decoder, caption_mask, combine
 from kerakit.errors import UserError
-from kerakit.tasks.base import Task, check_output_shape
+from kerakit.tasks.base import Names, Task, check_output_shape
 from kerakit.tasks.losses import LossFn
 from kerakit.tasks.masks import draw_polygons, read_mask
 
@@ -110,6 +110,7 @@ class Segmentation(Task):
     """
 
     name = "segmentation"
+    column = "mask"
     main_metric = "mean_iou"
     monitor = "val_mean_iou"
     mistakes_title = "Images with the lowest IoU"
@@ -118,7 +119,7 @@ class Segmentation(Task):
 
     def __init__(
         self,
-        class_names: Sequence[str],
+        class_names: Names,
         ignore: Sequence[int] = (),
         colors: Sequence[Sequence[int]] | None = None,
         class_weights: Sequence[float] | Literal["balanced"] | None = None,

@@ -1,0 +1,113 @@
+"""New projects: the template of a task, with a sample dataset or the owner's data."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+from kerakit import data as readers
+from kerakit.data.ready import write_ready_data
+from kerakit.errors import UserError, list_names, printable
+from kerakit.files import naming, write_text
+from kerakit.tasks import Classification, MultiLabel, Regression, Segmentation
+from kerakit.update import create_project
+
+_SAMPLE_FLAGS = {
+    "classification": "--model small_cnn --input_size 32,32 --num_epochs 15",
+    "multilabel": "--input_size 96,96 --jitter",
+    "regression": "--input_size 96,96",
+    "segmentation": "--input_size 128,128 --batch_size 16 --jitter",
+    "keypoints": "--input_size 128,128 --batch_size 16 --jitter",
+    "detection": "--input_size 128,128 --batch_size 16 --jitter --ema 0.99",
+    "multitask": "--input_size 96,96",
+}
+"""Flags of train.py for the sample datasets."""
+
+
+def new_project(directory: Path, task: str, data: Path | None) -> str:
+    """Create a project; return the next steps.
+
+    Args:
+        directory: new or empty folder.
+        task: one of ``TASKS`` of ``kerakit.update``.
+        data: dataset; None: a sample dataset is written into the project.
+
+    Raises:
+        UserError: the folder is not empty, or the data does not fit the task.
+    """
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise UserError(f"{directory} exists and is not empty. Choose another folder.")
+    edits = {} if data is None else _check_data(task, data)
+    create_project(directory, task)
+    if data is None:
+        with naming(directory / "data"):
+            place = write_ready_data(task, directory / "data").relative_to(directory)
+        names = "".join(f' / "{name}"' for name in place.parts)
+        edits["config.py", "DATA_DIR"] = f"Path(__file__).parent{names}"
+    for (file, name), value in edits.items():
+        _set_constant(directory / file, name, value)
+    return _next_steps(directory, task, is_sample=data is None)
+
+
+def _check_data(task: str, data: Path) -> dict[tuple[str, str], str]:
+    """Check that a dataset fits a task, and print its format.
+
+    Returns:
+        Values of constants of the project, by file and name.
+    """
+    reader_class = {
+        "classification": readers.DataReader,
+        "multilabel": readers.MultiLabelReader,
+        "regression": readers.RegressionReader,
+        "segmentation": readers.MaskReader,
+        "keypoints": readers.KeypointReader,
+        "detection": readers.ObjectReader,
+        "multitask": readers.TableReader,
+    }[task]
+    reader = reader_class(data)
+    found = readers.recognize(data, task)
+    print(f"format: {found}; {len(reader):,} images, {_describe_labels(reader.class_names)}")
+    edits = {("config.py", "DATA_DIR"): f"Path({str(data.resolve())!r})"}
+    if isinstance(reader, readers.TableReader):
+        names = {one.column: one.__name__ for one in (Classification, MultiLabel, Regression)}
+        names[Segmentation.column] = Segmentation.__name__
+        outputs = ", ".join(f'"{name}": {names[kind]}' for name, kind in reader.columns.items())
+        edits["task.py", "OUTPUTS"] = f"{{{outputs}}}"
+        used = sorted({*map(names.__getitem__, reader.columns.values()), "MultiTask", "Task"})
+        edits["task.py", "from kerakit.tasks"] = f"import {', '.join(used)}"
+    return edits
+
+
+def _describe_labels(names: Any) -> str:
+    if isinstance(names, dict):
+        return f"outputs {list_names(list(names))}"
+    return f"{len(names)} labels ({list_names([printable(name) for name in names])})"
+
+
+def _set_constant(path: Path, name: str, value: str) -> None:
+    """Set the value of a constant of a project's file, or the names of an import."""
+    source = path.read_text(encoding="utf-8")
+    if name.startswith("from "):
+        source = re.sub(
+            rf"(?m)^{re.escape(name)} .*$", lambda _: f"{name} {value}", source, count=1
+        )
+    else:
+        source = re.sub(
+            rf"(?m)^({name}(: [^=\n]+)?) = .*$",
+            lambda found: f"{found[1]} = {value}",
+            source,
+            count=1,
+        )
+    write_text(path, source)
+
+
+def _next_steps(directory: Path, task: str, is_sample: bool) -> str:
+    flags = f" {_SAMPLE_FLAGS[task]}" if is_sample else ""
+    return (
+        f"Created {directory}. Next:\n"
+        f"  cd {shlex.quote(str(directory))}\n"
+        f"  python train.py --save_to progress/test{flags}\n"
+        f"  python deploy.py --read_from progress/test --save_to deploy/test"
+    )

@@ -1,0 +1,11 @@
+"""The task: label encoding, head, metrics, decoding. CHANGE: use another or your own task."""
+
+from kerakit import ClassNames
+from kerakit.tasks import MultiLabel, Task
+
+TASK = MultiLabel
+
+
+def get_task(class_names: ClassNames) -> Task:
+    """Return the task for these classes."""
+    return TASK(class_names)

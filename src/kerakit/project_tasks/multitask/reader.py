@@ -1,0 +1,29 @@
+"""The reader: the list of images and their annotations. Images are decoded in datagen.py."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import config
+from kerakit import data
+from task import OUTPUTS
+
+
+class DataReader(data.TableReader):
+    """The images of DATA_DIR, each with a label per output.
+
+    A table with the column path and a column per output: classes, ``a;b`` for sets, numbers, or
+    paths of masks.
+
+    CHANGE: for other data write a class with ``class_names``, ``__len__``, ``key(i)`` (unique),
+    ``image_path(i)``, ``target(i)`` and ``indices(mode)``: the protocol ``kerakit.data.Reader``.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path | str = config.DATA_DIR,
+        train_ratio: float = config.TRAIN_RATIO_DEFAULT,
+        seed: int = config.RANDOM_SEED_DEFAULT,
+        exclusions: Path | Sequence[str] | None = config.EXCLUSIONS,
+    ) -> None:
+        columns = {name: task.column for name, task in OUTPUTS.items()}
+        super().__init__(data_dir, train_ratio, seed, exclusions, columns)
