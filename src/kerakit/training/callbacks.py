@@ -235,7 +235,7 @@ class EpochLogger(keras.callbacks.Callback):
 
 
 def _format(value: float) -> str:
-    """Return a metric as Keras's progress bar shows it."""
+    """Return a metric in the format of the progress bar of Keras."""
     return f"{value:.4f}" if abs(value) > 1e-3 or value == 0 else f"{value:.4e}"
 
 
