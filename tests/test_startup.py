@@ -76,6 +76,19 @@ def test_native_libraries_start_as_many_threads_as_the_control_group_has_cores(
         assert free == dict.fromkeys(VARIABLES)
 
 
+LIMITED = """
+import resource, sys
+from kerakit import Config, parse_args
+resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv.pop()) * 2**30, -1))
+parse_args(Config)
+"""
+
+
+def test_a_limit_on_the_address_space_is_a_warning() -> None:
+    assert "limited to 4.0 GiB (ulimit -v)" in run(LIMITED, 4).stderr
+    assert run(LIMITED, 64).stderr == ""
+
+
 def test_a_start_up_is_quiet_and_hides_optional_packages() -> None:
     """Also the output of native code; what was imported before remains."""
     done = run("""

@@ -7,6 +7,7 @@ import math
 import os
 import platform
 import re
+import resource
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -18,6 +19,9 @@ from kerakit.cgroup import cgroup_limits, free_cgroup_memory
 
 _CPU_INFO = Path("/proc/cpuinfo")
 _MEMORY_INFO = Path("/proc/meminfo")
+
+MIN_ADDRESS_SPACE = 16 * 2**30
+"""Address space in bytes below which a warning is printed: see ``find_address_limit``."""
 
 _THREAD_VARIABLES = (
     *("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"),
@@ -61,6 +65,15 @@ def limit_threads() -> None:
     if cores is not None and cores < (os.cpu_count() or 1):
         for name in _THREAD_VARIABLES:
             os.environ.setdefault(name, str(math.ceil(cores)))
+
+
+def find_address_limit() -> int | None:
+    """Return the limit of ``ulimit -v`` in bytes where native libraries may abort by it, or None.
+
+    They reserve far more addresses than memory: 4 GB aborted TensorFlow on two cores.
+    """
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return limit if 0 <= limit < MIN_ADDRESS_SPACE else None
 
 
 def describe_machine(packages: Iterable[str]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from kerakit.config import Config
 from kerakit.console import open_missing_streams
 from kerakit.errors import KerakitError, printable_lines
 from kerakit.files import disk_full_code
-from kerakit.machine import limit_threads
+from kerakit.machine import find_address_limit, limit_threads
 from kerakit.run import Run
 
 ConfigT = TypeVar("ConfigT", bound=Config)
@@ -47,6 +47,12 @@ def parse_args(config_class: type[ConfigT], description: str | None = None) -> C
     # Before TensorFlow is imported: its C++ log lines bury what the user must read.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     limit_threads()
+    if limit := find_address_limit():
+        print(
+            f"WARNING: the address space is limited to {limit / 2**30:.1f} GiB (ulimit -v): native "
+            "libraries may abort. Limit the memory by a container instead.",
+            file=sys.stderr,
+        )
     sys.excepthook = exit_on_error
     return config_class.parse(description=description)
 
