@@ -80,6 +80,44 @@ def test_every_model_exports_in_every_format(
         assert measurement.agreement == 1, exact
 
 
+SIZES = [
+    *(("small_cnn", size, count) for size, count in (((33, 47), 2), ((32, 32), 1_000))),
+    *(("mobilenet_v3_large", (33, 47), 2), ("efficientnet_lite0", (33, 47), 1_000)),
+    *(("mobilenet_v2", (160, 224), 2), ("resnet50_v2", (33, 47), 2)),
+    *(("mobilenet_v3_small", (96, 96), 1_000), ("efficientnet_v2_b0", (33, 47), 2)),
+]
+"""Model, (height, width) and number of classes."""
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "count"),
+    [pytest.param(*one, marks=() if one[0] in FAST else pytest.mark.slow) for one in SIZES],
+)
+def test_other_input_sizes_and_numbers_of_classes(
+    name: str,
+    size: tuple[int, int],
+    count: int,
+    template: Callable[[str], ModuleType],
+    tmp_path: Path,
+) -> None:
+    keras.utils.set_random_seed(0)
+    task = Classification([f"class {i}" for i in range(count)])
+    model = template(f"models.{name}").construct((*size, 3), task)
+    images = np.random.default_rng(0).integers(0, 256, (4, *size, 3), dtype=np.uint8)
+    results = export_model(
+        model,
+        task,
+        ExportFolder(tmp_path),
+        calibration(images),
+        [(images, np.arange(4) % count)],
+        ["h5", "float32", "int8", "onnx"] if name in FAST else ["all"],
+        max_drop=1,
+        log=lambda _: None,
+    )
+    failed = {one.format: one.reason for one in results if one.status != "exported"}
+    assert set(failed) <= {"edgetpu"}, failed
+
+
 # --------------------------------------------------------------------------- layers of the owner
 
 
