@@ -161,6 +161,22 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         run.best()
 
 
+def test_a_run_that_was_killed_before_its_first_checkpoint_says_what_is_there(
+    tmp_path: Path,
+) -> None:
+    run = Run(tmp_path / "run").create()
+    with pytest.raises(UserError, match="before it began its first epoch"):
+        Run.open(run.path)
+    run = finished(tmp_path / "run")
+    (run.checkpoints / ".0123abcd.epoch-0001.weights.h5").write_bytes(b"half")
+    run.check_new(overwrite=False)
+    run.add_checkpoint(OneByteModel(), 1, 0.5)
+    run.index.unlink()
+    with pytest.raises(UserError, match=r"--from_ckpt") as caught:
+        run.best()
+    assert "ckpt/epoch-0001.weights.h5" in str(caught.value)
+
+
 def test_the_history_is_one_row_an_epoch(tmp_path: Path) -> None:
     run = finished(tmp_path / "run")
     rows: list[dict[str, Any]] = [{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": math.nan}]

@@ -137,6 +137,8 @@ def check_disk_space(folder: Path, size: int) -> None:
     path = folder / f".{secrets.token_hex(4)}.reserved"
     try:
         with path.open("wb") as file:
+            # Without a name, its space is free again whatever ends this process.
+            path.unlink()
             os.posix_fallocate(file.fileno(), 0, max(1, size))
     except OSError as error:
         if error.errno not in _UNSUPPORTED:

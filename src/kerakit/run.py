@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 _PLOTS = ("train_batch", "val_batch", "curves", "confusion_matrix", "mistakes")
 
+_STARTED = {"kerakit": __version__}
+"""Content of config.json until the flags of the run are written."""
+
 _WEIGHTS_FILE = r"epoch-\d{4,9}\.weights\.h5"
 _TEMPORARY = r"(\.[0-9a-f]{8}\.)?"
 """Prefix of the files that a killed process leaves half-written: see ``atomic_write``."""
@@ -132,7 +135,7 @@ class Run(OutputFolder):
 
     def has_results(self) -> bool:
         """Whether an epoch was completed; otherwise the same command can be repeated."""
-        return self.history.exists() or self.index.exists() or any(self._weights_files())
+        return self.history.exists() or self.index.exists() or any(self._saved_weights())
 
     def create(self, overwrite: bool = False) -> Self:
         """Create the folder; files of an earlier run are removed, other files are kept.
@@ -150,7 +153,7 @@ class Run(OutputFolder):
             )
         # First of all: whatever ends this process, the folder is recognized as a run.
         if not self.config.exists():
-            write_json(self.config, {"kerakit": __version__})
+            write_json(self.config, _STARTED)
         self._remove(keep=self.config)
         for folder in (self.checkpoints, self.logs, self.plots):
             make_dir(folder)
@@ -198,6 +201,11 @@ class Run(OutputFolder):
             if re.fullmatch(_TEMPORARY + _WEIGHTS_FILE, path.name)
         ]
 
+    def _saved_weights(self) -> list[Path]:
+        """Return the complete weights files, sorted by epoch, listed as checkpoints or not."""
+        files = self._weights_files()
+        return sorted(path for path in files if re.fullmatch(_WEIGHTS_FILE, path.name))
+
     def _temporary_files(self) -> list[Path]:
         """Return the files that a killed process left half-written."""
         return [
@@ -223,6 +231,11 @@ class Run(OutputFolder):
             raise UserError(
                 f"{run.path} is not a run: it has no config.json. Expected the --save_to of "
                 "train.py."
+            )
+        if read_json(run.config, dict).keys() == _STARTED.keys():
+            raise UserError(
+                f"{run.path} holds no model: training ended before it began its first epoch. "
+                "Repeat the command of train.py."
             )
         return run
 
@@ -272,6 +285,12 @@ class Run(OutputFolder):
         """
         checkpoints = self.list_checkpoints()
         if not checkpoints:
+            if saved := self._saved_weights():
+                raise UserError(
+                    f"{self.path} has no checkpoint: training ended while it saved its first one, "
+                    f"{saved[-1].name}. To continue from that file, pass {saved[-1]} to "
+                    "train.py --from_ckpt, with another --save_to."
+                )
             epochs = len(self.read_history()) if self.history.exists() else 0
             if epochs:
                 raise UserError(

@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import sys
+import traceback
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -75,11 +76,37 @@ def exit_on_error(
         fail(f"{error.filename}, line {error.lineno}: {type(error).__name__}: {error.msg}", 2)
     if isinstance(error, OSError) and (failure := _describe_os_error(error)) is not None:
         fail(*failure)
-    sys.__excepthook__(kind, error, trace)
+    _print_trace(kind, error, trace)
+
+
+def _print_trace(
+    kind: type[BaseException], error: BaseException, frames: types.TracebackType | None
+) -> None:
+    """Print the stack trace; of an error in the project's code, without the frames in between."""
+    trace = traceback.TracebackException(kind, error, frames)
+    project, engine = Path(sys.argv[0]).absolute().parent, Path(__file__).parent
+    own = [i for i, frame in enumerate(trace.stack) if _is_source(frame.filename, project)]
+    if own:
+        # What the project's code called, unless that is a function of Kerakit, whose bug it may be.
+        called = trace.stack[own[-1] + 1 :]
+        if not any(_is_source(frame.filename, engine) for frame in called):
+            shown = [*(trace.stack[i] for i in own), *called]
+            trace.stack = traceback.StackSummary.from_list(shown)
+    print("".join(trace.format()), end="", file=sys.stderr)
+
+
+def _is_source(name: str, folder: Path) -> bool:
+    """Whether a file of a stack trace is in a folder, and not in a virtual environment there."""
+    path = Path(name).absolute()
+    is_frozen = name.startswith("<")  # <frozen runpy>
+    if is_frozen or not path.is_relative_to(folder):
+        return False
+    return "site-packages" not in path.relative_to(folder).parts
 
 
 def call(function: Callable[[], None]) -> None:
     """Call a function with the error handling of scripts."""
+    open_missing_streams()
     try:
         function()
     except (Exception, KeyboardInterrupt) as error:
