@@ -173,4 +173,6 @@ with training.training_session(run, (train_data, val_data), cb):
     if "scratch" in phases:
         fit(model, train_data, val_data, args.num_epochs)
 
+if training.choose_thresholds(model, task, val_data, run):
+    config.save(args.model_copy(update={**recorded, "task": task.spec()}), run)
 print(f"best checkpoint: {run.best()}\nnext: {kerakit.deploy_command(run)}")

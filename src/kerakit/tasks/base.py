@@ -57,6 +57,7 @@ class Task:
         default_loss: name of the loss of Keras, or function, of ``--loss auto``.
         default_metrics: names of the metrics of Keras that are logged.
         learned: names of the attributes that ``adapt`` and ``calibrate`` set, part of ``spec``.
+        is_calibrated: whether ``calibrate`` has set thresholds, also part of ``spec``.
         needs_map: whether ``head`` needs features of shape (batch, height, width, channels); others
             take (batch, channels), too.
         prefix: of the names of the layers of ``head``.
@@ -75,6 +76,7 @@ class Task:
     default_loss: str | LossFn = ""
     default_metrics: tuple[Any, ...] = ()
     learned: tuple[str, ...] = ()
+    is_calibrated = False
     needs_map = False
     prefix = ""
     column = ""
@@ -85,6 +87,8 @@ class Task:
     def spec(self) -> dict[str, Any]:
         """Return the values that define this task, as JSON: those of task.json of an export."""
         values = {name: getattr(self, name) for name in self.learned}
+        if self.is_calibrated:
+            values["is_calibrated"] = True
         return {"task": self.name, "classes": list(self.class_names), **values}
 
     def adapt(self, reader: Reader) -> Self:
@@ -105,7 +109,7 @@ class Task:
                 f"{spec.get('task')} of {list_names(list(map(str, spec.get('classes') or ())))}. "
                 "Restore task.py, or train again."
             )
-        for name in self.learned:
+        for name in (*self.learned, "is_calibrated"):
             if name in spec:
                 setattr(self, name, spec[name])
         return self
@@ -230,6 +234,10 @@ class Task:
     def decode(self, outputs: Any) -> Any:
         """Return the predictions for outputs (n, ...) of the inference model."""
         return outputs
+
+    def has_thresholds(self) -> bool:
+        """Return whether ``calibrate`` sets something."""
+        return type(self).calibrate is not Task.calibrate
 
     def calibrate(self, predictions: Any, targets: Any) -> None:
         """Choose thresholds by predictions for validation images; default: there are none."""

@@ -12,15 +12,16 @@ from kerakit.tasks.base import Task
 def calibrate_task(task: Task, predict: PredictFn, held_out: Any) -> None:
     """Let ``task`` choose its thresholds on the validation images of the dataset of ``held_out``.
 
-    Nothing is done for tasks without thresholds, and where there are no validation images.
+    Nothing is done for tasks that have no thresholds, or chose them at the end of the training, and
+    where there are no validation images.
 
     Args:
         task: the task.
         predict: runs its inference model.
         held_out: generator of held-out images; arrays have no validation images.
     """
-    has_thresholds = type(task).calibrate is not Task.calibrate
-    if not has_thresholds or not isinstance(held_out, BatchGenerator):
+    is_due = task.has_thresholds() and not task.is_calibrated
+    if not is_due or not isinstance(held_out, BatchGenerator):
         return
     if not len(held_out.data_reader.indices("val")):
         return
@@ -30,3 +31,4 @@ def calibrate_task(task: Task, predict: PredictFn, held_out: Any) -> None:
     finally:
         batches.close()
     task.calibrate(task.decode(outputs), targets)
+    task.is_calibrated = True

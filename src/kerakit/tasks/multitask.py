@@ -55,10 +55,11 @@ class MultiTask(Task):
 
     def spec(self) -> dict[str, Any]:
         """Return the values of all tasks."""
-        return {
+        spec: dict[str, Any] = {
             "task": self.name,
             "tasks": {name: task.spec() for name, task in self.tasks.items()},
         }
+        return {**spec, "is_calibrated": True} if self.is_calibrated else spec
 
     def adapt(self, reader: Reader) -> Self:
         """Adapt each task to its labels."""
@@ -76,6 +77,7 @@ class MultiTask(Task):
             )
         for name, task in self.tasks.items():
             task.restore(recorded.get(name, {}))
+        self.is_calibrated = bool(spec) and spec.get("is_calibrated", False)
         return self
 
     # ---------------------------------------------------------------------------------- annotations
@@ -217,6 +219,10 @@ class MultiTask(Task):
         return MultiPredictions(
             {name: self.tasks[name].decode(values) for name, values in self._parts(outputs).items()}
         )
+
+    def has_thresholds(self) -> bool:
+        """Return whether a task has thresholds."""
+        return any(task.has_thresholds() for task in self.tasks.values())
 
     def calibrate(self, predictions: MultiPredictions, targets: Any) -> None:
         """Choose the thresholds of each task."""

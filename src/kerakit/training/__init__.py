@@ -16,7 +16,7 @@ if TYPE_CHECKING:
         StepScheduler,
     )
     from kerakit.training.checks import check_batch
-    from kerakit.training.evaluation import evaluate
+    from kerakit.training.evaluation import choose_thresholds, evaluate
     from kerakit.training.features import FeatureDataset, FeatureStore
     from kerakit.training.phases import ClassWeighted, compute_class_weights, select_phases
     from kerakit.training.search import Search
@@ -51,6 +51,7 @@ _HOMES = {
     "ThroughputMonitor": "kerakit.training.throughput",
     "check_trackers": "kerakit.extras",
     "check_callbacks": "kerakit.training.session",
+    "choose_thresholds": "kerakit.training.evaluation",
     "compute_class_weights": "kerakit.training.phases",
     "evaluate": "kerakit.training.evaluation",
     "find_batch_size": "kerakit.training.tune",
@@ -79,6 +80,7 @@ __all__ = [
     "check_batch",
     "check_callbacks",
     "check_trackers",
+    "choose_thresholds",
     "compute_class_weights",
     "evaluate",
     "find_batch_size",

@@ -13,7 +13,7 @@ from kerakit.report import charts
 from kerakit.report.formatting import FRACTIONS, format_value
 from kerakit.report.page import Gallery, Sample, Section
 from kerakit.report.plots import image_grid
-from kerakit.run import Run
+from kerakit.run import Run, load_weights
 from kerakit.tasks.calibration import calibrate_task
 from kerakit.training.page import write_page
 
@@ -78,6 +78,25 @@ def evaluate(
     _print(metrics, details, f"{count:,} {held_out.mode} images")
     print(f"report: {run.page} (data: {run.evaluation})")
     return metrics
+
+
+def choose_thresholds(model: keras.Model, task: Task, val: BatchGenerator, run: Run) -> bool:
+    """Let ``task`` choose its thresholds on validation images, with the best checkpoint of a run.
+
+    Returns:
+        Whether it has thresholds, so that its ``spec`` has changed.
+
+    >>> import keras
+    >>> from kerakit.tasks import Classification
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+    >>> choose_thresholds(model, Classification(["cat", "dog"]), None, Run("progress/test"))
+    False
+    """
+    if not task.has_thresholds():
+        return False
+    load_weights(model, run.path)
+    calibrate_task(task, keras_predict_fn(task.inference_model(model)), val)
+    return True
 
 
 def _show_mistakes(
