@@ -22,11 +22,12 @@ from kerakit.deploy.edgetpu.forecast import forecast
 from kerakit.deploy.quantization.int8 import quantize_int8
 from kerakit.deploy.quantization.ranges import collect_ranges
 from kerakit.device.segmentation import IGNORE, Decoder
+from kerakit.tasks import Classification, Keypoints, MultiTask, Segmentation, Task
 from kerakit.tasks.masks import read_mask
-from kerakit.tasks.segmentation import Segmentation
 from kerakit.tasks.segmentation_losses import MeanIoU, segmentation_loss
 from kerakit.tflite.convert import convert_float
 from kerakit.tflite.runtime import load_tflite
+from kerakit.training import split_at
 
 NAMES = ["sky", "road", "car"]
 TASK = Segmentation(NAMES)
@@ -299,7 +300,7 @@ def draw_scenes(count: int, seed: int) -> tuple[Any, Any]:
     return np.clip(images + colors[masks], 0, 255).astype(np.uint8), masks
 
 
-def build(task: Segmentation) -> keras.Model:
+def build(task: Task) -> keras.Model:
     image = keras.Input((48, 64, 3))
     x = layers.Rescaling(1 / 127.5, offset=-1)(image)
     for filters in (8, 16, 24, 32):
@@ -317,9 +318,9 @@ def test_a_model_is_trained_and_exported_to_int8(tmp_path: Path) -> None:
         Segmentation(["sky", "road"]).check_model(model)
     args = SimpleNamespace(loss=("auto",), loss_weights=None, label_smoothing=0)
     model.compile(keras.optimizers.Adam(3e-3), **task.compile_options(model, args))
-    images, masks = draw_scenes(64, 0)
+    images, masks = draw_scenes(48, 0)
     # A weight per image, too.
-    history = model.fit(images, masks, 8, epochs=8, verbose=0, sample_weight=np.ones(64))
+    history = model.fit(images, masks, 8, epochs=8, verbose=0, sample_weight=np.ones(48))
     assert history.history["loss"][-1] < 0.5 * history.history["loss"][0]
 
     held_out, targets = draw_scenes(16, 1)
@@ -336,3 +337,62 @@ def test_a_model_is_trained_and_exported_to_int8(tmp_path: Path) -> None:
     of_int8 = task.decode(load_tflite(tmp_path / "model.tflite")(held_out))
     assert task.agreement(of_int8, predictions) > 0.98
     assert task.score(of_int8, targets)["mean_iou"] > scores["mean_iou"] - 0.01
+
+
+def test_training_splits_the_model_below_its_decoder() -> None:
+    model = build(TASK)
+    backbone, head = split_at(model)
+    images = draw_scenes(2, 0)[0].astype(np.float32)
+    levels = backbone.predict(images, verbose=0)
+    assert [level.shape[1:3] for level in levels] == [(12, 16), (6, 8), (3, 4)]
+    expected = model.predict(images, verbose=0)
+    np.testing.assert_allclose(head.predict(levels, verbose=0), expected, atol=1e-4)
+
+
+def test_masks_points_and_classes_of_one_model() -> None:
+    tasks = {
+        "scene": Classification(["day", "night"]),
+        "mask": Segmentation(NAMES, channels=16),
+        "points": Keypoints(["left", "right"], channels=16),
+    }
+    task = MultiTask(tasks)
+    model = build(task)
+    task.check_model(model)
+    inference = task.inference_model(model)
+    shapes = {name: tuple(tensor.shape[1:]) for name, tensor in inference.output.items()}
+    assert shapes == {
+        "scene": (2,),
+        "mask": (12, 16, 3),
+        "points.heatmaps": (12, 16, 2),
+        "points.offsets": (12, 16, 4),
+    }
+    predictions = task.decode(inference.predict(draw_scenes(2, 0)[0], verbose=0))
+    targets = {
+        "scene": np.array([0, 1]),
+        "mask": draw_scenes(2, 0)[1],
+        "points": np.full((2, 2, 3), 2, np.float32),
+    }
+    assert set(tasks) <= {name.split("_")[0] for name in task.score(predictions, targets)}
+    assert split_at(model)[1].output.keys() == tasks.keys()
+
+
+def test_balanced_class_weights_follow_the_masks(tmp_path: Path) -> None:
+    class Masks:
+        """Three images, of which the last is not for training."""
+
+        def indices(self, mode: str) -> Any:  # noqa: ARG002
+            return np.arange(2)
+
+        def image_path(self, i: int) -> Path:  # noqa: ARG002
+            return tmp_path / "image.png"
+
+        def target(self, i: int) -> Any:
+            mask = np.zeros((8, 8), np.uint8)
+            mask[i * 4 :] = 1
+            mask[:2] = IGNORE if i else 2
+            return {"mask": mask}
+
+    task = Segmentation(NAMES, class_weights="balanced").adapt(Masks())  # type: ignore[arg-type]
+    # 16 pixels of class 0, 80 of class 1, 16 of class 2.
+    assert task.class_weights == pytest.approx([1, 0.2, 1])
+    assert Segmentation(NAMES).restore(task.spec()).class_weights == task.class_weights
