@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ from keras import layers
 from PIL import Image
 
 from kerakit import UserError
-from kerakit.data import Preprocessing
+from kerakit.data import MaskReader, Preprocessing
 from kerakit.data.placement import Placement
 from kerakit.deploy.edgetpu.forecast import forecast
 from kerakit.deploy.quantization.int8 import quantize_int8
@@ -78,11 +79,39 @@ def test_a_mask_in_colors(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found, np.where(expected == 1, IGNORE, expected))
 
 
+def test_gray_masks_in_colors_and_other_values(tmp_path: Path) -> None:
+    values = np.array([[0, 255], [255, 0]], np.uint8)
+    Image.fromarray(np.repeat(values[..., None], 3, axis=2)).save(tmp_path / "mask.png")
+    table = np.full(256, IGNORE, np.uint8)
+    table[[0, 255]] = 0, 1
+    found = read_mask(tmp_path / "mask.png", 2, table=table)
+    np.testing.assert_array_equal(found, values == 255)
+    # Without a table, 255 is no class.
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.png", 2), values)
+
+
+def test_colors_and_ignored_values_are_those_of_the_reader(tmp_path: Path) -> None:
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    colors = [(0, 0, 0), (200, 0, 0)]
+    mask = np.array([[0, 1], [1, 0]], np.uint8)
+    for i in range(4):
+        Image.new("RGB", (2, 2)).save(tmp_path / "images" / f"{i}.png")
+        Image.fromarray(np.array(colors, np.uint8)[mask]).save(tmp_path / "masks" / f"{i}.png")
+    reader = MaskReader(tmp_path, class_names=["sky", "road"], colors=colors, ignore=[7])
+    task = Segmentation(reader.class_names).adapt(reader)
+    assert (task.colors, task.ignore) == ([[0, 0, 0], [200, 0, 0]], [7])
+    # As recorded in a run.
+    restored = Segmentation(reader.class_names).restore(json.loads(json.dumps(task.spec())))
+    placement = Placement(reader.image_path(0), Preprocessing(), (2, 2))
+    np.testing.assert_array_equal(restored.resize(reader.target(0), placement)["mask"], mask)
+
+
 @pytest.mark.parametrize(
     ("pixels", "options", "message"),
     [
         (np.full((2, 2), 7, np.uint8), {}, "4 pixels of value 7; classes are 0 to 2"),
-        (np.full((2, 2, 3), 7, np.uint8), {}, "in colors; expected class indices"),
+        (np.full((2, 2, 3), [7, 7, 8], np.uint8), {}, "in colors; expected class indices"),
         (np.full((2, 2, 3), 7, np.uint8), {"colors": [(1, 1, 1)] * 3}, r"such as \(7, 7, 7\)"),
         (None, {}, "cannot read mask"),
         (b"\x89PNG\r\n\x1a\n", {}, "cannot read mask"),

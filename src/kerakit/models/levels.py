@@ -67,8 +67,7 @@ def feature_levels(features: Any, strides: Sequence[int] = STRIDES, prefix: str 
             "keras.Model hides its inner features: call its layers on the image instead "
             "(input_tensor of keras.applications)."
         )
-    # Training splits backbone and head there.
-    found[-1] = layers.Identity(name="features")(found[-1])
+    found[-1] = _mark(found[-1])
     for stride in strides[len(found) :]:
         found.append(conv_unit(found[-1], FILTERS, 3, f"{prefix}level_{stride}", strides=2))
     return found
@@ -137,6 +136,17 @@ def upsample(x: Any, size: tuple[int, int], name: str) -> Any:
     if tuple(x.shape[1:3]) == tuple(size):
         return x
     return layers.Resizing(*size, interpolation="nearest", name=name)(x)
+
+
+def _mark(features: Any) -> Any:
+    """Return a tensor as the output of a layer "features": training splits the model there.
+
+    Heads of several tasks on one backbone share the layer.
+    """
+    for node in features._keras_history.operation._outbound_nodes:
+        if node.operation.name == "features":
+            return node.output_tensors[0]
+    return layers.Identity(name="features")(features)
 
 
 def _find_borders(image: Any, features: Any) -> list[Any]:

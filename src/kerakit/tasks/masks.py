@@ -25,6 +25,7 @@ def read_mask(
     classes: int,
     ignore: Sequence[int] = (),
     colors: Sequence[Sequence[int]] | None = None,
+    table: NDArray[np.uint8] | None = None,
 ) -> NDArray[np.uint8]:
     """Return the class indices of a mask file, uint8 (height, width), 255 without a class.
 
@@ -36,6 +37,7 @@ def read_mask(
         classes: number of classes.
         ignore: further values without a class.
         colors: (red, green, blue) of each class.
+        table: uint8 (256,), the class index of each value, 255 for none; default: equal.
 
     Raises:
         UserError: the file is unreadable, or has values or colors that are no class.
@@ -55,10 +57,14 @@ def read_mask(
         raise UserError(
             f"cannot read mask {path}: {first_line(error)}. Fix it, or exclude its image."
         ) from None
-    if in_color:
+    is_gray = in_color and colors is None and not np.ptp(values, axis=-1).any()
+    if in_color and not is_gray:
         return _find_colors(values, path, colors)
-    if values.ndim == 3:  # with transparency
+    if values.ndim == 3:  # saved with transparency, or gray as RGB
         values = values[..., 0]
+    if table is not None and values.max(initial=0) <= IGNORED and values.min(initial=0) >= 0:
+        classes_of_values: NDArray[np.uint8] = table[values.astype(np.uint8)]
+        return classes_of_values
     mask = np.full(values.shape, IGNORED, np.uint8)
     known = (values >= 0) & (values < classes)
     mask[known] = values[known]

@@ -86,11 +86,11 @@ class MaskPredictions:
 class Segmentation(Task):
     """Task that predicts one class per pixel.
 
-    Annotations are ``{"mask": path}``, an image file of class indices (or an array of them), or
-    ``{"polygons": [...], "classes": [...]}``: corners, float32 (k, 2), as fractions of width and
-    height, and the class of each polygon. Targets are masks of the input size, uint8 (n, height,
-    width), 255 for pixels without a class. Outputs are scores (logits) of cells of ``stride``
-    pixels, float32 (n, rows, columns, classes). They are resized bilinearly after the model.
+    Annotations are those of ``kerakit.data.MaskReader``: ``{"mask": path}``, a file of class
+    indices (or an array of them), or polygons of classes. Targets are masks of the input size,
+    uint8 (n, height, width), 255 for pixels without a class. Outputs are scores (logits) of cells
+    of ``stride`` pixels, float32 (n, rows, columns, classes). They are resized bilinearly after the
+    model.
 
     Args:
         class_names: in the order of the outputs. Pixels outside of all polygons are "background".
@@ -114,7 +114,7 @@ class Segmentation(Task):
     main_metric = "mean_iou"
     monitor = "val_mean_iou"
     mistakes_title = "Images with the lowest IoU"
-    learned = ("stride", "colors", "class_weights")
+    learned = ("stride", "colors", "ignore", "class_weights")
     needs_map = True
 
     def __init__(
@@ -140,13 +140,20 @@ class Segmentation(Task):
                 raise UserError(f"{name} has {len(values)} entries; there are {count} classes.")
         if stride not in STRIDES:
             raise UserError(f"stride is {stride}; expected one of {', '.join(map(str, STRIDES))}.")
-        self.ignore = tuple(map(int, ignore))
+        self.ignore = list(map(int, ignore))
         self.colors = None if colors is None else [[int(v) for v in color] for color in colors]
         self.class_weights = None if factors is None else list(map(float, factors))
         self.stride, self.channels = stride, channels
 
     def adapt(self, reader: Reader) -> Self:
-        """Set balanced class weights from up to MAX_COUNTED training masks."""
+        """Use the colors and ignored values of the reader; set balanced class weights.
+
+        Pixels are counted in up to MAX_COUNTED training masks.
+        """
+        colors = getattr(reader, "colors", None)
+        if self.colors is None and colors is not None:
+            self.colors = [list(map(int, one)) for one in colors]
+        self.ignore = sorted({*self.ignore, *map(int, getattr(reader, "ignore", ()))})
         if self.is_balanced:
             counts = np.zeros(IGNORED + 1, np.int64)
             indices = reader.indices("train")
@@ -173,7 +180,8 @@ class Segmentation(Task):
             return {"mask": draw_polygons(annotation, placement, background)}
         mask = annotation["mask"]
         if isinstance(mask, str | Path):
-            mask = read_mask(mask, len(self.class_names), self.ignore, self.colors)
+            table = annotation.get("values")
+            mask = read_mask(mask, len(self.class_names), self.ignore, self.colors, table)
         return {"mask": placement.mask(mask)}
 
     def followers(self, annotation: Any) -> dict[str, Any]:
