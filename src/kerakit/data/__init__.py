@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from kerakit.data.index import ImageIndex
     from kerakit.data.mask_reader import MaskReader
     from kerakit.data.mix import Mix
+    from kerakit.data.mosaic import Mosaic
     from kerakit.data.object_reader import KeypointReader, ObjectReader
     from kerakit.data.reader import (
         DataReader,
@@ -39,6 +40,7 @@ __all__ = [
     "KeypointReader",
     "MaskReader",
     "Mix",
+    "Mosaic",
     "MultiLabelReader",
     "ObjectReader",
     "Pixels",
@@ -70,6 +72,7 @@ _HOMES = {
     "KeypointReader": "kerakit.data.object_reader",
     "MaskReader": "kerakit.data.mask_reader",
     "Mix": "kerakit.data.mix",
+    "Mosaic": "kerakit.data.mosaic",
     "MultiLabelReader": "kerakit.data.table_reader",
     "ObjectReader": "kerakit.data.object_reader",
     "Pixels": "kerakit.data.decode",
