@@ -11,10 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kerakit.data.boxes import clip_boxes, visible_boxes
+from kerakit.data.placement import IGNORED
 from kerakit.errors import UserError
-
-IGNORED = 255
-"""Value of the pixels of a mask that have no class."""
 
 _RESIZING = {
     "albumentations.augmentations.crops.transforms",

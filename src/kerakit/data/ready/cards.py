@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-DIGITS = ("0", "1", "2", "3", "4")
+DIGITS = ("zero", "one", "two", "three", "four")
 """Class names of the digits."""
 
 BACKGROUND, CARD, INK = 0, 1, 2
@@ -77,7 +77,7 @@ def draw_scene(
 
     >>> scene = draw_scene(np.random.default_rng(0), 96, [3, 4], (24, 36), 10)
     >>> scene.image.shape, [DIGITS[card.digit] for card in scene.cards]
-    ((96, 96, 3), ['3', '4'])
+    ((96, 96, 3), ['three', 'four'])
     """
     image, mask = _draw_photo(rng, size), np.full((size, size), BACKGROUND, np.uint8)
     cards: list[Card] = []
@@ -171,7 +171,7 @@ def _drawings() -> list[NDArray[np.float64]]:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    return [digits.images[digits.target == int(name)] / 16 for name in DIGITS]
+    return [digits.images[digits.target == digit] / 16 for digit in range(len(DIGITS))]
 
 
 @cache

@@ -40,7 +40,7 @@ def write_ready_data(task: str, folder: Path, count: int | None = None) -> Path:
     >>> with TemporaryDirectory() as folder:
     ...     table = write_ready_data("regression", Path(folder), count=2)
     ...     table.name, table.read_text().splitlines()[:2]
-    ('labels.csv', ['path,size', 'images/0000.jpg,0.3635'])
+    ('labels.csv', ['path,size', 'images/0000.jpg,0.6411'])
     """
     write, images = _WRITERS[task]
     return write(folder, count or images)
@@ -55,7 +55,7 @@ def _write_classification(folder: Path, count: int) -> Path:
 def _write_detection(folder: Path, count: int) -> Path:
     """Write cards with boxes in COCO's format; some images have none."""
     annotations = []
-    for i, scene in _write_images(folder, count, 128, (0, 6), (24, 44), 10):
+    for i, scene in _write_images(folder, count, 128, (0, 1, 2, 2, 3, 3, 4, 4, 5, 5), (24, 44), 10):
         for card in scene.cards:
             x1, y1, x2, y2 = card.box
             annotations.append(
@@ -75,7 +75,7 @@ def _write_detection(folder: Path, count: int) -> Path:
 def _write_segmentation(folder: Path, count: int) -> Path:
     """Write masks of cards and ink as gray PNG files, and classes.txt."""
     (folder / "masks").mkdir(parents=True)
-    for i, scene in _write_images(folder, count, 128, (1, 4), (40, 64), 30):
+    for i, scene in _write_images(folder, count, 128, (1, 2, 3), (40, 64), 30):
         Image.fromarray(scene.mask).save(folder / "masks" / f"{i:04d}.png")
     (folder / "classes.txt").write_text("\n".join(MASK_CLASSES) + "\n", encoding="utf-8")
     return folder
@@ -84,7 +84,7 @@ def _write_segmentation(folder: Path, count: int) -> Path:
 def _write_keypoints(folder: Path, count: int) -> Path:
     """Write the corners of one card per image in COCO's format."""
     annotations = []
-    for i, scene in _write_images(folder, count, 128, (1, 2), (44, 80), 35):
+    for i, scene in _write_images(folder, count, 128, (1,), (44, 80), 35):
         (card,) = scene.cards
         x1, y1, x2, y2 = card.box
         points = np.column_stack([card.corners, np.full(4, 2)])
@@ -106,10 +106,12 @@ def _write_keypoints(folder: Path, count: int) -> Path:
 
 
 def _write_multilabel(folder: Path, count: int) -> Path:
-    """Write a table of the digits that are on an image, such as "0;3"; some images have none."""
+    """Write a table of the digits on an image, such as "four;one"; some images have none."""
     rows = [
         (_name(i), ";".join(sorted({DIGITS[card.digit] for card in scene.cards})))
-        for i, scene in _write_images(folder, count, 96, (0, 4), (26, 36), 10)
+        for i, scene in _write_images(
+            folder, count, 96, (0, 1, 1, 2, 2, 2, 3, 3, 3, 3), (26, 36), 10
+        )
     ]
     return _write_table(folder, ("path", "label"), rows)
 
@@ -118,7 +120,7 @@ def _write_regression(folder: Path, count: int) -> Path:
     """Write a table of the side of a card, as a fraction of the width of the image."""
     rows = [
         (_name(i), f"{scene.cards[0].side / 96:.4f}")
-        for i, scene in _write_images(folder, count, 96, (1, 2), (16, 72), 20)
+        for i, scene in _write_images(folder, count, 96, (1,), (16, 72), 20)
     ]
     return _write_table(folder, ("path", "size"), rows)
 
@@ -127,7 +129,7 @@ def _write_multitask(folder: Path, count: int) -> Path:
     """Write a table of the digit on a card, and of its side as in the regression."""
     rows = [
         (_name(i), DIGITS[scene.cards[0].digit], f"{scene.cards[0].side / 96:.4f}")
-        for i, scene in _write_images(folder, count, 96, (1, 2), (24, 56), 10)
+        for i, scene in _write_images(folder, count, 96, (1,), (24, 56), 10)
     ]
     return _write_table(folder, ("path", "digit", "size"), rows)
 
@@ -148,15 +150,15 @@ def _write_images(
     folder: Path,
     count: int,
     size: int,
-    cards: tuple[int, int],
+    cards: Sequence[int],
     sides: tuple[float, float],
     angle: float,
 ) -> Iterator[tuple[int, Scene]]:
-    """Write images, JPEG, and yield the scenes: at least cards[0], fewer than cards[1] cards."""
+    """Write images, JPEG, and yield the scenes; the number of cards is one of ``cards``."""
     (folder / "images").mkdir(parents=True)
     for i in range(count):
         rng = np.random.default_rng(i)
-        digits = rng.integers(len(DIGITS), size=rng.integers(*cards))
+        digits = rng.integers(len(DIGITS), size=rng.choice(cards))
         scene = draw_scene(rng, size, digits.tolist(), sides, angle)
         # Without chroma subsampling, edges are where the labels are.
         Image.fromarray(scene.image).save(folder / _name(i), quality=95, subsampling=0)
