@@ -12,6 +12,16 @@ from hypothesis import strategies as st
 
 from kerakit import UserError
 from kerakit.data import BatchGenerator, DataReader, Mix
+from kerakit.tasks import (
+    Classification,
+    Detection,
+    Keypoints,
+    MultiLabel,
+    MultiTask,
+    Regression,
+    Segmentation,
+    Task,
+)
 from projects import Project
 
 seeds = st.integers(0, 2**32 - 1)
@@ -81,6 +91,47 @@ def test_validation_is_not_mixed_but_has_the_form(photos: Path) -> None:
 def test_other_targets_are_refused() -> None:
     with pytest.raises(UserError, match="one class"):
         Mix(3, 1)(batch(3)[0], np.zeros((3, 4), np.float32), 0)
+
+
+TARGETS: list[tuple[Task, Any, tuple[str, ...]]] = [
+    (Classification(list("abcdef")), np.arange(6, dtype=np.int32), ("mixup", "cutmix")),
+    (MultiLabel(list("ab")), np.eye(6, 2, dtype=np.float32), ("mixup", "cutmix")),
+    (Regression(["size"]), np.arange(6, dtype=np.float32)[:, None], ("mixup",)),
+    (Detection(["a"]), np.zeros((6, 2, 6), np.float32), ()),
+    (Segmentation(["a", "b"]), np.zeros((6, 9, 13), np.uint8), ()),
+    (Keypoints(["a"]), np.zeros((6, 1, 3), np.float32), ()),
+    (
+        MultiTask({"x": Classification(list("abcdef")), "y": Regression(["size"])}),
+        {"x": np.arange(6, dtype=np.int32), "y": np.arange(6, dtype=np.float32)[:, None]},
+        ("mixup",),
+    ),
+]
+
+
+@pytest.mark.parametrize("method", ["mixup", "cutmix"])
+@pytest.mark.parametrize(
+    ("task", "targets", "methods"), TARGETS, ids=[task.name for task, *_ in TARGETS]
+)
+def test_each_task_blends_its_targets_or_says_that_it_cannot(
+    task: Task, targets: Any, methods: tuple[str, ...], method: str
+) -> None:
+    mix = Mix(task.soft_targets, **{method: 1.0})
+    images, _ = batch()
+    if method not in methods:
+        with pytest.raises(UserError, match=f"--{method} blends labels, which the task .* cannot"):
+            mix(images, targets, 0)
+        return
+    mixed, blended = mix(images, targets, 0)
+    # Image i has the value 40 i: what its target is blended from, too.
+    parts = mixed.mean(axis=(1, 2, 3)) / 40
+    soft = blended if isinstance(blended, dict) else {task.name: blended}
+    for name, values in soft.items():
+        assert values.dtype == np.float32
+        expected = parts if name in ("regression", "y") else None
+        if values.shape[1] == 6:
+            values, expected = values @ np.arange(6), parts
+        if expected is not None:
+            np.testing.assert_allclose(np.ravel(values), expected, atol=0.02)
 
 
 def test_training_with_both_flags(project: Project) -> None:

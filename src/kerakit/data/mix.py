@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from kerakit import nested
 from kerakit.errors import UserError
 
 
@@ -34,7 +35,7 @@ class Mix:
 
     def __init__(
         self,
-        soft_targets: int | Callable[[Any, str], NDArray[np.float32]],
+        soft_targets: int | Callable[[Any, str], Any],
         mixup: float = 0,
         cutmix: float = 0,
     ) -> None:
@@ -46,8 +47,8 @@ class Mix:
         methods = ((_blend, mixup), (_paste, cutmix))
         self._methods = [(method, alpha) for method, alpha in methods if alpha]
 
-    def soft_labels(self, targets: Any) -> NDArray[np.float32]:
-        """Return targets of a batch as soft labels, float32 (batch, ...).
+    def soft_labels(self, targets: Any) -> Any:
+        """Return targets of a batch as soft labels: float32 (batch, ...), or a dict of them.
 
         Raises:
             UserError: the targets cannot be blended.
@@ -70,16 +71,17 @@ class Mix:
             )
         return self._one_hot[targets]
 
-    def __call__(
-        self, images: Any, targets: Any, seed: int
-    ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """Mix a batch, uint8 (batch, height, width, 3) and int (batch,)."""
+    def __call__(self, images: Any, targets: Any, seed: int) -> tuple[NDArray[np.uint8], Any]:
+        """Mix a batch: images, uint8 (batch, height, width, 3), and their targets."""
         rng = np.random.Generator(np.random.Philox(key=seed))
         method, alpha = self._methods[rng.integers(len(self._methods))]
         partners = rng.permutation(len(images))
         mixed, lam = method(images, images[partners], rng.beta(alpha, alpha), rng)
-        labels = self.soft_labels(targets)
-        return mixed, np.float32(lam) * labels + np.float32(1 - lam) * labels[partners]
+
+        def blend(labels: NDArray[np.float32]) -> NDArray[np.float32]:
+            return np.float32(lam) * labels + np.float32(1 - lam) * labels[partners]
+
+        return mixed, nested.map_arrays(blend, self.soft_labels(targets))
 
 
 def _blend(

@@ -139,7 +139,7 @@ class Task:
         """Return the target for ``fit``, of fixed shape, from an annotation after augmentation."""
         return annotation
 
-    def soft_targets(self, targets: Any, method: str) -> NDArray[np.float32]:
+    def soft_targets(self, targets: Any, method: str) -> Any:
         """Return targets, float32 (batch, ...), whose weighted means are targets, too.
 
         Args:

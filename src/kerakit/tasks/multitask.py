@@ -125,6 +125,10 @@ class MultiTask(Task):
             name: task.encode(annotation[name], input_size) for name, task in self.tasks.items()
         }
 
+    def soft_targets(self, targets: Any, method: str) -> dict[str, Any]:
+        """Return the soft targets of each task."""
+        return {name: task.soft_targets(targets[name], method) for name, task in self.tasks.items()}
+
     # ------------------------------------------------------------------------------------- training
 
     def head(self, features: keras.KerasTensor) -> dict[str, keras.KerasTensor]:

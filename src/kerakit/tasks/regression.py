@@ -83,7 +83,7 @@ class Regression(Task):
         low, span = self._range
         return ((np.ravel(annotation) - low) / span).astype(np.float32)
 
-    def soft_targets(self, targets: Any, method: str) -> NDArray[np.float32]:
+    def soft_targets(self, targets: Any, method: str) -> Any:
         """Return the targets for MixUp: the mean of two images has the mean of their numbers."""
         if method != "mixup":
             return super().soft_targets(targets, method)
