@@ -109,8 +109,8 @@ def check(
     """
     from kerakit.console import progress
     from kerakit.data.check import (
-        UncheckedReader,
         check_images,
+        open_dataset,
         print_findings,
         summarize_list,
         write_findings,
@@ -119,7 +119,7 @@ def check(
     from kerakit.machine import available_cores
 
     check_list(save_to)
-    reader = UncheckedReader(data, train_ratio, seed)
+    reader = open_dataset(data, train_ratio, seed)
     with progress("checking", len(reader)) as advance:
         findings = check_images(reader, available_cores(), advance)
     print_findings(reader, findings)

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from kerakit.console import print_table, printable
+from kerakit.data.annotations.recognize import recognize
+from kerakit.data.base_reader import BaseReader
 from kerakit.data.decode import (
     IMAGE_EXTENSIONS,
     decode_with_warning,
@@ -24,9 +26,14 @@ from kerakit.data.decode import (
     read_size,
 )
 from kerakit.data.exclusions import read_exclusions, write_list
+from kerakit.data.folders import similar_names
+from kerakit.data.mask_reader import MaskReader
+from kerakit.data.object_reader import ObjectReader
 from kerakit.data.reader import DataReader, unmeasured_classes
 from kerakit.data.similar import THUMBNAIL, find_near_duplicates, fingerprint
 from kerakit.data.split import MODES
+from kerakit.data.table_reader import MultiLabelReader, TableReader, infer_kind
+from kerakit.data.tables import index_columns
 from kerakit.errors import ImageError
 
 TINY, HUGE = 32, 50_000_000
@@ -47,6 +54,23 @@ FINDINGS = {
     "tiny": f"a side shorter than {TINY} pixels",
     "huge": f"more than {HUGE // 10**6} million pixels",
     "unsupported format": "the image is ignored; convert it to JPEG or PNG",
+    "unreadable labels": "the annotation file cannot be read; its image is omitted",
+    "invalid annotation": "an object or a line that cannot be read; it is omitted",
+    "duplicate id": "the id of two images; both are omitted",
+    "label without image": "no such image; the label is ignored",
+    "image without labels": "used as an example without objects; without a mask, it is omitted",
+    "box with NaN": "the box is omitted",
+    "unknown class": "a class number beyond the names; the object is omitted",
+    "inverted corners": "a left corner beyond the right one; they are exchanged",
+    "box without area": "the box is omitted",
+    "box outside the image": "the box is clipped; it is omitted if nothing is left",
+    "duplicate box": "the same box of the same class twice; the copy is omitted",
+    "unreadable mask": "the mask cannot be decoded",
+    "mask of another size": "the mask has another size than its image; it is resized",
+    "mask in colors": "expected class indices, or a color of each class (class_dict.csv)",
+    "unknown mask value": "a value or color that is no class; training stops",
+    "similar class names": "they differ in case or spaces only; rename one of them",
+    "unused class": "no image has this class",
 }
 """Kinds of findings and their meanings, in the order of the report."""
 
@@ -103,10 +127,37 @@ class _ImageFacts:
     warning: str = ""
 
 
+def open_dataset(data: Path, train_ratio: float = 0.8, seed: int = 0) -> BaseReader:
+    """Return the dataset in ``data`` by its format, for a check of images and labels.
+
+    Args:
+        data: folder, table, or annotation file.
+        train_ratio: fraction of training images.
+        seed: seed of the split.
+    """
+    found = recognize(data)
+    reader: type[BaseReader] = UncheckedReader
+    if found.name == "table":
+        reader = _table_reader(data)
+    elif found.name == "masks":
+        reader = MaskReader
+    elif found.name != "classes":
+        reader = ObjectReader
+    return reader(data, train_ratio, seed)
+
+
+def _table_reader(path: Path) -> type[BaseReader]:
+    """Return the reader of a table by its columns."""
+    columns = index_columns(path)[1]
+    if "label" in columns:
+        return MultiLabelReader if infer_kind(columns["label"]) == "set" else UncheckedReader
+    return MaskReader if "mask" in columns else TableReader if columns else UncheckedReader
+
+
 def check_images(
-    reader: DataReader, threads: int, update: Callable[[int], None] = lambda _: None
+    reader: BaseReader, threads: int, update: Callable[[int], None] = lambda _: None
 ) -> list[Finding]:
-    """Read every image of ``reader`` once.
+    """Read every image of ``reader`` once, and check its labels.
 
     Args:
         reader: without exclusions.
@@ -125,6 +176,7 @@ def check_images(
         *_Duplicates(reader, facts).findings(),
         *_unsupported(reader),
         *_empty_classes(reader),
+        *_check_labels(reader),
     ]
     order = list(FINDINGS)
     return sorted(findings, key=lambda finding: order.index(finding.kind))
@@ -153,7 +205,7 @@ def summarize_list(path: Path, findings: int, edits: int) -> str:
     return f"{findings:,} findings, written to {path}.{kept} {effect}"
 
 
-def print_findings(reader: DataReader, findings: list[Finding]) -> None:
+def print_findings(reader: BaseReader, findings: list[Finding]) -> None:
     """Print the number of images per class and split, and each kind of finding with an example."""
     counts = [reader.counts(mode) for mode in MODES]
     print_table(
@@ -176,7 +228,7 @@ def print_findings(reader: DataReader, findings: list[Finding]) -> None:
     for warning in (*reader.warnings, *unmeasured_classes(reader)):
         print(warning)
     train = counts[0]
-    if train.min() and train.max() > 10 * train.min():
+    if len(train) and train.min() and train.max() > 10 * train.min():
         rare, common = (printable(reader.class_names[i]) for i in (train.argmin(), train.argmax()))
         print(
             f"class imbalance: {rare!r} has {train.min():,} training images, {common!r} "
@@ -184,7 +236,7 @@ def print_findings(reader: DataReader, findings: list[Finding]) -> None:
         )
 
 
-def _inspect_all(reader: DataReader, threads: int) -> Iterator[list[_ImageFacts]]:
+def _inspect_all(reader: BaseReader, threads: int) -> Iterator[list[_ImageFacts]]:
     def inspect_chunk(start: int) -> list[_ImageFacts]:
         stop = min(start + _CHUNK, len(reader))
         return [_inspect(reader.image_path(i)) for i in range(start, stop)]
@@ -230,7 +282,7 @@ def _count_frames(data: bytes, extension: str) -> tuple[int, str]:
         return 1, str(error) or type(error).__name__
 
 
-def _check_each(reader: DataReader, facts: list[_ImageFacts]) -> Iterator[Finding]:
+def _check_each(reader: BaseReader, facts: list[_ImageFacts]) -> Iterator[Finding]:
     """Yield the findings that concern one image alone."""
     for i, image in enumerate(facts):
         key = reader.key(i)
@@ -258,9 +310,10 @@ def _check_each(reader: DataReader, facts: list[_ImageFacts]) -> Iterator[Findin
 class _Duplicates:
     """Findings about two images. Of a pair in two splits, the training image is excluded."""
 
-    def __init__(self, reader: DataReader, facts: list[_ImageFacts]) -> None:
+    def __init__(self, reader: BaseReader, facts: list[_ImageFacts]) -> None:
         self._reader = reader
         self._facts = facts
+        self._labels = reader.label_codes()
         self._modes = np.empty(len(facts), object)
         for mode in MODES:
             self._modes[reader.indices(mode)] = mode
@@ -282,7 +335,7 @@ class _Duplicates:
 
     def _exact(self, copies: list[int]) -> Iterator[Finding]:
         """Exclude all copies if classes differ, else all but one, preferably a held-out one."""
-        targets = self._reader.targets
+        targets = self._labels
         remaining = next((i for i in copies if not self._is_train[i]), copies[0])
         for i in copies:
             if (other := next((j for j in copies if targets[j] != targets[i]), None)) is not None:
@@ -301,7 +354,7 @@ class _Duplicates:
         fingerprints = np.stack(
             [np.frombuffer(self._facts[i].fingerprint, np.uint64) for i in order]
         )
-        same, other = find_near_duplicates(fingerprints, self._reader.targets[order])
+        same, other = find_near_duplicates(fingerprints, self._reader.leak_classes()[order])
         for i, of_class, of_others in zip(order, order[same], order[other], strict=True):
             if i != of_class:
                 leaks = bool(self._is_train[i] and not self._is_train[of_class])
@@ -315,13 +368,22 @@ class _Duplicates:
         return Finding(self._reader.key(int(i)), kind, detail, exclude)
 
 
-def _empty_classes(reader: DataReader) -> Iterator[Finding]:
-    for name, count in zip(reader.class_names, reader.counts("train"), strict=True):
-        if not count:
-            yield Finding(name, "empty class", "")
+def _empty_classes(reader: BaseReader) -> Iterator[Finding]:
+    counts = [reader.counts(mode) for mode in MODES]
+    for i, name in enumerate(reader.class_names):
+        if not counts[0][i]:
+            is_unused = not any(count[i] for count in counts) and not isinstance(reader, DataReader)
+            yield Finding(name, "unused class" if is_unused else "empty class", "")
 
 
-def _unsupported(reader: DataReader) -> Iterator[Finding]:
+def _check_labels(reader: BaseReader) -> Iterator[Finding]:
+    for names in similar_names(reader.class_names):
+        yield Finding(names[0], "similar class names", ", ".join(map(repr, names[1:])))
+    for key, kind, detail in reader.label_faults():
+        yield Finding(key, kind, printable(detail))
+
+
+def _unsupported(reader: BaseReader) -> Iterator[Finding]:
     """Yield images of unsupported formats in a data folder, such as the .heic files of phones."""
     for key in reader.skipped:
         if Path(key).suffix.lower() in _UNSUPPORTED:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
@@ -71,13 +72,28 @@ def normalize_name(name: str) -> str:
     return unicodedata.normalize("NFC", name.strip())
 
 
-def warn_of_case_variants(names: Iterable[str]) -> list[str]:
-    """Return a warning if class names differ in case only, else an empty list."""
+def similar_names(names: Iterable[str]) -> list[list[str]]:
+    """Return the class names that differ in case, spaces, hyphens or underscores only, in groups.
+
+    >>> similar_names(["Traffic Light", "traffic_light", "car"])
+    [['Traffic Light', 'traffic_light']]
+    """
     variants = defaultdict(list)
     for name in names:
-        variants[name.casefold()].append(name)
-    alike = [" and ".join(map(repr, same)) for same in variants.values() if len(same) > 1]
-    return [f"classes whose names differ in case only: {list_names(alike)}."] if alike else []
+        plain = re.sub(r"[\s_\-]+", "", name.casefold())
+        # Of signs alone, such as "-" and "_", nothing would be left.
+        variants[plain or name].append(name)
+    return [same for same in variants.values() if len(same) > 1]
+
+
+def warn_of_case_variants(names: Iterable[str]) -> list[str]:
+    """Return a warning if class names differ in case or spaces only, else an empty list."""
+    alike = [" and ".join(map(repr, same)) for same in similar_names(names)]
+    return (
+        [f"classes whose names differ in case or spaces only: {list_names(alike)}."]
+        if alike
+        else []
+    )
 
 
 def check_printable(names: tuple[str, ...], where: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -218,12 +219,11 @@ def read_file(path: Path | str) -> bytes:
     """
     try:
         with open(path, "rb", buffering=0) as file:
-            data = file.read(MAX_FILE) or b""
+            if os.fstat(file.fileno()).st_size > MAX_FILE:
+                raise UserError(f"cannot read {path}: it is larger than {MAX_FILE >> 30} GiB.")
+            return file.readall() or b""
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}.") from None
-    if len(data) == MAX_FILE:
-        raise UserError(f"cannot read {path}: it is larger than {MAX_FILE >> 30} GiB.")
-    return data
 
 
 def parse_json(text: bytes) -> Any:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
+from array import array
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 from xml.parsers import expat
 
 import numpy as np
@@ -23,7 +26,7 @@ from kerakit.data.annotations.objects import (
     ObjectColumns,
     sort_names,
 )
-from kerakit.data.annotations.yolo import YoloNames, add_lines, parse_boxes
+from kerakit.data.annotations.yolo import YoloNames, add_boxes, add_lines, parse_boxes
 from kerakit.data.folders import normalize_name
 from kerakit.data.index import UNASSIGNED
 from kerakit.errors import UserError, first_line, list_names
@@ -86,35 +89,27 @@ def read_yolo(listing: Listing, shapes: bool = False, points: bool = False) -> A
     names = YoloNames(listing)
     files = [path for path in listing.with_extension(".txt") if path not in names.files]
     collector = _Collector(shapes)
+    # Files of boxes alone are converted at once.
+    numbers, counts, owners = array("d"), array("q"), array("q")
     highest = -1
 
     def parse(data: bytes, row: int, into: _Collector) -> None:
         nonlocal highest
         boxes = None if shapes or points else parse_boxes(data)
-        if boxes is None:
-            problems, last = add_lines(
-                data, row, into.columns, names.names, shapes, names.kpt_shape
-            )
-            into.faults += [(into.file, "invalid annotation", detail) for detail in problems]
-            highest = max(highest, last)
+        if boxes is not None:
+            numbers.extend(boxes)
+            counts.append(len(boxes) // 5)
+            owners.append(row)
             return
-        classes = boxes[:, 0].astype(np.int64)
-        highest = max(highest, int(classes.max(initial=-1)))
-        half = boxes[:, 3:5] / 2
-        corners = np.concatenate([boxes[:, 1:3] - half, boxes[:, 1:3] + half], axis=1)
-        columns = into.columns
-        first = len(columns.rows)
-        columns.rows.extend([row] * len(boxes))
-        columns.boxes.frombytes(corners.tobytes())
-        columns.crowd.extend(bytes(len(boxes)))
-        if names.names is not None and highest >= len(names.names):
-            for i in np.flatnonzero(classes >= len(names.names)).tolist():
-                columns.labels[first + i] = f"class {classes[i]}"
-            classes[classes >= len(names.names)] = UNKNOWN
-        columns.classes.frombytes(classes.astype(np.int32).tobytes())
+        details, last = add_lines(data, row, into.columns, names.names, shapes, names.kpt_shape)
+        into.faults += [(into.file, "invalid annotation", detail) for detail in details]
+        highest = max(highest, last)
 
     splits = names.splits(listing.images)
     annotations = _read(listing, files, parse, collector, splits)
+    values = np.frombuffer(numbers, np.float64).reshape(-1, 5)
+    rows = np.repeat(np.frombuffer(owners, np.int64), np.frombuffer(counts, np.int64))
+    highest = max(highest, add_boxes(values, rows, annotations.objects, names.names))
     annotations.in_pixels = False
     annotations.class_names = names.names or tuple(map(str, range(highest + 1)))
     if names.names is None:
@@ -134,6 +129,7 @@ class _Collector:
         self.shapes = shapes
         self.sizes: dict[int, tuple[int, int]] = {}
         self.names: dict[str, int] = {}
+        self._indices: dict[str, int] = {}  # by names as written
         self.faults: list[tuple[str, str, str]] = []
         self.points: dict[int, dict[str, tuple[float, float]]] = {}
         self.file = ""
@@ -141,7 +137,10 @@ class _Collector:
 
     def class_index(self, name: str) -> int:
         """Return the number of a class name, a new one for a new name."""
-        return self.names.setdefault(normalize_name(name), len(self.names))
+        if (index := self._indices.get(name)) is None:
+            index = self.names.setdefault(normalize_name(name), len(self.names))
+            self._indices[name] = index
+        return index
 
     def invalid(self, detail: str) -> None:
         """Add a fault of the file."""
@@ -177,7 +176,7 @@ def _read(
         size = len(collector.columns)
         try:
             parse(read_file(root + file), len(kept), collector)
-        except (UserError, ValueError, expat.ExpatError) as error:
+        except (UserError, ValueError, ElementTree.ParseError, expat.ExpatError) as error:
             if len(collector.columns) > size:
                 raise AssertionError("objects of a file that cannot be read") from error
             unreadable.append(file)
@@ -240,76 +239,49 @@ def _sort_classes(annotations: Annotations, names: dict[str, int]) -> None:
 # ------------------------------------------------------------------------------------- Pascal VOC
 
 
-class _VocFile:
-    """Handlers of expat for one file: elements by name, without attributes or entities."""
+_ENCODING = re.compile(rb"<\?xml[^>]*encoding=", re.IGNORECASE)
 
-    def __init__(self) -> None:
-        self.size: dict[str, str] = {}
-        self.objects: list[dict[str, str]] = []
-        self._path: list[str] = []
-        self._text = ""
-        self._object: dict[str, str] = {}
-
-    def start(self, name: str, _: object) -> None:
-        """Handle the start of an element."""
-        self._path.append(name)
-        self._text = ""
-        if name == "object":
-            self._object = {}
-
-    def text(self, data: str) -> None:
-        """Handle the text of an element."""
-        self._text += data
-
-    def end(self, name: str) -> None:
-        """Handle the end of an element."""
-        path = self._path
-        path.pop()
-        if name == "object":
-            self.objects.append(self._object)
-        elif path and (path[-1] == "object" or path[-1] == "bndbox"):
-            # The parts of a person have boxes of their own.
-            if len(path) < 4 or path[-2] != "part":
-                self._object[name] = self._text
-        elif path and path[-1] == "size":
-            self.size[name] = self._text
-        self._text = ""
+_SIDES, _CORNERS = ("width", "height"), ("xmin", "ymin", "xmax", "ymax")
 
 
 def _reject_entity(*_: object) -> int:
     raise ValueError("it defines entities, which are not read")
 
 
+def _check_entities(data: bytes) -> None:
+    """Raise ValueError if XML defines entities: nothing is expanded or fetched."""
+    is_plain = data[:1] == b"<" and b"<!" not in data and not _ENCODING.match(data)
+    if is_plain:
+        return
+    parser = expat.ParserCreate()
+    parser.EntityDeclHandler = _reject_entity
+    parser.ExternalEntityRefHandler = _reject_entity
+    parser.Parse(data, True)
+
+
 def _parse_voc(data: bytes, row: int, into: _Collector) -> None:
     if not data.strip():
         raise ValueError("it is empty")
-    content = _VocFile()
-    parser = expat.ParserCreate()
-    parser.buffer_text = True
-    # Nothing is expanded or fetched: definitions of entities are errors.
-    parser.EntityDeclHandler = _reject_entity
-    parser.ExternalEntityRefHandler = _reject_entity
-    parser.StartElementHandler = content.start
-    parser.CharacterDataHandler = content.text
-    parser.EndElementHandler = content.end
-    parser.Parse(data, True)
+    _check_entities(data)
+    root = ElementTree.fromstring(data)  # noqa: S314 - without entities
     try:
-        width, height = (int(float(content.size[name])) for name in ("width", "height"))
-    except (KeyError, ValueError, OverflowError):
+        width, height = (int(float(root.findtext(f"size/{side}", ""))) for side in _SIDES)
+    except (ValueError, OverflowError):
         width = height = 0
     if width > 0 and height > 0:
         into.sizes[row] = (width, height)
-    for each in content.objects:
+    for each in root.iterfind("object"):
+        name, corners = each.findtext("name"), each.find("bndbox")
+        if name is None or corners is None:
+            into.invalid(f"an object without {'name' if name is None else 'bndbox'}")
+            continue
+        text = corners.findtext
         try:
-            box = [float(each[name]) for name in ("xmin", "ymin", "xmax", "ymax")]
-            name = each["name"]
-        except KeyError as error:
-            into.invalid(f"an object without {error.args[0]}")
-            continue
+            box = [float(text(corner, "")) for corner in _CORNERS]
         except ValueError as error:
-            into.invalid(str(error))
+            into.invalid(f"{name}: {error}")
             continue
-        is_difficult = each.get("difficult", "").strip() in ("1", "true", "True")
+        is_difficult = each.findtext("difficult", "0").strip() in ("1", "true", "True")
         into.difficult += is_difficult
         into.columns.add(row, box, into.class_index(name), is_difficult)
 

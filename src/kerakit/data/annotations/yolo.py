@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import posixpath
 import re
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -113,24 +112,44 @@ class YoloNames:
         return found
 
 
-def parse_boxes(data: bytes) -> NDArray[np.float64] | None:
-    """Return lines of five numbers with a class from 0, float64 (n, 5); None for other content."""
-    lines = data.split(b"\n")
+def parse_boxes(data: bytes) -> list[float] | None:
+    """Return the numbers of lines of five numbers each; None for other content."""
     if not _PLAIN.fullmatch(data):
         return None
-    if any(len(line.split()) not in (0, _BOX) for line in lines):
+    words = data.split()
+    if len(words) % _BOX:
         return None
-    if not data.strip():
-        return np.empty((0, _BOX))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        try:
-            values = np.array(data.split(), np.float64).reshape(-1, _BOX)
-        except (ValueError, DeprecationWarning):
-            return None
-    classes = values[:, 0]
-    is_valid = (classes >= 0) & (classes < 2**31) & (classes == np.floor(classes))
-    return values if is_valid.all() else None
+    lines = data.splitlines()
+    if len(words) != _BOX * len(lines) or any(len(line.split()) != _BOX for line in lines):
+        return None
+    try:
+        return list(map(float, words))
+    except ValueError:
+        return None
+
+
+def add_boxes(
+    values: NDArray[np.float64],
+    rows: NDArray[np.int64],
+    columns: ObjectColumns,
+    names: Sequence[str] | None,
+) -> int:
+    """Add boxes, float64 (n, 5): class, center, width and height; return the highest class."""
+    labels, half = values[:, 0], values[:, 3:] / 2
+    valid = np.isfinite(labels) & (labels >= 0) & (labels < 2**31) & (labels == np.floor(labels))
+    classes = np.where(valid, labels, UNKNOWN).astype(np.int32)
+    highest = int(classes.max(initial=UNKNOWN))
+    if names is not None:
+        classes[classes >= len(names)] = UNKNOWN
+    first = len(columns)
+    for i in np.flatnonzero(classes == UNKNOWN).tolist():
+        columns.labels[first + i] = f"class {labels[i]:g}"
+    corners = np.concatenate([values[:, 1:3] - half, values[:, 1:3] + half], axis=1)
+    columns.rows.frombytes(rows.tobytes())
+    columns.boxes.frombytes(corners.tobytes())
+    columns.classes.frombytes(classes.tobytes())
+    columns.crowd.extend(bytes(len(values)))
+    return highest
 
 
 def add_lines(
