@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -134,12 +135,7 @@ class MaskReader(BaseReader):
                 "and masks/ with files of the same names, a table with the columns path and mask, "
                 f"or {FORMATS['coco']}, {FORMATS['yolo']} or {FORMATS['labelme']} with polygons."
             )
-        missing = [mask for mask in self._masks if not (index.root / mask).is_file()]
-        if missing:
-            raise UserError(
-                f"{len(missing):,} of {len(self._masks):,} masks of {data} do not exist: "
-                f"{list_names(missing)}."
-            )
+        index = self._drop_missing(index)
         self._classes = self._find_classes(listing, [index.root / mask for mask in self._masks])
         names = self._classes.names
         check_printable(names, data)
@@ -149,6 +145,35 @@ class MaskReader(BaseReader):
             index,
             class_names=names,
             warnings=(*index.warnings, *warnings, *warn_of_case_variants(names)),
+        )
+
+    def _drop_missing(self, index: ImageIndex) -> ImageIndex:
+        """Return the index without the images whose masks do not exist."""
+        masks = self._masks or ()
+        exists = np.array([(index.root / mask).is_file() for mask in masks], np.bool_)
+        missing = [mask for mask, there in zip(masks, exists, strict=True) if not there]
+        if not missing:
+            return index
+        if len(missing) == len(masks):
+            raise UserError(
+                f"none of the {len(masks):,} masks of {self.data} exist: {list_names(missing)}."
+            )
+        keys = index.keys.filter(pa.array(~exists)).to_pylist()
+        self._faults += [
+            (os.fsdecode(key), "image without labels", f"no {mask}")
+            for key, mask in zip(keys, missing, strict=True)
+        ]
+        self._masks = [mask for mask, there in zip(masks, exists, strict=True) if there]
+        line = (
+            f"images whose mask does not exist, omitted: {len(missing):,} ({list_names(missing)})."
+        )
+        return replace(
+            index,
+            keys=index.keys.filter(pa.array(exists)),
+            targets=index.targets[exists],
+            splits=index.splits[exists],
+            groups=None if index.groups is None else index.groups.filter(pa.array(exists)),
+            warnings=(*index.warnings, line),
         )
 
     def target(self, i: int) -> dict[str, Any]:

@@ -126,7 +126,7 @@ class TableReader(BaseReader):
     Attributes:
         class_names: names of the classes of each column; of numbers and masks, that of the column.
         columns: the kind of each column.
-        labels: names of the classes of each column.
+        labels: names of the classes of each column; of numbers, the column.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -159,8 +159,11 @@ class TableReader(BaseReader):
 
     @property
     def labels(self) -> dict[str, tuple[str, ...]]:
-        """Names of the classes of each column; () for numbers and masks."""
-        return {name: column.class_names for name, column in self._columns.items()}
+        """Names of the classes of each column; of numbers, the column; of masks, none."""
+        return {
+            name: (name,) if column.kind == "number" else column.class_names
+            for name, column in self._columns.items()
+        }
 
     def read_index(self, data: Path) -> ImageIndex:
         """Return the index of a table."""

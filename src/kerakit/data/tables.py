@@ -119,7 +119,7 @@ def _read(path: Path, required: tuple[str, ...], others: bool = False) -> pa.Tab
             ".parquet."
         )
     try:
-        table = read(path, partial(_select_columns, path, required, others))
+        table = read(path, partial(_select_columns, path, required, others), others)
     except (pa.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:
         is_encoding = isinstance(error, UnicodeDecodeError) or "UTF8" in str(error)
         reason = "it is not UTF-8 text. Save it as UTF-8" if is_encoding else first_line(error)
@@ -164,7 +164,7 @@ def _select_columns(
     return {i: name for i, name in enumerate(plain) if name in known}
 
 
-def _read_csv(path: Path, select: _Select) -> pa.Table:
+def _read_csv(path: Path, select: _Select, _: bool) -> pa.Table:
     delimiter, header, lines, skipped, complete = _read_header(path)
     selected = select(header)
     names = [selected.get(i, f"column {i}") for i in range(len(header))]
@@ -207,11 +207,11 @@ def split_header(line: str) -> tuple[str, list[str]]:
     return max(headers.items(), key=lambda item: len(item[1]))
 
 
-def _read_parquet(path: Path, select: _Select) -> pa.Table:
+def _read_parquet(path: Path, select: _Select, others: bool) -> pa.Table:
     file = parquet.ParquetFile(path)
     schema = file.schema_arrow
     # Columns of bytes have the images; columns of lists have the labels of one image.
-    readable = ["" if _is_binary(field.type) else field.name for field in schema]
+    readable = ["" if others and _is_binary(field.type) else field.name for field in schema]
     selected = select(readable)
     names = [schema.names[i] for i in selected]
     metadata = file.metadata
@@ -234,7 +234,7 @@ def _read_parquet(path: Path, select: _Select) -> pa.Table:
     )
     _check_memory(path, metadata.num_rows, size)
     # Labels and groups may be numbers.
-    columns = {name: _as_text(table[names[n]]) for n, name in enumerate(selected.values())}
+    columns = {name: _as_text(table[names[n]], others) for n, name in enumerate(selected.values())}
     as_text = pa.table(columns)
     as_text.validate(full=True)
     return as_text
@@ -252,8 +252,8 @@ def _is_binary(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_struct(kind))
 
 
-def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    if pa.types.is_list(column.type):
+def _as_text(column: pa.ChunkedArray, lists: bool) -> pa.ChunkedArray:
+    if lists and pa.types.is_list(column.type):
         return pc.binary_join(column.cast(pa.list_(pa.string())), ";")
     return column.cast(pa.string())
 

@@ -121,6 +121,7 @@ def find_classes(
     values: set[int] = set()
     colors: set[Color] = set()
     lossy = False
+    colored = gray = 0
     for path in masks[::step]:
         try:
             content = read_values(path)
@@ -135,7 +136,8 @@ def find_classes(
                 break
         else:
             values |= set(np.unique(content).tolist())
-    if colors:
+    # A few masks of the other kind are faults.
+    if colored > gray:
         colors |= {(value, value, value) for value in values}
         return _classes_of_colors(sorted(colors), found, masks[0])
     return _classes_of_values(sorted(values - set(ignore)), found, lossy)
