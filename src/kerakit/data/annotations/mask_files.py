@@ -129,12 +129,12 @@ def find_classes(
             continue
         lossy |= path.suffix.lower() in (".jpg", ".jpeg")
         if content.ndim == 3:
-            colors |= {
-                (int(r), int(g), int(b)) for r, g, b in np.unique(content.reshape(-1, 3), axis=0)
-            }
+            colored += 1
+            colors |= _find_colors(content)
             if len(colors) > _MAX_COLORS:
                 break
         else:
+            gray += 1
             values |= set(np.unique(content).tolist())
     # A few masks of the other kind are faults.
     if colored > gray:
