@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import albumentations
 import keras
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from keras import layers, ops
 from numpy.typing import NDArray
 
+from kerakit.data.augment import Augmenter
 from kerakit.data.placement import Placement
 from kerakit.deploy.edgetpu.forecast import forecast
 from kerakit.deploy.quantization.int8 import quantize_int8
@@ -89,7 +91,7 @@ def test_target_clips_and_drops_boxes() -> None:
     task.max_boxes = 6
     rows = [
         [1, -10, 10, 30, 40, 0],  # 3/4 remain
-        [0, -40, 10, 10, 40, 0],  # 1/5 remains
+        [0, -50, 10, 10, 40, 0],  # 1/6 remains
         [0, 20, 20, 20, 40, 0],
         [0, 40, 40, 20, 20, 0],
         [0, 200, 10, 220, 40, 0],
@@ -160,18 +162,19 @@ def test_boxes_go_to_the_input_and_back(tmp_path: Any, policy: str) -> None:
 
 def test_augmentation_moves_boxes() -> None:
     """Flip and crop by albumentations; classes and crowds follow, cut boxes are dropped."""
-    import albumentations as A  # noqa: N812 - as its documentation
-
     task = Detection(["a", "b"])
     annotation = _annotation([[1, 10, 20, 30, 40, 1], [0, 60, 0, 96, 64, 0]])
-    pipeline = A.Compose([A.HorizontalFlip(p=1), A.Crop(0, 0, 40, 64)], **task.compose_options())
+    pipeline = albumentations.Compose(
+        [albumentations.HorizontalFlip(p=1), albumentations.Crop(0, 0, 40, 64)]
+    )
+    augmenter = Augmenter(lambda: pipeline, 0, task.compose_options())
     image = np.zeros((SIZE[1], SIZE[0], 3), np.uint8)
-    augmented = pipeline(image=image, **task.followers(annotation))
+    augmented = augmenter(0, "a", image=image, **task.followers(annotation))
     moved = task.follow(annotation, augmented)
     assert moved["boxes"].tolist() == [[0, 0, 36, 64]]
     assert (moved["classes"].tolist(), moved["crowd"].tolist()) == ([0], [False])
     empty = _annotation([])
-    augmented = pipeline(image=image, **task.followers(empty))
+    augmented = augmenter(0, "a", image=image, **task.followers(empty))
     assert task.follow(empty, augmented)["boxes"].shape == (0, 4)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kerakit import nested
+from kerakit.data.boxes import BBOX_PARAMS, clip_boxes, visible_boxes
 from kerakit.device.detection import Decoder, draw_boxes
 from kerakit.errors import UserError
 from kerakit.tasks import detection_metrics as metrics
@@ -27,12 +28,6 @@ if TYPE_CHECKING:
 
 STRIDES = (8, 16, 32)
 """Strides of the feature levels: pixels per row and column of each."""
-
-MIN_VISIBLE = 0.25
-"""Fraction of the area of a box that must remain in the image; others are dropped."""
-
-MIN_SIDE = 1.0
-"""Shortest side of a box in pixels of the input."""
 
 MAX_BOXES = 300
 """Most objects of an image that a model is trained on: the loss compares each to all points."""
@@ -82,7 +77,7 @@ class Detection(Task):
     fractions of the width and height of the upright image; "classes", int32 (n,); "crowd", bool
     (n,): regions with many objects, which are neither trained on nor count as mistakes. Targets are
     float32 (max_boxes, 6): class, sides in pixels of the input, and 1 for an object, -1 for a
-    crowd, 0 for padding. Augmentation drops boxes of which less than MIN_VISIBLE remains.
+    crowd, 0 for padding. Boxes that a border cuts away follow the rule of ``kerakit.data.boxes``.
 
     The detector is anchor-free: each point of a grid predicts distances to the four sides of a box,
     objectness, and classes. It follows FCOS (arXiv:1904.01355) and YOLOX (arXiv:2107.08430), with
@@ -150,14 +145,7 @@ class Detection(Task):
 
     def compose_options(self) -> dict[str, Any]:
         """Return the format of the boxes, and which ones are dropped."""
-        return {
-            "bbox_params": {
-                "format": "pascal_voc",
-                "label_fields": [],
-                "clip": True,
-                "min_visibility": MIN_VISIBLE,
-            }
-        }
+        return {"bbox_params": BBOX_PARAMS}
 
     def follow(self, annotation: Any, augmented: dict[str, Any]) -> dict[str, NDArray[Any]]:
         """Return the annotation with the augmented boxes."""
@@ -430,14 +418,8 @@ class Detection(Task):
 def _visible(annotation: Mapping[str, Any], size: tuple[int, int]) -> dict[str, NDArray[Any]]:
     """Return the annotation with boxes clipped to the input, without those that are cut away."""
     boxes = np.asarray(annotation["boxes"], np.float32).reshape(-1, 4)
-    width, height = size
-    clipped = np.clip(boxes, 0, np.array([width, height] * 2, np.float32))
-    before = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    sides = clipped[:, 2:] - clipped[:, :2]
-    # NaN compares as false.
-    kept = (sides.min(axis=1, initial=np.inf) >= MIN_SIDE) & (
-        sides.prod(axis=1) >= MIN_VISIBLE * before
-    )
+    clipped, left = clip_boxes(boxes, *size)
+    kept = visible_boxes(clipped, left)
     return {
         **annotation,
         "boxes": clipped[kept],

@@ -96,7 +96,7 @@ class DetectionLoss(keras.losses.Loss):
         objectness = _cross_entropy(target["quality"], logits)
         ignored = ops.logical_and(is_background, target["is_crowd"])
         objectness = ops.sum(ops.where(ignored, 0.0, objectness), axis=1)
-        weight = target["quality"]
+        weight = target["weight"]
         overlap = generalized_iou(boxes, target["boxes"])
         box = ops.sum(weight * (1 - overlap), axis=1)
         entropy = ops.sum(_cross_entropy(target["one_hot"], classes), axis=2)
@@ -148,9 +148,13 @@ class DetectionLoss(keras.losses.Loss):
         alignment = alignment * owned
         best = ops.max(overlap * owned, axis=2, keepdims=True)
         highest = ops.max(alignment, axis=2, keepdims=True)
-        quality = alignment * best / (highest + 1e-30)
+        # The best point of each object weighs 1: small ones, which overlap late, count as much
+        # as large ones.
+        weight = alignment / (highest + 1e-30)
+        quality = weight * best
         matched = ops.take_along_axis(truth, ops.expand_dims(owner, 2), axis=1)
         return {
+            "weight": ops.max(weight, axis=1),
             "quality": ops.max(quality, axis=1),
             "boxes": [matched[..., 1 + side] for side in range(4)],
             "one_hot": ops.one_hot(ops.cast(matched[..., 0], "int32"), self._classes),

@@ -29,14 +29,22 @@ class TaskMetrics(keras.callbacks.Callback):
     def __init__(self, task: Task, val: Any) -> None:
         super().__init__()
         self._task, self._val = task, val
+        self._predict: Any = None
+
+    def set_model(self, model: keras.Model) -> None:
+        """Forget the function that runs the model of another ``fit``."""
+        super().set_model(model)
+        self._predict = None
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002 - Keras's signature
         """Add the metrics to ``logs``."""
         logs = {} if logs is None else logs
         if {self._task.monitor, f"val_{self._task.main_metric}"} <= logs.keys():
             return
-        predict = keras_predict_fn(self._task.inference_model(self.model))
+        # Not once per epoch: Keras traces the graph of each new model.
+        if self._predict is None:
+            self._predict = keras_predict_fn(self._task.inference_model(self.model))
         batches = (self._val[i] for i in range(len(self._val)))
-        outputs, targets = predict_batches(predict, batches)
+        outputs, targets = predict_batches(self._predict, batches)
         scores = self._task.score(self._task.decode(outputs), targets)
         logs.update({f"val_{name}": value for name, value in scores.items()})
