@@ -20,6 +20,7 @@ from kerakit.data import memory
 from kerakit.data.augment import Augmenter, derive_seed
 from kerakit.data.decode import Pixels, checked_pixels, read_image
 from kerakit.data.mix import Mix
+from kerakit.data.mosaic import Mosaic
 from kerakit.data.order import class_balanced_order, permutation
 from kerakit.data.placement import Placement
 from kerakit.data.read_timer import ReadTimer
@@ -68,6 +69,7 @@ class BatchGenerator(keras.utils.PyDataset):
         task: encodes annotations as targets, and selects the entries of a dict annotation that are
             augmented with the image; default: annotations are the targets, and all entries of a
             dict annotation are augmented.
+        mosaic: mosaics of four images, in mode "train", for tasks with boxes.
 
     Attributes:
         index: int64 (n,), dataset indices of this split.
@@ -114,6 +116,7 @@ class BatchGenerator(keras.utils.PyDataset):
         drop_last: bool = False,
         task: Task | None = None,
         preprocessing: Preprocessing | None = None,
+        mosaic: Mosaic | None = None,
     ) -> None:
         # Keras's own workers repeat and lose samples on JAX; grain reads ahead instead.
         super().__init__(workers=1)
@@ -137,6 +140,12 @@ class BatchGenerator(keras.utils.PyDataset):
         self.unreadable: dict[str, str] = {}
         self.mix = mix
         self.task = task
+        self.mosaic = mosaic if mosaic and mosaic.probability and mode == "train" else None
+        if self.mosaic and not (task and task.supports_mosaic):
+            raise UserError(
+                f"--mosaic combines images with boxes, which the task "
+                f"{task.name if task else 'of this project'} does not have. Omit --mosaic."
+            )
         self.drop_last = drop_last and mode == "train"
         if self.drop_last and len(self.index) < batch_size:
             raise UserError(
@@ -208,6 +217,14 @@ class BatchGenerator(keras.utils.PyDataset):
         """Return batch ``i`` of the current epoch, like ``self[i]``, without prefetching."""
         return self._load(self.epoch * len(self) + i)
 
+    def _load_sample(self, dataset_index: int) -> tuple[Pixels, Any]:
+        """Return an image and its annotation at the input size, before augmentation."""
+        dataset_index, image = self._read_image(dataset_index)
+        annot: Any = self.data_reader.target(dataset_index)
+        if self.task is not None:
+            annot = self.task.resize(annot, self.place(self.data_reader.image_path(dataset_index)))
+        return image, annot
+
     def load_samples(self, samples: Sequence[int] | NDArray[np.int64]) -> tuple[Any, Any]:
         """Return images and targets of samples, counted from the start of epoch 0, as a batch."""
         images, targets = nested.stack([self.sample(int(i)) for i in samples])
@@ -229,12 +246,14 @@ class BatchGenerator(keras.utils.PyDataset):
 
     def sample(self, i: int) -> tuple[Pixels, Any]:
         """Return image and target of sample ``i``, counted from the start of epoch 0."""
-        dataset_index, image = self._read_image(self._dataset_index(i))
-        annot: Any = self.data_reader.target(dataset_index)
-        if self.task is not None:
-            annot = self.task.resize(annot, self.place(self.data_reader.image_path(dataset_index)))
+        epoch, dataset_index = i // len(self.index), self._dataset_index(i)
+        key = self.data_reader.key(dataset_index)
+        if self.mosaic is not None and self.mosaic.is_active(epoch):
+            seed = derive_seed(self.seed, epoch, f"mosaic {key}")
+            image, annot = self.mosaic(self._load_sample, dataset_index, self.index, seed)
+        else:
+            image, annot = self._load_sample(dataset_index)
         if self._augmenter is not None:
-            epoch, key = i // len(self.index), self.data_reader.key(dataset_index)
             followers = self._followers(annot)
             augmented = self._augmenter(epoch, key, image=image, **followers)
             image = checked_pixels(augmented.pop("image"), self._name("get_aug_pipeline"))

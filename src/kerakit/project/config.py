@@ -85,6 +85,9 @@ class TrainConfig(kerakit.Config):
     )
     mixup: float = Field(0, ge=0, description="MixUp: alpha of the Beta distribution; 0: off.")
     cutmix: float = Field(0, ge=0, description="CutMix: alpha of the Beta distribution; 0: off.")
+    mosaic: float = Field(
+        0, ge=0, le=1, description="Fraction of images that become mosaics of four (detection)."
+    )
     drop_last: bool = Field(False, description="Drop the last training batch if it is incomplete.")
     overwrite: bool = Field(False, description="Replace an existing run in --save_to.")
     weights: Literal["auto", "imagenet", "none"] = Field(

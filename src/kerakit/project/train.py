@@ -29,7 +29,7 @@ with kerakit.quiet_startup():
 import callbacks
 import loss
 from datagen import BatchGenerator
-from kerakit.data import Mix, data_warnings, open_cache, record_split
+from kerakit.data import Mix, Mosaic, data_warnings, open_cache, record_split
 from kerakit.deploy import describe_unsupported, forecast_model
 from kerakit.models import build_model
 from reader import DataReader
@@ -79,7 +79,10 @@ phases = training.select_phases(args.strategy, weights, config.read_phases(args.
 batch_size = args.batch_size
 if batch_size == "auto":
     batch_size = training.find_batch_size(model, compile_model, sample)
-generator = partial(generator, batch_size=batch_size)
+head_epochs = args.head_epochs or min(20, 2 * args.num_epochs)
+# The last epochs are on images as they will be predicted.
+mosaic_epochs = (head_epochs if "head" in phases else 0) + args.num_epochs * 3 // 4
+generator = partial(generator, batch_size=batch_size, mosaic=Mosaic(args.mosaic, mosaic_epochs))
 train_data, val_data = generator(mode="train"), generator(mode="val")
 print(f"{len(train_data.index)} training and {len(val_data.index)} validation images")
 warnings = describe_unsupported(forecast_model(model)) if args.target == "edgetpu" else []
@@ -158,11 +161,10 @@ with training.training_session(run, (train_data, val_data), cb):
     val_data.visualize(0, run.plots / "val_batch.png")
     print(f"phases: {', '.join(phases)}", flush=True)
     if "head" in phases:
-        epochs = args.head_epochs or min(20, 2 * args.num_epochs)
-        fit_above(*training.split_at(model, "features"), epochs)
+        fit_above(*training.split_at(model, "features"), head_epochs)
     if "finetune" in phases:
         model.trainable = True
-        for layer in training.leaf_layers(model):
+        for layer in training.backbone_layers(model):
             # BatchNorm stays frozen: statistics of small batches are worse than pretrained ones.
             layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
         if split := training.find_split(model, fraction=0.7):

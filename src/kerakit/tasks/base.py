@@ -60,6 +60,7 @@ class Task:
         is_calibrated: whether ``calibrate`` has set thresholds, also part of ``spec``.
         needs_map: whether ``head`` needs features of shape (batch, height, width, channels); others
             take (batch, channels), too.
+        supports_mosaic: whether annotations are dictionaries with "boxes", which mosaics combine.
         prefix: of the names of the layers of ``head``.
         column: kind of the column of a table with these labels: "class", "set", "number", "mask".
 
@@ -78,6 +79,7 @@ class Task:
     learned: tuple[str, ...] = ()
     is_calibrated = False
     needs_map = False
+    supports_mosaic = False
     prefix = ""
     column = ""
 

@@ -106,6 +106,7 @@ class Detection(Task):
     mistakes_title = "Most mistakes"
     learned = ("max_boxes", "threshold")
     needs_map = True
+    supports_mosaic = True
 
     def __init__(self, class_names: Names, filters: int = 96, depth: int = 2) -> None:
         super().__init__(class_names)

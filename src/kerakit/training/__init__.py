@@ -21,7 +21,13 @@ if TYPE_CHECKING:
     from kerakit.training.phases import ClassWeighted, compute_class_weights, select_phases
     from kerakit.training.search import Search
     from kerakit.training.session import check_callbacks, training_session
-    from kerakit.training.split_model import find_split, freeze_lower, leaf_layers, split_at
+    from kerakit.training.split_model import (
+        backbone_layers,
+        find_split,
+        freeze_lower,
+        leaf_layers,
+        split_at,
+    )
     from kerakit.training.task_metrics import TaskMetrics
     from kerakit.training.throughput import ThroughputMonitor
     from kerakit.training.trackers import get_trackers
@@ -35,6 +41,7 @@ True
 """
 
 _HOMES = {
+    "backbone_layers": "kerakit.training.split_model",
     "ClassWeighted": "kerakit.training.phases",
     "StepScheduler": "kerakit.training.callbacks",
     "check_batch": "kerakit.training.checks",
@@ -77,6 +84,7 @@ __all__ = [
     "StepScheduler",
     "TaskMetrics",
     "ThroughputMonitor",
+    "backbone_layers",
     "check_batch",
     "check_callbacks",
     "check_trackers",

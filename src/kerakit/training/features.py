@@ -94,6 +94,8 @@ class FeatureStore:
 
         Dropout in frozen layers is off on features, and is printed.
         """
+        if generator.mosaic is not None:
+            return "mosaics are made of other images in each epoch"
         layers = find_training_layers(self._backbone.model)
         if layers.others:
             return f"frozen layers act in training only: {list_names(layers.others)}"

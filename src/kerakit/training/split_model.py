@@ -151,6 +151,25 @@ def _sublayers(layer: keras.Layer) -> list[keras.Layer]:
     return [value for value in values if isinstance(value, keras.Layer) and value is not layer]
 
 
+def backbone_layers(model: keras.Model) -> list[keras.Layer]:
+    """Return the leaf layers up to "features"; all leaf layers of a model without such a layer.
+
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, name="features"),
+    ...                           keras.layers.Dense(1)])
+    >>> [layer.name for layer in backbone_layers(model)]
+    ['features']
+    """
+    leaves = leaf_layers(model)
+    names = [leaf.name for leaf in leaves]
+    if FEATURES_LAYER not in names:
+        return leaves
+    if isinstance(model, keras.Sequential) or FEATURES_LAYER not in [
+        one.name for one in model.layers
+    ]:
+        return leaves[: names.index(FEATURES_LAYER) + 1]
+    return leaf_layers(keras.Model(model.inputs, model.get_layer(FEATURES_LAYER).output))
+
+
 def freeze_lower(model: keras.Model, fraction: float) -> None:
     """Freeze the lower ``fraction`` of the backbone's layers, also inside nested models; print it.
 
