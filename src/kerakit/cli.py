@@ -131,7 +131,7 @@ def check(
 def predict(
     model: tyro.conf.Positional[Path],
     images: tyro.conf.Positional[tuple[Path, ...]],
-    top: Annotated[int, Field(ge=1)] = 1,
+    top: Annotated[int, Field(ge=1)] | None = None,
     as_json: bool = False,
 ) -> None:
     """Predict images and print one row (path, label, confidence) per label.
@@ -140,7 +140,7 @@ def predict(
         model: Run folder inside its project, export folder (its int8 model is used), or .tflite
             file next to a labels.txt.
         images: Images and image folders.
-        top: Number of labels per image.
+        top: Number of labels per image; default: one of a classifier, all of other tasks.
         as_json: Print JSON instead of CSV.
     """
     if (model / "config.json").is_file():
@@ -185,7 +185,7 @@ def doctor() -> None:
     print_environment()
 
 
-def _predict_in_project(run: Path, images: tuple[Path, ...], top: int, as_json: bool) -> int:
+def _predict_in_project(run: Path, images: tuple[Path, ...], top: int | None, as_json: bool) -> int:
     """Run the project's predict.py: its code, not a file of the run, defines the model."""
     required = ("predict.py", "config.py", "models/__init__.py")
     folders = [Path.cwd(), *run.resolve().parents]
@@ -197,7 +197,8 @@ def _predict_in_project(run: Path, images: tuple[Path, ...], top: int, as_json: 
             f"{run} is a run, but its project was not found: there is no predict.py in this folder "
             "or above the run."
         )
-    flags = ["--read_from", str(run), "--top", str(top), *(["--as_json"] if as_json else [])]
+    flags = ["--read_from", str(run), *(["--as_json"] if as_json else [])]
+    flags += [] if top is None else ["--top", str(top)]
     command = [sys.executable, str(project / "predict.py"), *flags, "--", *map(str, images)]
     return subprocess.call(command)  # noqa: S603 - the user's own script, without a shell
 

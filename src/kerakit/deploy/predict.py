@@ -221,7 +221,7 @@ def predict_images(
     task: Task,
     read: Callable[[Path], Pixels],
     paths: Sequence[Path],
-    top: int = 1,
+    top: int | None = None,
     placement: Callable[[Path], Placement] | None = None,
 ) -> Iterator[Prediction | UserError]:
     """Yield the prediction for each image, or the error if it cannot be read or predicted.
@@ -231,7 +231,7 @@ def predict_images(
         task: decodes its outputs.
         read: reads an image file as the model's input, uint8 (height, width, 3).
         paths: paths of the images.
-        top: number of records per image.
+        top: number of records per image; default: that of ``task.describe``.
         placement: returns the position of an image in the model's input; default: predictions stay
             in the coordinates of the input.
 
@@ -262,7 +262,12 @@ def predict_images(
                     place = placement(path)
                     prediction = task.locate(prediction, place)
                     size = place.image_size
-                yield path, task.describe(prediction, top, size)
+                records = (
+                    task.describe(prediction, size=size)
+                    if top is None
+                    else task.describe(prediction, top, size)
+                )
+                yield path, records
 
 
 def _try_read(path: Path, read: Callable[[Path], Pixels]) -> Pixels | ImageError:

@@ -324,7 +324,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("photos", nargs="*", type=Path, help="image files and folders")
-    parser.add_argument("--top", type=int, default=1, metavar="N", help="labels per photo")
+    parser.add_argument("--top", type=int, metavar="N", help="labels per photo")
     parser.add_argument(
         "--model", type=Path, default=HERE / "model.tflite", help="default: model.tflite"
     )
@@ -335,7 +335,7 @@ def main() -> int:
     args = parser.parse_args()
     if not (args.photos or args.check or args.time > 0):
         parser.error("expected photos, --check or --time N")
-    if args.top < 1:
+    if args.top is not None and args.top < 1:
         parser.error(f"--top is {args.top}; expected at least 1")
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="surrogateescape")  # names of files are bytes
@@ -386,12 +386,13 @@ def predict(model: Model, path: Path, args: Any) -> str:
             Image.fromarray(np.asarray(drawn)).save(target)
         except OSError as error:
             raise InputError(f"cannot write {target}: {error.strerror or error}") from None
+    top = {} if args.top is None else {"top": args.top}
     if args.json:
-        records = model.decoder.describe(prediction, args.top, size)
+        records = model.decoder.describe(prediction, size=size, **top)
         return json.dumps(
             {"path": str(path), "predictions": records, "latency_ms": round(ms, 3)},
         )
-    return f"{printable(path)}: {model.decoder.caption(prediction, args.top)} ({ms:.1f} ms)"
+    return f"{printable(path)}: {model.decoder.caption(prediction, **top)} ({ms:.1f} ms)"
 
 
 if __name__ == "__main__":

@@ -99,7 +99,7 @@ class Decoder:
         return bool((self.mask(prediction, size) == self.mask(other, size)).mean() >= 0.99)
 
     def describe(
-        self, prediction: dict[str, Any], top: int, size: tuple[int, int]
+        self, prediction: dict[str, Any], top: int = 100, size: tuple[int, int] = (1, 1)
     ) -> list[dict[str, Any]]:
         """Return up to ``top`` classes of the mask with most pixels.
 

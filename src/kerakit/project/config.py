@@ -240,7 +240,11 @@ class PredictConfig(kerakit.Config):
 
     read_from: Path = Field(description="Run folder: the --save_to of train.py.")
     images: Positional[tuple[Path, ...]] = Field(description="Images and image folders.")
-    top: int = Field(1, ge=1, description="Number of labels per image.")
+    top: int | None = Field(
+        None,
+        ge=1,
+        description="Number of labels per image; default: one of a classifier, all of other tasks.",
+    )
     as_json: bool = Field(False, description="Print JSON instead of CSV.")
 
 

@@ -344,7 +344,7 @@ class Keypoints(Task):
         return self._decoder.to_image(prediction, placement.layout)
 
     def describe(
-        self, prediction: Any, top: int = 1, size: tuple[int, int] = (1, 1)
+        self, prediction: Any, top: int = 0, size: tuple[int, int] = (1, 1)
     ) -> list[dict[str, Any]]:
         """Return one record per point, with its pixel and confidence."""
         return self._decoder.describe(prediction, max(top, len(self.class_names)), size)

@@ -198,7 +198,7 @@ class MultiLabel(Task):
         return Decoder(self.spec())
 
     def describe(
-        self, prediction: Any, top: int = 1, size: tuple[int, int] = (1, 1)
+        self, prediction: Any, top: int = 0, size: tuple[int, int] = (1, 1)
     ) -> list[dict[str, Any]]:
         """Return the labels that are present, and others up to ``top``, with their confidences."""
         return self._decoder().describe(prediction, top, size)

@@ -162,7 +162,7 @@ class Regression(Task):
     # --------------------------------------------------------------------------------- presentation
 
     def describe(
-        self, prediction: Any, top: int = 1, size: tuple[int, int] = (1, 1)
+        self, prediction: Any, top: int = 0, size: tuple[int, int] = (1, 1)
     ) -> list[dict[str, Any]]:
         """Return one record per quantity."""
         return Decoder(self.spec()).describe(prediction, top, size)

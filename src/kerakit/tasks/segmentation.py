@@ -325,7 +325,7 @@ class Segmentation(Task):
         return self._decoder.to_image(prediction, placement.layout)
 
     def describe(
-        self, prediction: Any, top: int = 1, size: tuple[int, int] = (1, 1)
+        self, prediction: Any, top: int = 100, size: tuple[int, int] = (1, 1)
     ) -> list[dict[str, Any]]:
         """Return the ``top`` largest classes with their fraction and the box around them."""
         return self._decoder.describe(prediction, top, size)
