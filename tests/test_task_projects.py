@@ -1,0 +1,143 @@
+"""Projects of all tasks: created, trained, evaluated, exported, and run as on a device."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kerakit import UserError
+from kerakit.data.ready import write_ready_data
+from kerakit.new_project import new_project
+from kerakit.update import TASKS, _read_task, create_project, task_template, update_project
+from projects import Project
+
+SPATIAL = ("segmentation", "keypoints", "detection")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_projects_differ_in_few_lines(task: str) -> None:
+    base, template = task_template("classification"), task_template(task)
+    assert base.keys() == template.keys()
+    changed = [name for name in base if base[name] != template[name]]
+    assert set(changed) <= {"task.py", "reader.py"}
+    lines = [
+        line
+        for name in changed
+        for line in difflib.ndiff(base[name].splitlines(), template[name].splitlines())
+        if line[0] in "+-"
+    ]
+    assert len(lines) <= 150
+
+
+def make(folder: Path, task: str, count: int) -> Project:
+    """A project with a small sample dataset."""
+    create_project(folder, task)
+    data = write_ready_data(task, folder / "data", count)
+    config = folder / "config.py"
+    place = "".join(f' / "{name}"' for name in data.relative_to(folder).parts)
+    text = config.read_text()
+    start = text.index("DATA_DIR = ")
+    end = text.index("\n", start)
+    config.write_text(f"{text[:start]}DATA_DIR = Path(__file__).parent{place}{text[end:]}")
+    return Project(folder)
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        "detection",
+        "multitask",
+        *(
+            pytest.param(task, marks=pytest.mark.slow)
+            for task in TASKS
+            if task not in ("classification", "detection", "multitask")
+        ),
+    ],
+)
+def test_a_project_of_each_task(task: str, tmp_path: Path) -> None:
+    project = make(tmp_path / "project", task, 120)
+    size = "64,64" if task in SPATIAL else "48,48"
+    flags = ("--input_size", size, "--batch_size", 8)
+    jitter = ("--jitter", *(("--mosaic", 0.5) if task == "detection" else ()))
+    trained = project.train(*flags, *jitter)
+    assert trained.code == 0, trained.err
+    recorded = json.loads((project.path / "progress/test/config.json").read_text())["task"]
+    assert recorded["task"] == task
+    evaluated = project.call("evaluate.py", "--read_from", "progress/test")
+    assert evaluated.code == 0, evaluated.err
+    deployed = project.deploy("--formats", "float32,int8,keras", "--max_drop", 1)
+    assert deployed.code == 0, deployed.out + deployed.err
+    report = json.loads((project.path / "deploy/test/report.json").read_text())
+    by_format = {row["format"]: row for row in report["formats"]}
+    assert by_format["float32"]["agreement"] == pytest.approx(1)
+    metrics = json.loads((project.path / "progress/test/evaluation.json").read_text())["metrics"]
+    main = report["main_metric"]
+    assert next(iter(metrics)) == main
+    assert report["keras_metrics"][main] == pytest.approx(metrics[main])
+
+    image = sorted((project.path / "data/images").iterdir())[0]
+    predicted = project.call("predict.py", "--read_from", "progress/test", image)
+    assert predicted.code == 0, predicted.err
+    rows = list(csv.DictReader(io.StringIO(predicted.out)))
+    assert all(row["path"] == str(image) for row in rows)
+    device = Project(project.path / "deploy/test/device")
+    checked = device.run("predict.py", "--check", image, "--json", "--draw", "drawn")
+    assert checked.code == 0, checked.out + checked.err
+    assert json.loads(checked.out.splitlines()[-1])["path"] == str(image)
+    with Image.open(next((device.path / "drawn").iterdir())) as drawn, Image.open(image) as photo:
+        assert drawn.width >= photo.width
+
+
+def test_the_data_of_another_task_is_refused(tmp_path: Path) -> None:
+    table = write_ready_data("regression", tmp_path / "data", 8)
+    with pytest.raises(UserError, match="no boxes"):
+        new_project(tmp_path / "project", "detection", table)
+    assert not (tmp_path / "project").exists()
+
+
+def test_outputs_follow_the_columns_of_a_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "t.csv"
+    rows = ["path,animal,weight,tags", *(f"{i}.jpg,{'ab'[i % 2]},{i}.5,x;y" for i in range(9))]
+    table.write_text("\n".join(rows))
+    new_project(tmp_path / "project", "multitask", table)
+    assert "9 images, outputs animal, weight, tags" in capsys.readouterr().out
+    text = (tmp_path / "project/task.py").read_text()
+    assert '= {"animal": Classification, "weight": Regression, "tags": MultiLabel}' in text
+    compile(text, "task.py", "exec")
+
+
+def test_an_update_merges_the_template_of_the_task(tmp_path: Path) -> None:
+    create_project(tmp_path / "project", "detection")
+    path = tmp_path / "project/task.py"
+    path.write_text(path.read_text() + "\nMINE = 1\n")
+    assert update_project(tmp_path / "project") == []
+    assert "MINE" in path.read_text()
+    assert "ObjectReader" in (tmp_path / "project/reader.py").read_text()
+    assert _read_task(tmp_path / "project") == "detection"
+    (tmp_path / "project/.kerakit/task").write_text("other\n")
+    with pytest.raises(UserError, match="unknown task 'other'"):
+        update_project(tmp_path / "project")
+
+
+def test_predictions_are_in_pixels_of_the_original_image(tmp_path: Path) -> None:
+    """A detector on letterboxed images; the model is replaced by one that finds a fixed box."""
+    from kerakit.data.placement import Placement
+    from kerakit.device.preprocessing import Preprocessing
+    from kerakit.tasks import Detection
+
+    Image.new("RGB", (200, 100)).save(tmp_path / "wide.png")
+    task = Detection(["cat"])
+    place = Placement(tmp_path / "wide.png", Preprocessing("letterbox"), (64, 64))
+    # The image is 64 by 32 in the middle: rows 16 to 48 of the input.
+    found = np.array([[0.25, 0.25, 0.5, 0.75, 0.9, 0]], np.float32)
+    (record,) = task.describe(task.locate(found, place), size=place.image_size)
+    assert [record[side] for side in ("x1", "y1", "x2", "y2")] == [50, 0, 100, 100]
