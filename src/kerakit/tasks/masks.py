@@ -37,7 +37,7 @@ def read_mask(
         classes: number of classes.
         ignore: further values without a class.
         colors: (red, green, blue) of each class.
-        table: uint8 (256,), the class index of each value, 255 for none; default: equal.
+        table: uint8 (256,), the class index of each gray value, 255 for none; default: equal.
 
     Raises:
         UserError: the file is unreadable, or has values or colors that are no class.
@@ -57,21 +57,29 @@ def read_mask(
         raise UserError(
             f"cannot read mask {path}: {first_line(error)}. Fix it, or exclude its image."
         ) from None
-    is_gray = in_color and colors is None and not np.ptp(values, axis=-1).any()
-    if in_color and not is_gray:
+    if in_color and colors is None and (values == values[..., :1]).all():
+        values, in_color = values[..., 0], False  # gray, saved in colors
+    if in_color:
         return _find_colors(values, path, colors)
-    if values.ndim == 3:  # saved with transparency, or gray as RGB
+    if values.ndim == 3:  # with transparency
         values = values[..., 0]
-    if table is not None and values.max(initial=0) <= IGNORED and values.min(initial=0) >= 0:
-        classes_of_values: NDArray[np.uint8] = table[values.astype(np.uint8)]
-        return classes_of_values
     mask = np.full(values.shape, IGNORED, np.uint8)
     known = (values >= 0) & (values < classes)
-    mask[known] = values[known]
+    if table is not None:
+        known = (values >= 0) & (values < 256)
+        known &= table[np.where(known, values, 0)] != IGNORED
+    mask[known] = values[known] if table is None else table[values[known]]
     for value in ignore:
         known |= values == value
         mask[values == value] = IGNORED
     unknown = ~known & (values != IGNORED)
+    if unknown.any() and table is not None:
+        found = ", ".join(map(str, np.unique(values[unknown])[:5]))
+        classes_of = ", ".join(map(str, np.flatnonzero(table != IGNORED)[:20]))
+        raise UserError(
+            f"the mask {path} has {int(unknown.sum())} pixels of value {found}; those of the "
+            f"other masks are {classes_of}. Fix it, or exclude its image."
+        )
     if unknown.any():
         found = ", ".join(map(str, np.unique(values[unknown])[:5]))
         raise UserError(
