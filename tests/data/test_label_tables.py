@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from pyarrow import parquet
 
 from kerakit import UserError
@@ -108,15 +109,13 @@ def test_one_column_per_output(tmp_path: Path) -> None:
         "a.jpg,cat,x;y,1.5,masks/a.png,train",
         "b.jpg,dog,,2.5,masks/b.png,val",
     ]
+    (tmp_path / "masks").mkdir()
+    for name in "ab":
+        Image.fromarray(np.eye(4, dtype=np.uint8)).save(tmp_path / f"masks/{name}.png")
     reader = TableReader(write(tmp_path, *rows))
     assert reader.columns == {"Kind": "class", "tags": "set", "age": "number", "mask": "mask"}
-    assert reader.class_names == ("Kind", "tags", "age", "mask")
-    assert reader.labels == {
-        "Kind": ("cat", "dog"),
-        "tags": ("x", "y"),
-        "age": ("age",),
-        "mask": (),
-    }
+    names = {"Kind": ("cat", "dog"), "tags": ("x", "y"), "age": ("age",), "mask": ("0", "1")}
+    assert reader.class_names == names
     target = reader.target(1)
     assert target["Kind"] == 1
     assert target["Kind"].dtype == np.int32
@@ -124,7 +123,7 @@ def test_one_column_per_output(tmp_path: Path) -> None:
     assert target["age"].tolist() == [2.5]
     assert target["mask"] == {"mask": str(tmp_path / "masks/b.png")}
     selected = TableReader(tmp_path / "labels.csv", columns={"age": "class"})
-    assert selected.labels == {"age": ("1.5", "2.5")}
+    assert selected.class_names == {"age": ("1.5", "2.5")}
 
 
 @pytest.mark.parametrize(

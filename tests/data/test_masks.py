@@ -112,14 +112,15 @@ def test_values_that_are_no_class_indices(tmp_path: Path) -> None:
     write_pairs(tmp_path, {"images/1.png": "masks/1.png"}, [0, 255])
     reader = MaskReader(tmp_path)
     assert reader.class_names == ("background", "foreground")
-    assert reader.target(0)["values"][[0, 1, 255]].tolist() == [0, 255, 1]
+    assert reader.target(0)["values"][[0, 1, 255]].tolist() == [0, -1, 1]
     write_mask(tmp_path / "masks/1.png", [0, 85, 170, 200])
     spread = MaskReader(tmp_path)
     assert spread.class_names == ("0", "85", "170", "200")
-    assert spread.target(0)["values"][[0, 85, 170, 200, 7]].tolist() == [0, 1, 2, 3, 255]
+    assert spread.target(0)["values"][[0, 85, 170, 200, 7]].tolist() == [0, 1, 2, 3, -1]
     write_mask(tmp_path / "masks/1.png", [0, 1, 11, 11])
     ignored = MaskReader(tmp_path, class_names=["sky", "road"], ignore=[11])
     assert ignored.class_names == ("sky", "road")
+    assert ignored.target(0)["values"][[0, 1, 11, 255, 7]].tolist() == [0, 1, 255, 255, -1]
 
 
 COLORS = [[0, 0, 0], [128, 0, 0], [0, 0, 255], [128, 0, 0]]

@@ -29,7 +29,7 @@ from kerakit.data.decode import read_upright_size
 from kerakit.data.folders import check_printable, warn_of_case_variants
 from kerakit.data.index import ImageIndex
 from kerakit.data.object_reader import read_objects
-from kerakit.data.table_reader import read_column
+from kerakit.data.table_reader import read_paths
 from kerakit.data.tables import index_columns
 from kerakit.errors import ImageError, UserError, list_names
 from kerakit.machine import available_cores
@@ -44,8 +44,9 @@ class MaskReader(BaseReader):
     The format is recognized, see ``recognize``. Pairs have the same name, in folders such as
     ``images/`` and ``masks/``, ``train/images/`` and ``train/masks/``, ``train/`` and
     ``trainannot/``, ``leftImg8bit/`` and ``gtFine/``, or suffixes such as ``_mask``. A table has
-    the columns ``path`` and ``mask``. Annotations of files are ``{"mask": path}``, and "values",
-    uint8 (256,), the class of each gray value, where these differ. Those of objects (COCO, YOLO,
+    the columns ``path`` and ``mask``. Annotations of files are ``{"mask": path}``; where values are
+    not class indices, with "values", int16 (256,), the class of each gray value (255 for none, -1
+    for unknown values), or "colors", uint8 (classes, 3). Those of objects (COCO, YOLO,
     LabelMe) are {"polygons": list of float32 (k, 2), corners as fractions of width and height;
     "classes": int32 (polygons,); "objects": int32 (polygons,)}: polygons with the same number are
     drawn together, so that those inside others are holes (even-odd rule); large objects come first,
@@ -107,7 +108,7 @@ class MaskReader(BaseReader):
                     f"{data} has no column 'mask'; its columns of labels are "
                     f"{', '.join(cells) or 'none'}."
                 )
-            self._masks = read_column(data, "mask", cells["mask"], "mask").values.to_pylist()
+            self._masks = read_paths(data, "mask", cells["mask"]).to_pylist()
         elif found.name == "masks":
             assert listing is not None  # noqa: S101 - only files are recognized without it
             pairs, without, left = find_masks(listing)
@@ -136,7 +137,8 @@ class MaskReader(BaseReader):
                 f"or {FORMATS['coco']}, {FORMATS['yolo']} or {FORMATS['labelme']} with polygons."
             )
         index = self._drop_missing(index)
-        self._classes = self._find_classes(listing, [index.root / mask for mask in self._masks])
+        paths = [index.root / mask for mask in self._masks]
+        self._classes = self._find_classes(listing, paths).ignoring(self.ignore)
         names = self._classes.names
         check_printable(names, data)
         self.colors = self._classes.colors
@@ -181,10 +183,7 @@ class MaskReader(BaseReader):
         row = int(self.rows[i])
         if self._masks is None:
             return self._polygons(row)
-        target: dict[str, Any] = {"mask": str(self.root / self._masks[row])}
-        if self._classes.values is not None:
-            target["values"] = self._classes.values
-        return target
+        return self._classes.annotation(str(self.root / self._masks[row]))
 
     def presence(self) -> NDArray[np.bool_]:
         """Return the classes of each image, bool (n, classes); of mask files, all of them."""
@@ -229,7 +228,7 @@ class MaskReader(BaseReader):
         if found.values is not None and len(found.names) != len(self._given):
             raise UserError(
                 f"{len(self._given)} class_names, but the masks of {self.data} have the values "
-                f"{', '.join(map(str, np.flatnonzero(found.values != IGNORED)))}."
+                f"{', '.join(map(str, np.flatnonzero(found.values >= 0)))}."
             )
         if found.colors is not None and len(found.colors) != len(self._given):
             raise UserError(
@@ -243,7 +242,7 @@ class MaskReader(BaseReader):
         except (ImageError, ValueError, OSError):
             return []  # a finding of the image itself
         mask = (self._masks or ())[self.rows[i]]
-        return mask_faults(self.root / mask, size, self._classes, self.ignore)
+        return mask_faults(self.root / mask, size, self._classes)
 
     # ------------------------------------------------------------------------ polygons of objects
 

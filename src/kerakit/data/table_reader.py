@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from kerakit.data.annotations.mask_files import MaskClasses, find_classes
 from kerakit.data.base_reader import BaseReader, LabelFault
 from kerakit.data.decode import IMAGE_EXTENSIONS
 from kerakit.data.folders import check_printable, warn_of_case_variants
@@ -37,14 +38,16 @@ class LabelColumn:
 
     Attributes:
         kind: kind of the labels.
-        class_names: names of the classes; () for numbers and masks.
+        class_names: names of the classes; () for numbers.
         values: one per row: class indices int32 (n,), multi-hot bool (n, classes), numbers float32
             (n,), or paths of masks, text (n,).
+        masks: classes of masks.
     """
 
     kind: Kind
     class_names: tuple[str, ...]
     values: Any
+    masks: MaskClasses | None = None
 
     def target(self, row: int, root: Path) -> Any:
         """Return the annotation of a row."""
@@ -54,7 +57,8 @@ class LabelColumn:
             return self.values[row].astype(np.float32)
         if self.kind == "number":
             return self.values[row : row + 1]
-        return {"mask": str(root / self.values[row].as_py())}
+        path = str(root / self.values[row].as_py())
+        return {"mask": path} if self.masks is None else self.masks.annotation(path)
 
     def strata(self) -> NDArray[np.int32]:
         """Return the strata of the split, int32 (n,)."""
@@ -76,17 +80,34 @@ def read_column(path: Path, name: str, cells: pa.Array, kind: Kind | None = None
     kind = kind or infer_kind(cells)
     if kind == "set":
         return LabelColumn(kind, *_read_sets(path, cells))
+    if kind == "mask":
+        keys = read_paths(path, name, cells)
+        masks = find_classes(None, [path.parent / key for key in keys.to_pylist()], ())
+        return LabelColumn(kind, masks.names, keys, masks)
+    _check_filled(path, name, cells)
+    if kind == "number":
+        return LabelColumn(kind, (), parse_numbers(path, name, cells))
+    codes, names = encode(pa.chunked_array([cells]))
+    check_printable(names, path)
+    return LabelColumn(kind, names, codes)
+
+
+def read_paths(path: Path, name: str, cells: pa.Array) -> pa.Array:
+    """Return a column of paths, relative to the table.
+
+    Raises:
+        UserError: an empty cell, or a path outside the table's folder.
+    """
+    cells = pc.utf8_trim_whitespace(pc.fill_null(cells, ""))
+    _check_filled(path, name, cells)
+    return normalize_keys(path, cells)
+
+
+def _check_filled(path: Path, name: str, cells: pa.Array) -> None:
     if (row := pc.index(pc.is_in(cells, pa.array(["", "nan", "NaN"])), True).as_py()) >= 0:
         raise UserError(
             f"{path}, row {row + 1}: the column {name!r} is empty. Fill it in, or remove the row."
         )
-    if kind == "number":
-        return LabelColumn(kind, (), parse_numbers(path, name, cells))
-    if kind == "mask":
-        return LabelColumn(kind, (), normalize_keys(path, cells))
-    codes, names = encode(pa.chunked_array([cells]))
-    check_printable(names, path)
-    return LabelColumn(kind, names, codes)
 
 
 def infer_kind(cells: pa.Array) -> Kind:
@@ -124,9 +145,8 @@ class TableReader(BaseReader):
             columns, and their kinds by their values.
 
     Attributes:
-        class_names: names of the classes of each column; of numbers and masks, that of the column.
+        class_names: names of the classes of each column; of numbers, that of the column.
         columns: the kind of each column.
-        labels: names of the classes of each column; of numbers, the column.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -136,7 +156,7 @@ class TableReader(BaseReader):
     ...     reader = TableReader(table)
     >>> reader.columns
     {'fruit': 'class', 'colors': 'set', 'grams': 'number'}
-    >>> reader.labels["colors"], reader.target(0)["colors"], reader.target(0)["grams"]
+    >>> reader.class_names["colors"], reader.target(0)["colors"], reader.target(0)["grams"]
     (('green', 'red'), array([1., 1.], dtype=float32), array([102.5], dtype=float32))
     """
 
@@ -150,20 +170,14 @@ class TableReader(BaseReader):
     ) -> None:
         self._selected = columns
         super().__init__(data, train_ratio, seed, exclusions)
-        self.class_names = {name: names or (name,) for name, names in self.labels.items()}
+        self.class_names = {
+            name: column.class_names or (name,) for name, column in self._columns.items()
+        }
 
     @property
     def columns(self) -> dict[str, Kind]:
         """The kind of each column."""
         return {name: column.kind for name, column in self._columns.items()}
-
-    @property
-    def labels(self) -> dict[str, tuple[str, ...]]:
-        """Names of the classes of each column; of numbers, the column; of masks, none."""
-        return {
-            name: (name,) if column.kind == "number" else column.class_names
-            for name, column in self._columns.items()
-        }
 
     def read_index(self, data: Path) -> ImageIndex:
         """Return the index of a table."""

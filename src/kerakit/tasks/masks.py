@@ -25,7 +25,7 @@ def read_mask(
     classes: int,
     ignore: Sequence[int] = (),
     colors: Sequence[Sequence[int]] | None = None,
-    table: NDArray[np.uint8] | None = None,
+    table: NDArray[np.int16] | None = None,
 ) -> NDArray[np.uint8]:
     """Return the class indices of a mask file, uint8 (height, width), 255 without a class.
 
@@ -37,7 +37,8 @@ def read_mask(
         classes: number of classes.
         ignore: further values without a class.
         colors: (red, green, blue) of each class.
-        table: uint8 (256,), the class index of each gray value, 255 for none; default: equal.
+        table: int16 (256,), the class index of each gray value, 255 for none, -1 for unknown
+            values; default: equal.
 
     Raises:
         UserError: the file is unreadable, or has values or colors that are no class.
@@ -64,22 +65,14 @@ def read_mask(
     if values.ndim == 3:  # with transparency
         values = values[..., 0]
     mask = np.full(values.shape, IGNORED, np.uint8)
-    known = (values >= 0) & (values < classes)
     if table is not None:
-        known = (values >= 0) & (values < 256)
-        known &= table[np.where(known, values, 0)] != IGNORED
-    mask[known] = values[known] if table is None else table[values[known]]
+        return _look_up(values, path, table)
+    known = (values >= 0) & (values < classes)
+    mask[known] = values[known]
     for value in ignore:
         known |= values == value
         mask[values == value] = IGNORED
     unknown = ~known & (values != IGNORED)
-    if unknown.any() and table is not None:
-        found = ", ".join(map(str, np.unique(values[unknown])[:5]))
-        classes_of = ", ".join(map(str, np.flatnonzero(table != IGNORED)[:20]))
-        raise UserError(
-            f"the mask {path} has {int(unknown.sum())} pixels of value {found}; those of the "
-            f"other masks are {classes_of}. Fix it, or exclude its image."
-        )
     if unknown.any():
         found = ", ".join(map(str, np.unique(values[unknown])[:5]))
         raise UserError(
@@ -87,6 +80,21 @@ def read_mask(
             f"{classes - 1}, and {IGNORED} is no class. Name all classes, or pass the values "
             "without a class as ignore=[...] to the task."
         )
+    return mask
+
+
+def _look_up(values: NDArray[Any], path: str | Path, table: NDArray[np.int16]) -> NDArray[np.uint8]:
+    """Return the class of each gray value by a table of 256 values."""
+    inside = (values >= 0) & (values < len(table))
+    classes = np.where(inside, table[np.where(inside, values, 0)], -1)
+    if (unknown := classes < 0).any():
+        found = ", ".join(map(str, np.unique(values[unknown])[:5]))
+        known = ", ".join(map(str, np.flatnonzero(table >= 0)[:20]))
+        raise UserError(
+            f"the mask {path} has {int(unknown.sum())} pixels of value {found}; the values of "
+            f"masks are {known}. Fix it, or exclude its image."
+        )
+    mask: NDArray[np.uint8] = classes.astype(np.uint8)
     return mask
 
 

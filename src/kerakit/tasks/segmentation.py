@@ -180,8 +180,8 @@ class Segmentation(Task):
             return {"mask": draw_polygons(annotation, placement, background)}
         mask = annotation["mask"]
         if isinstance(mask, str | Path):
-            table = annotation.get("values")
-            mask = read_mask(mask, len(self.class_names), self.ignore, self.colors, table)
+            colors, table = annotation.get("colors", self.colors), annotation.get("values")
+            mask = read_mask(mask, len(self.class_names), self.ignore, colors, table)
         return {"mask": placement.mask(mask)}
 
     def followers(self, annotation: Any) -> dict[str, Any]:

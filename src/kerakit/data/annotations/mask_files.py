@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +47,46 @@ class MaskClasses:
     Attributes:
         names: in the order of the class indices.
         colors: (red, green, blue) of each class, for masks in colors; else None.
-        values: uint8 (256,), class index of each gray value, 255 for none; None: equal.
+        values: int16 (256,), class index of each gray value, 255 for pixels without a class, -1 for
+            unknown values; None: equal.
         reason: the file, or the values, that they are from.
     """
 
     names: tuple[str, ...]
     colors: tuple[Color, ...] | None = None
-    values: NDArray[np.uint8] | None = None
+    values: NDArray[np.int16] | None = None
     reason: str = ""
+
+    def annotation(self, path: str) -> dict[str, Any]:
+        """Return the annotation of an image with the mask ``path``."""
+        annotation: dict[str, Any] = {"mask": path}
+        if self.values is not None:
+            annotation["values"] = self.values
+        if self.colors is not None:
+            annotation["colors"] = np.array(self.colors, np.uint8)
+        return annotation
+
+    def known_values(self) -> set[int]:
+        """Return the gray values that have a class, or none on purpose."""
+        if self.values is None:
+            return {*range(len(self.names)), IGNORED}
+        return {*np.flatnonzero(self.values >= 0).tolist()}
+
+    def ignoring(self, values: Sequence[int]) -> MaskClasses:
+        """Return the classes with gray values that have no class."""
+        if not values or self.colors is not None:
+            return self
+        table = _identity(len(self.names)) if self.values is None else self.values.copy()
+        table[[value for value in values if 0 <= value < len(table)]] = IGNORED
+        return replace(self, values=table)
+
+
+def _identity(classes: int) -> NDArray[np.int16]:
+    """Return the table of masks whose values are class indices."""
+    table = np.full(256, -1, np.int16)
+    table[:classes] = np.arange(classes)
+    table[IGNORED] = IGNORED
+    return table
 
 
 def find_masks(listing: Listing) -> tuple[dict[str, str], list[str], list[str]]:
@@ -143,16 +175,13 @@ def find_classes(
     return _classes_of_values(sorted(values - set(ignore)), found, lossy)
 
 
-def mask_faults(
-    path: Path, size: tuple[int, int], classes: MaskClasses, ignore: Sequence[int]
-) -> list[tuple[str, str]]:
+def mask_faults(path: Path, size: tuple[int, int], classes: MaskClasses) -> list[tuple[str, str]]:
     """Return kind and detail of the faults of a mask.
 
     Args:
         path: the mask.
         size: width and height of its image.
         classes: the classes.
-        ignore: values without a class besides 255.
     """
     try:
         content = read_values(path)
@@ -173,13 +202,7 @@ def mask_faults(
             kind = "unknown mask value" if classes.colors else "mask in colors"
             faults.append((kind, _list_values(unknown)))
         return faults
-    known_values = set(ignore) | {IGNORED}
-    known_values |= (
-        set(range(len(classes.names)))
-        if classes.values is None
-        else set(np.flatnonzero(classes.values != IGNORED).tolist())
-    )
-    if others := sorted(set(np.unique(content).tolist()) - known_values):
+    if others := sorted(set(np.unique(content).tolist()) - classes.known_values()):
         faults.append(("unknown mask value", _list_values(others)))
     return faults
 
@@ -239,8 +262,9 @@ def _classes_of_values(
     count = len(found.names) if found is not None else 0
     if list(values) in ([0, IGNORED], [IGNORED]) and count in (0, 1, 2):
         # Black and white: the usual mask of one class.
-        table = np.full(256, IGNORED, np.uint8)
-        table[:128], table[128:] = (0, 1) if lossy else (IGNORED, IGNORED)
+        table = np.full(256, -1, np.int16)
+        if lossy:
+            table[:128], table[128:] = 0, 1
         table[0], table[255] = 0, 1
         names = ("background", "foreground") if found is None else found.names
         names = ("background", *names) if len(names) == 1 else names
@@ -251,7 +275,7 @@ def _classes_of_values(
     highest = max(plain, default=0)
     if highest > 2 * len(plain) + 8:
         # Spread values, such as 0, 85, 170.
-        table = np.full(256, IGNORED, np.uint8)
+        table = np.full(256, -1, np.int16)
         usable = [value for value in values if value < 256]
         table[usable] = np.arange(len(usable))
         return MaskClasses(tuple(map(str, usable)), None, table, "the values of the masks")
