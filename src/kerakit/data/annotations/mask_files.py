@@ -94,7 +94,7 @@ def find_masks(listing: Listing) -> tuple[dict[str, str], list[str], list[str]]:
     masks = [path for path in listing.images if _is_mask(path)]
     images = [path for path in listing.images if not _is_mask(path)]
     if not masks:
-        # In one folder, names tell them apart: 1.jpg and 1_mask.png.
+        # In one folder, names distinguish them: 1.jpg and 1_mask.png.
         keys = {pair_key(path) for path in images}
         masks = [
             path for path in images if _mask_key(path) != pair_key(path) and _mask_key(path) in keys

@@ -232,7 +232,7 @@ def _find_first(
     rows: NDArray[np.int64], classes: NDArray[np.int32], boxes: NDArray[np.float32]
 ) -> NDArray[np.bool_]:
     """Return which objects are no copy of an earlier one: same image, class and box, bool (m,)."""
-    words = np.concatenate(
+    parts = np.concatenate(
         [
             rows.astype(np.uint64)[:, None],
             classes.astype(np.uint64)[:, None],
@@ -240,13 +240,13 @@ def _find_first(
         ],
         axis=1,
     )
-    codes = np.zeros(len(words), np.uint64)
-    for column in words.T:  # FNV-1a
+    codes = np.zeros(len(parts), np.uint64)
+    for column in parts.T:  # FNV-1a
         codes = (codes ^ column) * np.uint64(0x9E3779B97F4A7C15)
         codes ^= codes >> np.uint64(29)
     _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
     # Equal codes of different objects: none is a copy.
-    is_first: NDArray[np.bool_] = (words != words[first[inverse]]).any(axis=1)
+    is_first: NDArray[np.bool_] = (parts != parts[first[inverse]]).any(axis=1)
     is_first[first] = True
     return is_first
 
