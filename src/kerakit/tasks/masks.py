@@ -25,7 +25,7 @@ def read_mask(
     classes: int,
     ignore: Sequence[int] = (),
     colors: Sequence[Sequence[int]] | None = None,
-    table: NDArray[np.int16] | None = None,
+    table: NDArray[np.integer[Any]] | None = None,
 ) -> NDArray[np.uint8]:
     """Return the class indices of a mask file, uint8 (height, width), 255 without a class.
 
@@ -37,7 +37,7 @@ def read_mask(
         classes: number of classes.
         ignore: further values without a class.
         colors: (red, green, blue) of each class.
-        table: int16 (256,), the class index of each gray value, 255 for none, -1 for unknown
+        table: integers (256,), the class index of each gray value, 255 for none, -1 for unknown
             values; default: equal.
 
     Raises:
@@ -58,15 +58,14 @@ def read_mask(
         raise UserError(
             f"cannot read mask {path}: {first_line(error)}. Fix it, or exclude its image."
         ) from None
-    if in_color and colors is None and (values == values[..., :1]).all():
-        values, in_color = values[..., 0], False  # gray, saved in colors
-    if in_color:
+    is_gray = in_color and colors is None and not np.ptp(values, axis=-1).any()
+    if in_color and not is_gray:
         return _find_colors(values, path, colors)
-    if values.ndim == 3:  # with transparency
+    if values.ndim == 3:  # saved with transparency, or gray as RGB
         values = values[..., 0]
-    mask = np.full(values.shape, IGNORED, np.uint8)
     if table is not None:
-        return _look_up(values, path, table)
+        return _look_up(values, path, table.astype(np.int16))
+    mask = np.full(values.shape, IGNORED, np.uint8)
     known = (values >= 0) & (values < classes)
     mask[known] = values[known]
     for value in ignore:
