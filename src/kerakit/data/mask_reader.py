@@ -46,7 +46,7 @@ class MaskReader(BaseReader):
     ``trainannot/``, ``leftImg8bit/`` and ``gtFine/``, or suffixes such as ``_mask``. A table has
     the columns ``path`` and ``mask``. Annotations of files are ``{"mask": path}``; where values are
     not class indices, with "values", int16 (256,), the class of each gray value (255 for none, -1
-    for unknown values), or "colors", uint8 (classes, 3). Those of objects (COCO, YOLO,
+    for unknown values), or "colors", those of the classes. Those of objects (COCO, YOLO,
     LabelMe) are {"polygons": list of float32 (k, 2), corners as fractions of width and height;
     "classes": int32 (polygons,); "objects": int32 (polygons,)}: polygons with the same number are
     drawn together, so that those inside others are holes (even-odd rule); large objects come first,

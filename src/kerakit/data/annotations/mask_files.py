@@ -63,7 +63,7 @@ class MaskClasses:
         if self.values is not None:
             annotation["values"] = self.values
         if self.colors is not None:
-            annotation["colors"] = np.array(self.colors, np.uint8)
+            annotation["colors"] = self.colors
         return annotation
 
     def known_values(self) -> set[int]:
