@@ -216,3 +216,11 @@ def test_a_table_with_masks(tmp_path: Path) -> None:
     table.write_text("path,label\n1.png,cat\n")
     with pytest.raises(UserError, match="no column 'mask'"):
         MaskReader(table)
+
+
+def test_classes_named_mask_are_no_masks(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("mask", "nomask"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(tmp_path / name / "1.jpg")
+    assert recognize(tmp_path).name == "classes"

@@ -459,3 +459,24 @@ def test_boxes_are_no_keypoints_and_no_masks(tmp_path: Path, name: str) -> None:
         KeypointReader(tmp_path)
     with pytest.raises(UserError, match="it has no masks"):
         MaskReader(tmp_path)
+
+
+def test_labels_of_one_split_are_not_those_of_another(tmp_path: Path) -> None:
+    images(tmp_path, "train/images/1.png", "train/images/2.png", "valid/images/3.png")
+    write(tmp_path / "train/labels/1.txt", "0 0.5 0.5 0.1 0.1\n")
+    write(tmp_path / "valid/labels/2.txt", "0 0.5 0.5 0.1 0.1\n")
+    write(tmp_path / "valid/labels/3.txt", "")
+    write(tmp_path / "data.yaml", "train: ../train/images\nval: ../valid/images\nnames: [cat]\n")
+    reader = ObjectReader(tmp_path / "data.yaml")
+    found = {reader.key(i): len(reader.target(i)["boxes"]) for i in range(len(reader))}
+    assert found == {"train/images/1.png": 1, "train/images/2.png": 0, "valid/images/3.png": 0}
+    assert [reader.key(int(i)) for i in reader.indices("val")] == ["valid/images/3.png"]
+    assert "label without image" in {fault.kind for fault in reader.label_faults()}
+
+
+def test_label_files_without_lines(tmp_path: Path) -> None:
+    images(tmp_path, "images/1.png")
+    write(tmp_path / "labels/1.txt", "")
+    write(tmp_path / "classes.txt", "cat\n")
+    with pytest.raises(UserError, match=r"\(YOLO: .*\) has no boxes in its 1 images"):
+        ObjectReader(tmp_path)

@@ -131,6 +131,15 @@ class Listing:
         return found
 
 
+def is_list(path: str) -> bool:
+    """Whether a text file lists images, such as train.txt, or explains the dataset."""
+    name = path.rpartition("/")[2].casefold()
+    mode, rest = parse_split(name.removesuffix(".txt"))
+    names_split = mode is not None and not rest and "label" not in path.casefold()
+    in_lists = path.casefold().startswith("imagesets/")
+    return names_split or in_lists or name.startswith(("readme", "license"))
+
+
 def split_of_path(path: str) -> Mode | None:
     """Return the split that a folder of a path names, or None.
 
@@ -176,7 +185,7 @@ def pair_files(
     """Return the annotation file of each image, and the files without an image.
 
     Pairs have the same name, and the same folder except for words such as images and labels; or
-    else a name that is unique.
+    else a name that is unique, in no other split.
     """
     by_key: dict[tuple[str, str], str] = {}
     for file in files:
@@ -191,11 +200,17 @@ def pair_files(
         unpaired = [i for i, file in enumerate(pairs) if file is None]
         count = Counter(keys[i][1] for i in unpaired)
         for i in unpaired:
-            if count[keys[i][1]] == 1:
-                pairs[i] = unique.get(keys[i][1])
+            found = unique.get(keys[i][1])
+            if found is not None and count[keys[i][1]] == 1 and _same_split(images[i], found):
+                pairs[i] = found
         used = set(pairs)
         left = [file for file in left if file not in used]
     return pairs, left
+
+
+def _same_split(image: str, file: str) -> bool:
+    modes = {split_of_path(image), split_of_path(file)} - {None}
+    return len(modes) < 2
 
 
 def read_text(path: Path) -> str:

@@ -24,7 +24,7 @@ IGNORED = 255
 SAMPLE = 200
 """Masks that are read to find the classes where no file names them."""
 
-_MAX_COLORS = 255
+_MAX_COLORS, _MAX_VALUES = 255, 160
 
 _SUFFIX = re.compile(
     r"[_\-. ](gt(Fine|Coarse)_\w+|label(Train)?Ids|masks?|labels?|seg|segmentation|gt|annotation|"
@@ -140,6 +140,19 @@ def read_values(path: Path | str) -> NDArray[np.uint8] | NDArray[np.int32]:
         raise UserError(f"cannot read the mask {path}: {first_line(error)}.") from None
     is_gray = (colors[..., 0] == colors[..., 1]).all() and (colors[..., 1] == colors[..., 2]).all()
     return colors[..., 0] if is_gray else colors
+
+
+def is_mask_file(path: Path) -> bool:
+    """Whether an image has few values or colors, and so may be a mask; True if it is unreadable."""
+    try:
+        content = read_values(path)
+    except UserError:
+        return True
+    if content.ndim == 3:
+        return len(_find_colors(content)) <= _MAX_COLORS
+    # JPEG blurs a mask of black and white.
+    extremes = np.isin(content >> 5, (0, 7)).mean()
+    return len(np.unique(content)) <= _MAX_VALUES or bool(extremes > 0.9)
 
 
 def find_classes(

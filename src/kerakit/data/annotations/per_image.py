@@ -16,6 +16,7 @@ import numpy as np
 from kerakit.data.annotations.listing import (
     MASK_ROLE,
     Listing,
+    is_list,
     pair_files,
     parse_json,
     read_file,
@@ -66,7 +67,8 @@ def read_labelme(listing: Listing, shapes: bool = False, points: bool = False) -
 def read_kitti(listing: Listing, shapes: bool = False) -> Annotations:  # noqa: ARG001
     """Return the boxes of KITTI's text files. Regions DontCare are crowds of every class."""
     collector = _Collector()
-    annotations = _read(listing, listing.with_extension(".txt"), _parse_kitti, collector)
+    files = [path for path in listing.with_extension(".txt") if not is_list(path)]
+    annotations = _read(listing, files, _parse_kitti, collector)
     columns = annotations.objects
     names = tuple(name for name in annotations.class_names if name != DONT_CARE)
     if names == annotations.class_names:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 from kerakit.data.annotations.coco import is_coco
 from kerakit.data.annotations.listing import Listing, pair_files, read_file
-from kerakit.data.annotations.mask_files import find_masks
+from kerakit.data.annotations.mask_files import find_masks, is_mask_file
 from kerakit.data.annotations.per_image import is_kitti
 from kerakit.data.annotations.yolo import YoloNames, is_yolo
 from kerakit.errors import UserError
@@ -77,7 +78,10 @@ def recognize_listing(data: Path, task: str = "") -> tuple[DataFormat, Listing |
         return _recognize_file(data), None
     listing = Listing(data)
     checks: list[Callable[[Listing], Iterator[DataFormat]]] = [_json, _xml, _text]
-    checks.insert(0 if task == "segmentation" else len(checks), _masks)
+    if task == "segmentation":
+        checks.insert(0, partial(_masks, any_content=True))
+    else:
+        checks.append(_masks)
     for check in checks:
         for found in check(listing):
             return found, listing
@@ -132,9 +136,13 @@ def _text(listing: Listing) -> Iterator[DataFormat]:
             yield DataFormat("kitti", f"{path} has a class and 14 numbers per line")
         if is_yolo(lines):
             yield DataFormat("yolo", f"{path} has a class number and coordinates per line")
+    if names.names is not None and any(pairs):
+        yield DataFormat("yolo", "there are names of classes, and text files for images")
 
 
-def _masks(listing: Listing) -> Iterator[DataFormat]:
+def _masks(listing: Listing, any_content: bool = False) -> Iterator[DataFormat]:
     pairs = find_masks(listing)[0]
-    for image, mask in pairs.items():
-        yield DataFormat("masks", f"{mask} is the mask of {image}")
+    for image, mask in islice(pairs.items(), _SAMPLE):
+        # Folders of photos may be classes, such as mask/ and no_mask/.
+        if any_content or is_mask_file(listing.root / mask):
+            yield DataFormat("masks", f"{mask} is the mask of {image}")

@@ -12,15 +12,13 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from kerakit.data.annotations.listing import Listing, read_text
+from kerakit.data.annotations.listing import Listing, is_list, read_text
 from kerakit.data.annotations.objects import UNKNOWN, ObjectColumns
 from kerakit.data.folders import check_printable, normalize_name
-from kerakit.data.split import MODES, parse_split
+from kerakit.data.split import MODES
 from kerakit.errors import UserError, first_line
 
 _NAME_FILES = ("classes.txt", "obj.names", "names.txt", "labels.txt", "class_names.txt")
-
-_IGNORED = re.compile(r"(^|/)(readme|license)[^/]*\.txt$", re.IGNORECASE)
 
 _PLAIN = re.compile(rb"[0-9eE+\-. \t\r\n]*")
 
@@ -42,7 +40,11 @@ class YoloNames:
         self._paths: dict[str, Any] = {}
         self.names: tuple[str, ...] | None = None
         self.kpt_shape: tuple[int, int] | None = None
-        self.files = {path for path in listing.with_extension(".txt") if _is_no_label(path)}
+        self.files = {
+            path
+            for path in listing.with_extension(".txt")
+            if is_list(path) or path.rpartition("/")[2].casefold() in _NAME_FILES
+        }
         found: dict[str, tuple[str, ...]] = {}
         for path in listing.with_extension(".yaml", ".yml"):
             content = _read_yaml(listing.root / path)
@@ -144,7 +146,8 @@ def add_boxes(
     first = len(columns)
     for i in np.flatnonzero(classes == UNKNOWN).tolist():
         columns.labels[first + i] = f"class {labels[i]:g}"
-    corners = np.concatenate([values[:, 1:3] - half, values[:, 1:3] + half], axis=1)
+    with np.errstate(invalid="ignore", over="ignore"):
+        corners = np.concatenate([values[:, 1:3] - half, values[:, 1:3] + half], axis=1)
     columns.rows.frombytes(rows.tobytes())
     columns.boxes.frombytes(corners.tobytes())
     columns.classes.frombytes(classes.tobytes())
@@ -219,13 +222,6 @@ def _keypoints(values: Sequence[float], shape: tuple[int, int]) -> list[float]:
         for point in points
         for value in (*point[:2], point[2] if len(point) > 2 else 2.0 * any(point))
     ]
-
-
-def _is_no_label(path: str) -> bool:
-    name = path.rpartition("/")[2].casefold()
-    mode, rest = parse_split(name.removesuffix(".txt"))
-    is_list = mode is not None and not rest and "label" not in path.casefold()
-    return name in _NAME_FILES or is_list or bool(_IGNORED.search(path))
 
 
 def _read_yaml(path: Path) -> Any:
