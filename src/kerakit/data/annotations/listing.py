@@ -31,11 +31,11 @@ _ROLE = re.compile(rf"(?:^|(?<=[\W_\d])|(?<=train)|(?<=val)|(?<=test))(?:{_ROLES
 """Words of a folder's name that tell images from annotations: images/ and labels/, train and
 trainannot, image_2 and label_2."""
 
-MASK_ROLE = re.compile(
+_MASK_ROLE = re.compile(
     r"(^|[\W_]|train|val|test)(masks?|segmentationclass(aug)?|segmentationobject|segmentations?|"
     r"gtfine|gtcoarse|gts?|ground_?truths?|annots?|annotations?|labels?|anns?)($|[\W_])"
 )
-"""Name of a folder of masks."""
+"""Words of the name of a folder of masks."""
 
 _LISTS = re.compile(r"^(ImageSets/[^/]+/|ImageSets/)?(?P<split>[^/]+)\.txt$")
 
@@ -112,22 +112,25 @@ class Listing:
         return np.array([UNASSIGNED if m is None else MODES.index(m) for m in modes], np.int8)
 
     def _read_lists(self, images: Sequence[str]) -> dict[str, int]:
+        lists: dict[str, int] = {}
+        for path in self.with_extension(".txt"):
+            match = _LISTS.match(path)
+            mode, rest = parse_split(match["split"]) if match else (None, ())
+            if mode is not None and not rest:
+                lists[path] = MODES.index(mode)
+        if not lists:
+            return {}
         by_stem = {}
         for image in images:
             by_stem[image] = by_stem[image.rpartition(".")[0]] = image
             name = image.rpartition("/")[2]
             by_stem[name] = by_stem[name.rpartition(".")[0]] = image
         found: dict[str, int] = {}
-        for path in self.with_extension(".txt"):
-            match = _LISTS.match(path)
-            mode, rest = parse_split(match["split"]) if match else (None, ())
-            if mode is None or rest:
-                continue
+        for path, number in lists.items():
             for line in read_text(self.root / path).splitlines():
-                # VOC's lists of a class have a second column.
                 name = line.strip().replace("\\", "/").removeprefix("./")
                 if listed := by_stem.get(name) or by_stem.get(name.rpartition("/")[2]):
-                    found[listed] = MODES.index(mode)
+                    found[listed] = number
         return found
 
 
@@ -156,6 +159,20 @@ def _split_of_folder(folder: str) -> Mode | None:
         if mode is not None and not rest:
             return mode
     return None
+
+
+def is_in_mask_folder(path: str) -> bool:
+    """Whether a folder of the path is named as those of masks are.
+
+    >>> is_in_mask_folder("train/masks/1.png"), is_in_mask_folder("train/images/1.png")
+    (True, False)
+    """
+    return _is_mask_folder(path.rpartition("/")[0])
+
+
+@lru_cache(4096)
+def _is_mask_folder(folder: str) -> bool:
+    return any(_MASK_ROLE.search(part.casefold()) for part in folder.split("/"))
 
 
 def pair_key(path: str) -> tuple[str, str]:

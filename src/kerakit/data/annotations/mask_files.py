@@ -13,7 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from kerakit.data.annotations.listing import MASK_ROLE, Listing, pair_files, pair_key, read_text
+from kerakit.data.annotations.listing import (
+    Listing,
+    is_in_mask_folder,
+    pair_files,
+    pair_key,
+    read_text,
+)
 from kerakit.data.annotations.yolo import YoloNames
 from kerakit.data.folders import normalize_name
 from kerakit.errors import UserError, first_line
@@ -91,8 +97,8 @@ def _identity(classes: int) -> NDArray[np.int16]:
 
 def find_masks(listing: Listing) -> tuple[dict[str, str], list[str], list[str]]:
     """Return the mask of each image, the images without mask, and the masks without image."""
-    masks = [path for path in listing.images if _is_mask(path)]
-    images = [path for path in listing.images if not _is_mask(path)]
+    masks = [path for path in listing.images if is_in_mask_folder(path)]
+    images = [path for path in listing.images if not is_in_mask_folder(path)]
     if not masks:
         # In one folder, names distinguish them: 1.jpg and 1_mask.png.
         keys = {pair_key(path) for path in images}
@@ -230,11 +236,6 @@ def _find_colors(pixels: NDArray[Any]) -> set[Color]:
 def _list_values(values: Sequence[object]) -> str:
     listed = ", ".join(map(str, values[:5]))
     return f"{listed} and {len(values) - 5} more" if len(values) > 5 else listed
-
-
-def _is_mask(path: str) -> bool:
-    """Whether a folder of the path is named as those of masks are."""
-    return any(MASK_ROLE.search(part.casefold()) for part in path.split("/")[:-1])
 
 
 def _mask_key(path: str) -> tuple[str, str]:

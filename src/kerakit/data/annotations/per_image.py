@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from array import array
@@ -14,8 +15,8 @@ from xml.parsers import expat
 import numpy as np
 
 from kerakit.data.annotations.listing import (
-    MASK_ROLE,
     Listing,
+    is_in_mask_folder,
     is_list,
     pair_files,
     parse_json,
@@ -161,7 +162,7 @@ def _read(
     An image without file has no objects; but images of a folder where none has a file are ignored.
     """
     collector = collector or _Collector()
-    images = [image for image in listing.images if not _is_mask(image)] or listing.images
+    images = [image for image in listing.images if not is_in_mask_folder(image)] or listing.images
     pairs, unpaired = pair_files(images, files)
     folders = {image.rpartition("/")[0] for image, file in zip(images, pairs, strict=True) if file}
     warnings, unreadable, kept = [], [], []
@@ -222,10 +223,6 @@ def _read(
     return annotations
 
 
-def _is_mask(image: str) -> bool:
-    return bool(MASK_ROLE.search(image.rpartition("/")[0].casefold()))
-
-
 def _sort_classes(annotations: Annotations, names: dict[str, int]) -> None:
     """Renumber the classes in the order of their names."""
     if not names:
@@ -243,7 +240,7 @@ def _sort_classes(annotations: Annotations, names: dict[str, int]) -> None:
 
 _ENCODING = re.compile(rb"<\?xml[^>]*encoding=", re.IGNORECASE)
 
-_SIDES, _CORNERS = ("width", "height"), ("xmin", "ymin", "xmax", "ymax")
+_SIDES = ("width", "height")
 
 
 def _reject_entity(*_: object) -> int:
@@ -266,26 +263,35 @@ def _parse_voc(data: bytes, row: int, into: _Collector) -> None:
         raise ValueError("it is empty")
     _check_entities(data)
     root = ElementTree.fromstring(data)  # noqa: S314 - without entities
+    for each in root:
+        if each.tag == "object":
+            _add_object(each, row, into)
+        elif each.tag == "size":
+            with contextlib.suppress(ValueError, OverflowError):
+                width, height = (int(float(each.findtext(side, ""))) for side in _SIDES)
+                if width > 0 and height > 0:
+                    into.sizes[row] = (width, height)
+
+
+def _add_object(each: ElementTree.Element, row: int, into: _Collector) -> None:
+    name, corners = each.findtext("name"), each.find("bndbox")
+    if name is None or corners is None:
+        into.invalid(f"an object without {'name' if name is None else 'bndbox'}")
+        return
+    text = corners.findtext
     try:
-        width, height = (int(float(root.findtext(f"size/{side}", ""))) for side in _SIDES)
-    except (ValueError, OverflowError):
-        width = height = 0
-    if width > 0 and height > 0:
-        into.sizes[row] = (width, height)
-    for each in root.iterfind("object"):
-        name, corners = each.findtext("name"), each.find("bndbox")
-        if name is None or corners is None:
-            into.invalid(f"an object without {'name' if name is None else 'bndbox'}")
-            continue
-        text = corners.findtext
-        try:
-            box = [float(text(corner, "")) for corner in _CORNERS]
-        except ValueError as error:
-            into.invalid(f"{name}: {error}")
-            continue
-        is_difficult = each.findtext("difficult", "0").strip() in ("1", "true", "True")
-        into.difficult += is_difficult
-        into.columns.add(row, box, into.class_index(name), is_difficult)
+        box = (
+            float(text("xmin", "")),
+            float(text("ymin", "")),
+            float(text("xmax", "")),
+            float(text("ymax", "")),
+        )
+    except ValueError as error:
+        into.invalid(f"{name}: {error}")
+        return
+    is_difficult = each.findtext("difficult", "0").strip() in ("1", "true", "True")
+    into.difficult += is_difficult
+    into.columns.add(row, box, into.class_index(name), is_difficult)
 
 
 # --------------------------------------------------------------------------------- LabelMe, KITTI
