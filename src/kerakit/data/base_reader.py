@@ -198,12 +198,12 @@ class BaseReader:
         """Raise UserError if the dataset cannot be trained on."""
         if not len(self):
             raise UserError(
-                f"{self.data} has no images{self._images_are}.{self._note()} Expected files such "
+                f"{self.data} {self._without_images}.{self._note()} Expected files such "
                 "as .jpg or .png."
             )
 
-    _images_are = ""
-    """Place of the images, for the message above."""
+    _without_images = "has no images"
+    """Start of the message above."""
 
     def _note(self) -> str:
         """Return the reasons why images may be missing, as sentences after a space."""

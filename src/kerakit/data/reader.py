@@ -106,7 +106,7 @@ class DataReader(BaseReader):
     ('c.jpg', [2])
     """
 
-    _images_are = " in its class folders"
+    _without_images = "has no images in its class folders"
 
     def read_index(self, data: Path) -> ImageIndex:
         """Return the index of a folder or a table."""
