@@ -22,6 +22,7 @@ from kerakit.data import (
     recognize,
 )
 from kerakit.data.annotations.rle import decode_rle, trace_polygons
+from kerakit.data.check import check_images, open_dataset
 from projects import write_image
 
 SIZE = (200, 100)
@@ -480,3 +481,17 @@ def test_label_files_without_lines(tmp_path: Path) -> None:
     write(tmp_path / "classes.txt", "cat\n")
     with pytest.raises(UserError, match=r"\(YOLO: .*\) has no boxes in its 1 images"):
         ObjectReader(tmp_path)
+
+
+def test_the_check_names_faults_of_boxes(tmp_path: Path) -> None:
+    images(tmp_path, "a.png", "b.png")
+    content = coco(["a.png", "b.png"], [box(), box(bbox=[20, 10, 0, 5]), box(category=9)])
+    findings = check_images(open_dataset(write(tmp_path / "coco.json", content)), threads=1)
+    found = {(finding.key, finding.kind) for finding in findings}
+    assert found >= {
+        ("a.png", "box without area"),
+        ("a.png", "unknown class"),
+        ("b.png", "image without labels"),
+        ("dog", "unused class"),
+    }
+    assert not any(finding.exclude for finding in findings)
