@@ -40,10 +40,12 @@ def clip_boxes(
     ([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 5.0, 5.0]], [0.5, 1.0])
     """
     clipped = boxes.copy()
-    np.minimum(boxes[:, :4], (width, height, width, height), out=clipped[:, :4])
-    np.maximum(clipped[:, :4], 0, out=clipped[:, :4])
-    area, left = _areas(boxes), _areas(clipped)
-    return clipped, np.divide(left, area, out=np.zeros_like(left), where=area > 0)
+    corners = clipped[:, :4]
+    np.minimum(corners, np.array((width, height, width, height)), out=corners)
+    np.maximum(corners, 0, out=corners)
+    before, after = boxes[:, 2:4] - boxes[:, :2], corners[:, 2:] - corners[:, :2]
+    left = np.divide(after, before, out=np.zeros_like(after), where=before > 0)
+    return clipped, left[:, 0] * left[:, 1]
 
 
 def visible_boxes(
@@ -65,11 +67,8 @@ def visible_boxes(
     [False, True]
     """
     # A tolerance of float32, in which boxes are stored.
-    sides = boxes[:, 2:4] - boxes[:, :2] >= np.subtract(min_side, 1e-3)
-    visible: NDArray[np.bool_] = (left >= min_visible - 1e-6) & (left > 0) & sides.all(axis=1)
+    width, height = (boxes[:, 2:4] - boxes[:, :2]).T
+    visible: NDArray[np.bool_] = (left >= max(min_visible - 1e-6, 1e-12)) & (
+        (width >= min_side[0] - 1e-3) & (height >= min_side[1] - 1e-3)
+    )
     return visible
-
-
-def _areas(boxes: NDArray[Any]) -> NDArray[Any]:
-    areas: NDArray[Any] = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    return areas

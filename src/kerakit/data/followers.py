@@ -69,6 +69,7 @@ class FollowingPipeline:
         height, width = data["image"].shape[:2]
         if "bboxes" in data:
             inputs["bboxes"] = _to_fractions(_table(data["bboxes"], 4), width, height)
+            self._tracker.start(inputs["bboxes"])
         if "keypoints" in data:
             points = _table(data["keypoints"], 2)
             inputs["keypoints"] = np.zeros((len(points), 5))
@@ -84,7 +85,7 @@ class FollowingPipeline:
         """Set ``bboxes`` in pixels, without those that are mostly cut away, and their labels."""
         boxes = outputs["bboxes"]
         height, width = outputs["image"].shape[:2]
-        boxes[:, :4] *= (width, height, width, height)
+        boxes[:, :4] *= np.array((width, height, width, height))
         rule = self._rule
         remaining = visible_boxes(
             boxes, boxes[:, _LEFT], rule.min_visibility, (rule.min_width, rule.min_height)
@@ -110,6 +111,10 @@ class _BoxTracker:
         self._dropouts = list(dropouts)
         self._seen: Any = None
 
+    def start(self, boxes: NDArray[np.float64]) -> None:
+        """Begin with the boxes of another image, (n, 6), which are inside of it."""
+        self._seen = boxes
+
     def filter(self, boxes: NDArray[np.float64], shape: Mapping[str, int]) -> NDArray[np.float64]:
         """Return the boxes of an image of a ``shape``, (n, 6), clipped."""
         if boxes is not self._seen and len(boxes):
@@ -132,9 +137,12 @@ def _table(values: Any, columns: int) -> NDArray[np.float64]:
 def _to_fractions(bboxes: NDArray[np.float64], width: int, height: int) -> NDArray[np.float64]:
     """Return boxes in pixels as clipped fractions, with their rows and the fraction 1, (n, 6)."""
     boxes = np.ones((len(bboxes), 6))
-    boxes[:, :4] = bboxes[:, :4] / (width, height, width, height)
+    corners = boxes[:, :4]
+    np.divide(bboxes[:, :4], np.array((width, height, width, height)), out=corners)
+    np.minimum(corners, 1, out=corners)
+    np.maximum(corners, 0, out=corners)
     boxes[:, _ROW] = np.arange(len(boxes))
-    return clip_boxes(boxes, 1, 1)[0]
+    return boxes
 
 
 def _to_positions(moved: NDArray[Any], points: NDArray[Any]) -> NDArray[np.float32]:

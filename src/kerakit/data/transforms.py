@@ -115,13 +115,17 @@ class Warp(A.DualTransform):
     def apply_to_bboxes(self, bboxes: NDArray[Any], matrix: Matrix, **params: Any) -> NDArray[Any]:
         """Return the boxes around the moved ellipses, (n, 4 or more), as fractions of the sides."""
         height, width = params["shape"][:2]
-        size = np.array([width, height])
-        # Edges of boxes are half a pixel from pixel centers.
-        centers = (bboxes[:, :2] + bboxes[:, 2:4]) * (size / 2) - 0.5
-        centers = (centers @ matrix[:, :2].T + matrix[:, 2] + 0.5) / size
-        halves = (bboxes[:, 2:4] - bboxes[:, :2]) * (size / 2)
-        halves = np.sqrt(halves**2 @ (matrix[:, :2] ** 2).T) / size
-        return np.column_stack([centers - halves, centers + halves, bboxes[:, 4:]])
+        (a, b, x), (c, d, y) = matrix.tolist()
+        # From fractions to fractions. Edges of boxes are half a pixel from pixel centers.
+        linear = np.array(((a, c * width / height), (b * height / width, d)))
+        offset = (x + (1 - a - b) / 2) / width, (y + (1 - c - d) / 2) / height
+        low, high = bboxes[:, :2], bboxes[:, 2:4]
+        centers = (low + high) @ (linear / 2) + np.array(offset)
+        halves = np.sqrt(((high - low) / 2) ** 2 @ linear**2)
+        moved = bboxes.copy()
+        np.subtract(centers, halves, out=moved[:, :2])
+        np.add(centers, halves, out=moved[:, 2:4])
+        return moved
 
     def apply_to_keypoints(self, keypoints: NDArray[Any], matrix: Matrix, **_: Any) -> NDArray[Any]:
         """Return the keypoints, (n, 5 or more): x, y in pixels, z, angle in radians, scale."""
