@@ -44,8 +44,11 @@ def clip_boxes(
     np.minimum(corners, np.array((width, height, width, height)), out=corners)
     np.maximum(corners, 0, out=corners)
     before, after = boxes[:, 2:4] - boxes[:, :2], corners[:, 2:] - corners[:, :2]
-    left = np.divide(after, before, out=np.zeros_like(after), where=before > 0)
-    return clipped, left[:, 0] * left[:, 1]
+    # Sides of inverted boxes are negative.
+    np.maximum(after, 0, out=after)
+    np.maximum(before, 1e-9, out=before)
+    after /= before
+    return clipped, after[:, 0] * after[:, 1]
 
 
 def visible_boxes(
@@ -67,8 +70,8 @@ def visible_boxes(
     [False, True]
     """
     # A tolerance of float32, in which boxes are stored.
-    width, height = (boxes[:, 2:4] - boxes[:, :2]).T
-    visible: NDArray[np.bool_] = (left >= max(min_visible - 1e-6, 1e-12)) & (
-        (width >= min_side[0] - 1e-3) & (height >= min_side[1] - 1e-3)
-    )
+    sides = boxes[:, 2:4] - boxes[:, :2]
+    visible = left >= max(min_visible - 1e-6, 1e-12)
+    visible &= sides[:, 0] >= min_side[0] - 1e-3
+    visible &= sides[:, 1] >= min_side[1] - 1e-3
     return visible

@@ -92,7 +92,7 @@ class FollowingPipeline:
         )
         boxes = boxes[remaining]
         rows = boxes[:, _ROW].astype(np.intp)
-        moved = _table(data["bboxes"], 4)[rows].astype(np.float32)
+        moved = _table(data["bboxes"], 4, np.float32)[rows]
         moved[:, :4] = boxes[:, :4]
         outputs["bboxes"] = moved
         for name in self._boxes.label_fields or ():
@@ -128,20 +128,19 @@ class _BoxTracker:
         return boxes
 
 
-def _table(values: Any, columns: int) -> NDArray[np.float64]:
+def _table(values: Any, columns: int, dtype: Any = np.float64) -> NDArray[Any]:
     """Return rows of numbers as an array, also where there are none."""
-    table = np.asarray(values, np.float64)
+    table: NDArray[Any] = np.asarray(values, dtype)
     return table if table.ndim == 2 else table.reshape(-1, columns)
 
 
 def _to_fractions(bboxes: NDArray[np.float64], width: int, height: int) -> NDArray[np.float64]:
-    """Return boxes in pixels as clipped fractions, with their rows and the fraction 1, (n, 6)."""
-    boxes = np.ones((len(bboxes), 6))
-    corners = boxes[:, :4]
-    np.divide(bboxes[:, :4], np.array((width, height, width, height)), out=corners)
-    np.minimum(corners, 1, out=corners)
-    np.maximum(corners, 0, out=corners)
+    """Return boxes in pixels as clipped fractions, with rows and fractions left, (n, 6)."""
+    clipped, left = clip_boxes(bboxes, width, height)
+    boxes = np.empty((len(bboxes), 6))
+    np.divide(clipped[:, :4], np.array((width, height, width, height)), out=boxes[:, :4])
     boxes[:, _ROW] = np.arange(len(boxes))
+    boxes[:, _LEFT] = left
     return boxes
 
 

@@ -135,9 +135,11 @@ class Detection(Task):
     # ---------------------------------------------------------------------------------- annotations
 
     def resize(self, annotation: Any, placement: Placement) -> dict[str, NDArray[Any]]:
-        """Return boxes in pixels of the input, without those that are cropped away."""
-        boxes = placement.boxes(np.asarray(annotation["boxes"], np.float32))
-        return _visible({**annotation, "boxes": boxes}, placement.input_size)
+        """Return boxes in pixels of the input; those that are cropped away are beside it.
+
+        Augmentation compares what is left of a box with the whole box; ``encode`` drops the rest.
+        """
+        return {**annotation, "boxes": placement.boxes(annotation["boxes"])}
 
     def followers(self, annotation: Any) -> dict[str, Any]:
         """Return the boxes, with class and crowd flag as further columns."""
