@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kerakit.data.augment import is_mirrored
 from kerakit.device.keypoints import Decoder
 from kerakit.errors import UserError, list_names
 from kerakit.tasks.base import Names, Task, check_output_shape
@@ -179,10 +180,9 @@ class Keypoints(Task):
     def follow(self, annotation: Any, augmented: dict[str, Any]) -> dict[str, Any]:
         """Return moved points; if the image is mirrored, ``pairs`` have changed their roles."""
         moved = np.asarray(augmented["keypoints"], np.float32)[:, :2]
-        points, (origin, right, below) = moved[:-3], moved[-3:].astype(np.float64)
-        (a, b), (c, d) = right - origin, below - origin
-        points = np.concatenate([points, annotation["keypoints"][:, 2:]], axis=1)
-        return {**annotation, "keypoints": points[self._mirrored] if a * d < b * c else points}
+        points = np.concatenate([moved[:-3], annotation["keypoints"][:, 2:]], axis=1)
+        mirrored = is_mirrored(_REFERENCE, moved[-3:])
+        return {**annotation, "keypoints": points[self._mirrored] if mirrored else points}
 
     def encode(self, annotation: Any, input_size: tuple[int, int]) -> NDArray[np.float32]:
         """Return x, y in pixels, and visibility, float32 (points, 3); 0, 0, 0 of absent points."""

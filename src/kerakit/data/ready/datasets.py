@@ -110,7 +110,7 @@ def _write_multilabel(folder: Path, count: int) -> Path:
     rows = [
         (_name(i), ";".join(sorted({DIGITS[card.digit] for card in scene.cards})))
         for i, scene in _write_images(
-            folder, count, 96, (0, 1, 1, 2, 2, 2, 3, 3, 3, 3), (26, 36), 10
+            folder, count, 128, (0, 1, 1, 1, 2, 2, 2, 2, 2, 3), (44, 60), 10
         )
     ]
     return _write_table(folder, ("path", "label"), rows)
