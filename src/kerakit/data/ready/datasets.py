@@ -110,7 +110,7 @@ def _write_multilabel(folder: Path, count: int) -> Path:
     rows = [
         (_name(i), ";".join(sorted({DIGITS[card.digit] for card in scene.cards})))
         for i, scene in _write_images(
-            folder, count, 128, (0, 1, 1, 1, 2, 2, 2, 2, 2, 3), (44, 60), 10
+            folder, count, 128, (0, 1, 1, 1, 2, 2, 2, 2, 2, 2), (52, 66), 10
         )
     ]
     return _write_table(folder, ("path", "label"), rows)
@@ -119,8 +119,8 @@ def _write_multilabel(folder: Path, count: int) -> Path:
 def _write_regression(folder: Path, count: int) -> Path:
     """Write a table of the side of a card, as a fraction of the width of the image."""
     rows = [
-        (_name(i), f"{scene.cards[0].side / 96:.4f}")
-        for i, scene in _write_images(folder, count, 96, (1,), (16, 72), 20)
+        (_name(i), f"{scene.cards[0].side / 128:.4f}")
+        for i, scene in _write_images(folder, count, 128, (1,), (24, 96), 20)
     ]
     return _write_table(folder, ("path", "size"), rows)
 
@@ -128,8 +128,8 @@ def _write_regression(folder: Path, count: int) -> Path:
 def _write_multitask(folder: Path, count: int) -> Path:
     """Write a table of the digit on a card, and of its side as in the regression."""
     rows = [
-        (_name(i), DIGITS[scene.cards[0].digit], f"{scene.cards[0].side / 96:.4f}")
-        for i, scene in _write_images(folder, count, 96, (1,), (24, 56), 10)
+        (_name(i), DIGITS[scene.cards[0].digit], f"{scene.cards[0].side / 128:.4f}")
+        for i, scene in _write_images(folder, count, 128, (1,), (48, 104), 10)
     ]
     return _write_table(folder, ("path", "digit", "size"), rows)
 
@@ -139,9 +139,9 @@ _WRITERS: dict[str, tuple[Callable[[Path, int], Path], int]] = {
     "detection": (_write_detection, 480),
     "segmentation": (_write_segmentation, 400),
     "keypoints": (_write_keypoints, 480),
-    "multilabel": (_write_multilabel, 800),
+    "multilabel": (_write_multilabel, 1200),
     "regression": (_write_regression, 600),
-    "multitask": (_write_multitask, 800),
+    "multitask": (_write_multitask, 1200),
 }
 """Writers, and their numbers of images."""
 
