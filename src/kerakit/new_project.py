@@ -16,12 +16,12 @@ from kerakit.update import create_project
 
 _SAMPLE_FLAGS = {
     "classification": "--model small_cnn --input_size 32,32 --num_epochs 15",
-    "multilabel": "--input_size 96,96 --jitter",
-    "regression": "--input_size 96,96",
+    "multilabel": "--input_size 128,128",
+    "regression": "--input_size 128,128",
     "segmentation": "--input_size 128,128 --batch_size 16 --jitter",
     "keypoints": "--input_size 128,128 --batch_size 16 --jitter",
     "detection": "--input_size 128,128 --batch_size 16 --jitter --ema 0.99",
-    "multitask": "--input_size 96,96",
+    "multitask": "--input_size 128,128",
 }
 """Flags of train.py for the sample datasets."""
 

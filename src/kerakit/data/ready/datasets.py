@@ -40,7 +40,7 @@ def write_ready_data(task: str, folder: Path, count: int | None = None) -> Path:
     >>> with TemporaryDirectory() as folder:
     ...     table = write_ready_data("regression", Path(folder), count=2)
     ...     table.name, table.read_text().splitlines()[:2]
-    ('labels.csv', ['path,size', 'images/0000.jpg,0.6411'])
+    ('labels.csv', ['path,size', 'images/0000.jpg,0.6450'])
     """
     write, images = _WRITERS[task]
     return write(folder, count or images)
