@@ -22,6 +22,7 @@ from kerakit.data.placement import Placement
 from kerakit.deploy.edgetpu.forecast import forecast
 from kerakit.deploy.quantization.int8 import quantize_int8
 from kerakit.deploy.quantization.ranges import collect_ranges
+from kerakit.device.decoders import task_files
 from kerakit.device.segmentation import IGNORE, Decoder
 from kerakit.tasks import Classification, Keypoints, MultiTask, Segmentation, Task
 from kerakit.tasks.masks import read_mask
@@ -403,6 +404,8 @@ def test_masks_points_and_classes_of_one_model() -> None:
     }
     assert set(tasks) <= {name.split("_")[0] for name in task.score(predictions, targets)}
     assert split_at(model)[1].output.keys() == tasks.keys()
+    files = ["classification.py", "colors.py", "keypoints.py", "segmentation.py"]
+    assert task_files(task.spec()) == files
 
 
 def test_balanced_class_weights_follow_the_masks(tmp_path: Path) -> None:

@@ -32,18 +32,10 @@ from kerakit.tflite.runtime import start_interpreter, stored_predict_fn
 FOLDER = "device"
 GOLDEN = "golden.npz"
 PROGRAM = "predict.py"
-_COPIED = (
-    PROGRAM,
-    "captions.py",
-    "colors.py",
-    "decoders.py",
-    "photo.py",
-    "preprocessing.py",
-    "README.txt",
-)
+_COPIED = (PROGRAM, "captions.py", "decoders.py", "photo.py", "preprocessing.py", "README.txt")
 _DATA = (INT8.file, EDGETPU.file, LABELS, TASK, PREPROCESSING)
 _OLDER = ("classify.py",)
-FILES = (*_DATA, GOLDEN, *_COPIED, *(f"{name}.py" for name in TASKS), *_OLDER)
+FILES = (*_DATA, GOLDEN, *_COPIED, *(f"{name}.py" for name in (*TASKS, "colors")), *_OLDER)
 """Names of all files that a bundle may have, of earlier versions, too."""
 
 TIMEOUT_S = 300

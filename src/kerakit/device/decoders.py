@@ -36,7 +36,9 @@ def make_decoder(spec: dict[str, Any]) -> Any:
 def task_files(spec: dict[str, Any]) -> list[str]:
     """Return the names of the Python files that the task of a model needs, without this one."""
     parts = spec["tasks"].values() if spec["task"] == "multitask" else [spec]
-    return sorted({f"{part['task']}.py" for part in parts if part["task"] in TASKS})
+    names = {part["task"] for part in parts if part["task"] in TASKS}
+    colored = {"colors"} if names & {"segmentation", "keypoints"} else set()
+    return sorted(f"{name}.py" for name in names | colored)
 
 
 class Raw:
