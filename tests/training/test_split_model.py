@@ -191,6 +191,7 @@ def test_a_head_on_several_levels_is_split_off() -> None:
     model = keras.Model(image, outputs)
     pixels = np.random.default_rng(0).random((2, 16, 16, 3), np.float32)
     assert find_split(model, 0.7) == "conv_2"
+    assert find_split(model, 0) is None  # nothing is frozen
     for name, count in (("features", 3), ("conv_2", 3), ("add_1", 2), ("add_0", 1)):
         lower, upper = split_at(model, name)
         assert len(lower.outputs) == count

@@ -167,10 +167,10 @@ with training.training_session(run, (train_data, val_data), cb):
         for layer in training.backbone_layers(model):
             # BatchNorm stays frozen: statistics of small batches are worse than pretrained ones.
             layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
-        if split := training.find_split(model, fraction=0.7):
+        if split := training.find_split(model, task.frozen):
             fit_above(*training.split_at(model, split), args.num_epochs)
         else:
-            training.freeze_lower(model, fraction=0.7)
+            training.freeze_lower(model, task.frozen)
             fit(model, train_data, val_data, args.num_epochs)
     if "scratch" in phases:
         fit(model, train_data, val_data, args.num_epochs)

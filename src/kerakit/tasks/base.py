@@ -61,6 +61,7 @@ class Task:
         needs_map: whether ``head`` needs features of shape (batch, height, width, channels); others
             take (batch, channels), too.
         supports_mosaic: whether annotations are dictionaries with "boxes", which mosaics combine.
+        frozen: fraction of the backbone's layers that stay frozen in fine-tuning.
         prefix: of the names of the layers of ``head``.
         column: kind of the column of a table with these labels: "class", "set", "number", "mask".
 
@@ -79,6 +80,7 @@ class Task:
     learned: tuple[str, ...] = ()
     is_calibrated = False
     needs_map = False
+    frozen = 0.7
     supports_mosaic = False
     prefix = ""
     column = ""

@@ -111,6 +111,7 @@ class Keypoints(Task):
     mistakes_title = "Largest distances"
     learned = ("stride", "skeleton")
     needs_map = True
+    frozen = 0.0
 
     def __init__(
         self,

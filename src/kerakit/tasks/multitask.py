@@ -52,6 +52,7 @@ class MultiTask(Task):
             name: task.class_names for name, task in self.tasks.items()
         }
         self.needs_map = any(task.needs_map for task in self.tasks.values())
+        self.frozen = min(task.frozen for task in self.tasks.values())
 
     def spec(self) -> dict[str, Any]:
         """Return the values of all tasks."""

@@ -116,6 +116,7 @@ class Segmentation(Task):
     mistakes_title = "Images with the lowest IoU"
     learned = ("stride", "colors", "ignore", "class_weights")
     needs_map = True
+    frozen = 0.0
 
     def __init__(
         self,
