@@ -75,7 +75,12 @@ class MaskPredictions:
         return prediction
 
     def masks(self, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-        """Return the class indices, uint8 (n, height, width), at a size (width, height)."""
+        """Return the class indices, uint8 (n, height, width), at a size (width, height).
+
+        Default: the size that was asked for last, at first that of the input.
+        """
+        if self._masks is not None and size is None:
+            return self._masks
         width, height = size or self.size
         if self._masks is None or self._masks.shape[1:] != (height, width):
             masks = [self._decoder.mask(self[i], (width, height)) for i in range(len(self))]
@@ -289,7 +294,8 @@ class Segmentation(Task):
 
     def agreement(self, predictions: MaskPredictions, reference: MaskPredictions) -> float:
         """Return the fraction of pixels with the same predicted class."""
-        return float((predictions.masks() == reference.masks(predictions.size)).mean())
+        masks = predictions.masks()  # at the size of the targets, if they were scored before
+        return float((masks == reference.masks((masks.shape[2], masks.shape[1]))).mean())
 
     def details(self, predictions: MaskPredictions, targets: NDArray[Any]) -> dict[str, Any]:
         """Return metrics per class, the confusion matrix, and the class with the lowest IoU."""
