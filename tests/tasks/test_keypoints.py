@@ -95,6 +95,8 @@ def test_positions_return_to_their_image(resize: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(located[:, :2], original[:, :2], atol=1e-6)
     record = TASK.describe(located, size=(100, 50))[1]
     assert record["point"] == "left_eye"
+    assert len(TASK.describe(located)) == 3
+    assert len(TASK.describe(located, top=1)) == 1
     assert (record["x"], record["y"]) == pytest.approx((40, 10), abs=1e-3)
 
 

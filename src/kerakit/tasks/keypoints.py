@@ -347,8 +347,8 @@ class Keypoints(Task):
     def describe(
         self, prediction: Any, top: int = 0, size: tuple[int, int] = (1, 1)
     ) -> list[dict[str, Any]]:
-        """Return one record per point, with its pixel and confidence."""
-        return self._decoder.describe(prediction, max(top, len(self.class_names)), size)
+        """Return one record per point, or of the ``top`` most confident ones, with its pixel."""
+        return self._decoder.describe(prediction, top, size)
 
     def format_prediction(self, prediction: Any) -> str:
         """Return the positions of confident points, in percent of width and height."""
