@@ -9,7 +9,7 @@ from keras import layers
 
 from kerakit.errors import UserError
 from kerakit.models import EfficientNetLite
-from kerakit.models.levels import feature_levels, feature_pyramid, upsample
+from kerakit.models.levels import feature_levels, feature_pyramid, find_image, upsample
 
 
 def _sizes(levels: list[keras.KerasTensor]) -> list[tuple[int, ...]]:
@@ -98,3 +98,13 @@ def test_upsample_repeats_pixels() -> None:
     model = keras.Model(image, upsample(image, (4, 6), "up"))
     expected = x.repeat(2, axis=1).repeat(2, axis=2)
     np.testing.assert_array_equal(model.predict_on_batch(x), expected)
+
+
+def test_many_shortcuts_are_no_obstacle() -> None:
+    """Every path through 60 blocks would be 2**60 paths."""
+    image = keras.Input((32, 32, 3))
+    x = layers.Conv2D(4, 3, 8, "same")(image)
+    for _ in range(60):
+        x = layers.Add()([x, layers.ReLU()(x)])
+    assert find_image(x) is image
+    assert [level.shape[1:3] for level in feature_levels(x, (8, 16))] == [(4, 4), (2, 2)]

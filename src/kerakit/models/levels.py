@@ -44,7 +44,7 @@ def feature_levels(features: Any, strides: Sequence[int] = STRIDES, prefix: str 
             f"the features of the model have the shape {features.shape}; this task expects (batch, "
             "height, width, channels). Call task.head before pooling."
         )
-    (image,) = keras.utils.get_source_inputs(features)
+    image = find_image(features)
     height, width = image.shape[1:3]
     borders = _find_borders(image, features)
     found: list[Any] = []
@@ -136,6 +136,28 @@ def upsample(x: Any, size: tuple[int, int], name: str) -> Any:
     if tuple(x.shape[1:3]) == tuple(size):
         return x
     return layers.Resizing(*size, interpolation="nearest", name=name)(x)
+
+
+def find_image(features: Any) -> Any:
+    """Return the input, a Keras tensor, that ``features`` are computed from.
+
+    ``keras.utils.get_source_inputs`` follows every path: with a shortcut in each of 50 blocks, it
+    would not end.
+
+    >>> image = keras.Input((64, 96, 3))
+    >>> find_image(layers.ReLU()(image)) is image
+    True
+    """
+    tensors, seen = [features], {id(features)}
+    for tensor in tensors:
+        operation, index, _ = tensor._keras_history
+        node = operation._inbound_nodes[index]
+        if node.is_input:
+            return tensor
+        new = [each for each in node.input_tensors if id(each) not in seen]
+        seen.update(map(id, new))
+        tensors += new
+    raise UserError("the features of the model are not computed from a keras.Input.")
 
 
 def _mark(features: Any) -> Any:

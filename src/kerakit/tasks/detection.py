@@ -193,9 +193,14 @@ class Detection(Task):
         import keras
         from keras import layers
 
-        from kerakit.models.levels import feature_levels, feature_pyramid, separable_unit
+        from kerakit.models.levels import (
+            feature_levels,
+            feature_pyramid,
+            find_image,
+            separable_unit,
+        )
 
-        (image,) = keras.utils.get_source_inputs(features)
+        image = find_image(features)
         height, width = image.shape[1:3]
         if height % STRIDES[-1] or width % STRIDES[-1]:
             raise UserError(
