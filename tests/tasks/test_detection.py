@@ -28,6 +28,7 @@ from kerakit.tasks.detection_loss import DetectionLoss, generalized_iou, grid_po
 from kerakit.tasks.detection_metrics import best_threshold, evaluate_coco, match
 from kerakit.tflite.convert import convert_float
 from kerakit.tflite.runtime import start_interpreter, tflite_predict_fn
+from kerakit.training.split_model import split_at
 
 SIZE = (96, 64)
 ARGS = SimpleNamespace(loss=["auto"], loss_weights=None, label_smoothing=0)
@@ -428,6 +429,19 @@ def test_int8_detector_equals_float32(trained: tuple[Detection, keras.Model]) ->
         )
     ]
     assert maps[1] > maps[0] - 0.01
+
+
+def test_part_above_frozen_layers_has_an_inference_model() -> None:
+    """The head that training fits on stored features has the same outputs as the whole model."""
+    task = Detection(["a"], filters=8, depth=1)
+    model = _model(task)
+    lower, upper = split_at(model, "features")
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 96, 3), np.uint8)
+    part = task.inference_model(upper)(lower(images))
+    whole = task.inference_model(model)(images)
+    assert list(part) == list(whole)
+    for name, values in whole.items():
+        assert np.allclose(part[name], values, atol=1e-5)
 
 
 def test_input_sizes_are_multiples_of_32() -> None:

@@ -171,6 +171,31 @@ def _mark(features: Any) -> Any:
     return layers.Identity(name="features")(features)
 
 
+def find_tensors(output: Any, names: Sequence[str]) -> list[Any]:
+    """Return the outputs of the layers of these names that ``output`` is computed from.
+
+    A layer of a model that was split has an output in each part; ``layer.output`` is the first.
+
+    >>> image = keras.Input((2,))
+    >>> x = layers.Dense(3, name="inner")(image)
+    >>> find_tensors(layers.Dense(4)(x), ["inner"])[0] is x
+    True
+    """
+    found: dict[str, Any] = {}
+    seen: set[int] = set()
+    pending = [output]
+    while pending:
+        tensor = pending.pop()
+        if id(tensor) in seen:
+            continue
+        seen.add(id(tensor))
+        operation, node_index, _ = tensor._keras_history
+        found.setdefault(operation.name, tensor)
+        if operation.name not in names:
+            pending += operation._inbound_nodes[node_index].input_tensors
+    return [found[name] for name in names]
+
+
 def _find_borders(image: Any, features: Any) -> list[Any]:
     """Return the tensors between ``image`` and ``features`` that all later ones depend on."""
     model = keras.Model(image, features)

@@ -257,9 +257,11 @@ class Detection(Task):
         """Return the model with outputs box_8, object_8, class_8, and so on for all strides."""
         import keras
 
+        from kerakit.models.levels import find_tensors
+
         names = [f"{kind}_{stride}" for stride in STRIDES for kind in ("box", "object", "class")]
-        outputs = {name: model.get_layer(self.prefix + name).output for name in names}
-        return keras.Model(model.inputs[0], outputs, name=model.name)
+        tensors = find_tensors(model.outputs[0], [self.prefix + name for name in names])
+        return keras.Model(model.input, dict(zip(names, tensors, strict=True)), name=model.name)
 
     def check_model(self, model: keras.Model) -> None:
         """Raise UserError unless ``model`` has one output of (batch, points, 5 + classes)."""
