@@ -9,7 +9,7 @@ from keras import layers
 
 from kerakit.errors import UserError
 from kerakit.models import EfficientNetLite
-from kerakit.models.levels import feature_levels, feature_pyramid, find_image, upsample
+from kerakit.models.levels import feature_levels, feature_pyramid, find_input, upsample
 
 
 def _sizes(levels: list[keras.KerasTensor]) -> list[tuple[int, ...]]:
@@ -18,7 +18,7 @@ def _sizes(levels: list[keras.KerasTensor]) -> list[tuple[int, ...]]:
 
 @pytest.mark.parametrize("size", [(64, 96), (72, 40)])
 @pytest.mark.parametrize(
-    "name", ["EfficientNetLite", "MobileNet", "MobileNetV3Small", "ResNet50V2"]
+    "name", ["EfficientNetLite", "EfficientNetV2B0", "MobileNet", "ResNet50V2"]
 )
 def test_backbones_have_all_levels(name: str, size: tuple[int, int]) -> None:
     """The levels of a backbone have its sizes, rounded; the last one is marked, none is added."""
@@ -107,5 +107,5 @@ def test_many_shortcuts_are_no_obstacle() -> None:
     x = layers.Conv2D(4, 3, 8, "same")(image)
     for _ in range(60):
         x = layers.Add()([x, layers.ReLU()(x)])
-    assert find_image(x) is image
+    assert find_input(x) is image
     assert [level.shape[1:3] for level in feature_levels(x, (8, 16))] == [(4, 4), (2, 2)]

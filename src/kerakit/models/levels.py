@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -44,7 +44,7 @@ def feature_levels(features: Any, strides: Sequence[int] = STRIDES, prefix: str 
             f"the features of the model have the shape {features.shape}; this task expects (batch, "
             "height, width, channels). Call task.head before pooling."
         )
-    image = find_image(features)
+    image = find_input(features)
     height, width = image.shape[1:3]
     borders = _find_borders(image, features)
     found: list[Any] = []
@@ -138,28 +138,6 @@ def upsample(x: Any, size: tuple[int, int], name: str) -> Any:
     return layers.Resizing(*size, interpolation="nearest", name=name)(x)
 
 
-def find_image(features: Any) -> Any:
-    """Return the input, a Keras tensor, that ``features`` are computed from.
-
-    ``keras.utils.get_source_inputs`` follows every path: with a shortcut in each of 50 blocks, it
-    would not end.
-
-    >>> image = keras.Input((64, 96, 3))
-    >>> find_image(layers.ReLU()(image)) is image
-    True
-    """
-    tensors, seen = [features], {id(features)}
-    for tensor in tensors:
-        operation, index, _ = tensor._keras_history
-        node = operation._inbound_nodes[index]
-        if node.is_input:
-            return tensor
-        new = [each for each in node.input_tensors if id(each) not in seen]
-        seen.update(map(id, new))
-        tensors += new
-    raise UserError("the features of the model are not computed from a keras.Input.")
-
-
 def _mark(features: Any) -> Any:
     """Return a tensor as the output of a layer "features": training splits the model there.
 
@@ -169,6 +147,19 @@ def _mark(features: Any) -> Any:
         if node.operation.name == "features":
             return node.output_tensors[0]
     return layers.Identity(name="features")(features)
+
+
+def find_input(tensor: Any) -> Any:
+    """Return the image that ``tensor`` is computed from.
+
+    ``keras.utils.get_source_inputs`` follows each path, whose number doubles with each shortcut.
+
+    >>> image = keras.Input((8, 8, 3))
+    >>> find_input(layers.Conv2D(4, 3)(image)) is image
+    True
+    """
+    (image,) = (one for one in _ancestors(tensor) if not _inputs(one))
+    return image
 
 
 def find_tensors(output: Any, names: Sequence[str]) -> list[Any]:
@@ -182,18 +173,27 @@ def find_tensors(output: Any, names: Sequence[str]) -> list[Any]:
     True
     """
     found: dict[str, Any] = {}
-    seen: set[int] = set()
-    pending = [output]
-    while pending:
-        tensor = pending.pop()
-        if id(tensor) in seen:
-            continue
-        seen.add(id(tensor))
-        operation, node_index, _ = tensor._keras_history
-        found.setdefault(operation.name, tensor)
-        if operation.name not in names:
-            pending += operation._inbound_nodes[node_index].input_tensors
+    for tensor in _ancestors(output):
+        found.setdefault(tensor._keras_history.operation.name, tensor)
     return [found[name] for name in names]
+
+
+def _ancestors(tensor: Any) -> Iterator[Any]:
+    """Yield ``tensor`` and the tensors that it is computed from, each once."""
+    pending, seen = [tensor], {id(tensor)}
+    while pending:
+        one = pending.pop()
+        yield one
+        for each in _inputs(one):
+            if id(each) not in seen:
+                seen.add(id(each))
+                pending.append(each)
+
+
+def _inputs(tensor: Any) -> list[Any]:
+    operation, node_index, _ = tensor._keras_history
+    inputs: list[Any] = operation._inbound_nodes[node_index].input_tensors
+    return inputs
 
 
 def _find_borders(image: Any, features: Any) -> list[Any]:

@@ -196,11 +196,11 @@ class Detection(Task):
         from kerakit.models.levels import (
             feature_levels,
             feature_pyramid,
-            find_image,
+            find_input,
             separable_unit,
         )
 
-        image = find_image(features)
+        image = find_input(features)
         height, width = image.shape[1:3]
         if height % STRIDES[-1] or width % STRIDES[-1]:
             raise UserError(
