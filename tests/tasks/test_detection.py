@@ -274,15 +274,17 @@ def _greedy(found: NDArray[Any], overlap: float) -> list[int]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(0, 60), st.floats(0.2, 0.8))
+@given(st.integers(0, 2**32 - 1), st.integers(0, 160), st.floats(0.2, 0.8))
 def test_suppression_equals_the_loop(seed: int, count: int, overlap: float) -> None:
-    """All pairs at once give the result of the loop."""
+    """Blocks at once give the result of the loop."""
     rng = np.random.default_rng(seed)
     found = np.zeros((count, 6), np.float32)
-    found[:, :2] = rng.uniform(0, 20, (count, 2))
+    found[:, :2] = rng.uniform(0, 80, (count, 2))
     found[:, 2:4] = found[:, :2] + rng.uniform(5, 20, (count, 2))
     found[:, 5] = rng.integers(0, 2, count)
-    assert suppress(found, overlap).tolist() == _greedy(found, overlap)
+    expected = _greedy(found, overlap)
+    assert suppress(found, overlap, 1000).tolist() == expected
+    assert suppress(found, overlap, 10).tolist() == expected[:10]
 
 
 def _outputs(task: Detection, size: tuple[int, int] = SIZE) -> dict[str, NDArray[np.float32]]:

@@ -17,6 +17,9 @@ MAX_CANDIDATES = 1000
 MAX_OBJECTS = 100
 """Number of objects per image, as in COCO's metrics."""
 
+_BLOCK = 64
+"""Number of boxes that are compared at once: few enough that later ones are removed before."""
+
 _SIDES = ("x1", "y1", "x2", "y2")
 
 # Distinct for most people with color vision deficiency in neighboring entries (Trubetskoy 2017).
@@ -87,7 +90,7 @@ class Decoder:
         has_area = (found[:, 2] > found[:, 0]) & (found[:, 3] > found[:, 1])
         found = found[has_area & (found[:, 4] >= self.minimum)]
         found = found[np.argsort(-found[:, 4], kind="stable")[:MAX_CANDIDATES]]
-        found = found[suppress(found, self.overlap)[:MAX_OBJECTS]]
+        found = found[suppress(found, self.overlap)]
         found[:, :4] /= np.array(size * 2, np.float32)
         return found
 
@@ -153,27 +156,46 @@ class Decoder:
         return draw_boxes(image, self.visible(prediction), self.classes)
 
 
-def suppress(found: Any, overlap: float) -> Any:
+def suppress(found: Any, overlap: float, limit: int = MAX_OBJECTS) -> Any:
     """Return the indices of the boxes that remain after non-maximum suppression per class.
 
     A box is removed if a remaining one of its class with a higher score overlaps it by more than
-    ``overlap``. All pairs are compared at once; the rule is then applied until nothing changes,
-    which gives the result of the usual loop over boxes.
+    ``overlap``. Blocks of boxes are compared at once; what they remove is not compared again. The
+    result is that of the usual loop over boxes.
 
     Args:
         found: (boxes, 6): sides, score and class, the highest score first.
         overlap: intersection over union.
+        limit: number of boxes to return.
     """
-    if not len(found):
-        return np.zeros(0, np.int64)
-    rivals = overlaps(found, found) > overlap
-    rivals &= found[:, None, 5] == found[None, :, 5]
-    rivals = np.triu(rivals, 1)
-    remaining = np.ones(len(found), bool)
+    remaining: list[Any] = []
+    pending: Any = np.arange(len(found))
+    while len(pending) and sum(map(len, remaining)) < limit:
+        block, pending = pending[:_BLOCK], pending[_BLOCK:]
+        best = block[_remaining(np.triu(_rivals(found[block], found[block], overlap), 1))]
+        remaining.append(best)
+        if len(pending):
+            pending = pending[~_rivals(found[best], found[pending], overlap).any(axis=0)]
+    return np.concatenate(remaining)[:limit] if remaining else np.zeros(0, np.int64)
+
+
+def _rivals(one: Any, other: Any, overlap: float) -> Any:
+    """Return which pairs of boxes, (n, m), have one class and overlap by more than ``overlap``."""
+    return (overlaps(one, other) > overlap) & (one[:, None, 5] == other[None, :, 5])
+
+
+def _remaining(rivals: Any) -> Any:
+    """Return which boxes no remaining earlier one removes, bool (n,).
+
+    Args:
+        rivals: whether box i removes box j if it remains, (n, n); false unless i is before j.
+    """
+    remaining = np.ones(len(rivals), bool)
+    # Box j is decided once all before it are, so this ends.
     while True:
         after = ~rivals[remaining].any(axis=0)
         if (after == remaining).all():
-            return np.flatnonzero(remaining)
+            return remaining
         remaining = after
 
 
