@@ -106,24 +106,28 @@ class DetectionLoss(keras.losses.Loss):
         mean = ops.mean(ops.sum(weight, axis=1))
         return total / ops.maximum(mean, 1.0)
 
+    def _grid(self) -> list[Any]:
+        """Return x, y and stride of the points, (points,), as tensors, which torch requires."""
+        return [ops.convert_to_tensor(each) for each in (*self._points.T, self._strides)]
+
     def _boxes(self, distances: Any) -> list[Any]:
         """Return x1, y1, x2, y2 in pixels, (batch, points) each."""
-        reach = distances * self._strides[:, None]
-        x, y = self._points.T
+        x, y, strides = self._grid()
+        reach = distances * strides[:, None]
         return [x - reach[..., 0], y - reach[..., 1], x + reach[..., 2], y + reach[..., 3]]
 
     def _assign(self, truth: Any, boxes: list[Any], logits: Any, classes: Any) -> dict[str, Any]:
         """Return the target of each point: quality, boxes, one_hot, is_crowd."""
         sides = [truth[:, :, None, 1 + side] for side in range(4)]
         x1, y1, x2, y2 = sides
-        x, y = self._points.T
+        x, y, strides = self._grid()
         inside = ops.minimum(
             ops.minimum(x - x1, x2 - x), ops.minimum(y - y1, y2 - y)
         )  # (batch, boxes, points)
         flag = truth[:, :, 5:6]
         is_crowd = ops.any(ops.logical_and(flag < 0, inside > 0), axis=1)
         # Objects smaller than a cell may have no center of a cell inside.
-        reach = self._strides / 2
+        reach = strides / 2
         near = ops.minimum(reach - ops.abs(x - (x1 + x2) / 2), reach - ops.abs(y - (y1 + y2) / 2))
         allowed = ops.logical_and(flag > 0, ops.logical_or(inside > 0, near >= 0))
 
