@@ -26,6 +26,7 @@ import kerakit
 
 PACKAGE = Path(kerakit.__file__).parent
 PROJECT = PACKAGE / "project"
+VARIANTS = PACKAGE / "project_tasks"
 
 LAYERS = (
     {"kerakit", "ground", "device"},
@@ -38,7 +39,7 @@ LAYERS = (
 )
 """From low to high. "ground" are the modules of kerakit itself, except those of COMMANDS."""
 
-COMMANDS = {"cli", "__main__", "new", "update"}
+COMMANDS = {"cli", "__main__", "new_project", "update"}
 """Modules of the command ``kerakit``, above everything."""
 
 FORBIDDEN = {("training", "deploy")}
@@ -77,14 +78,17 @@ def module_name(path: Path) -> str:
 
 def engine() -> dict[str, Path]:
     """Return the path of each module of the engine by its name."""
-    paths = sorted(path for path in PACKAGE.rglob("*.py") if PROJECT not in path.parents)
+    paths = sorted(
+        path for path in PACKAGE.rglob("*.py") if not {PROJECT, VARIANTS} & {*path.parents}
+    )
     return {module_name(path): path for path in paths}
 
 
 ENGINE = engine()
 FILES = [pytest.param(path, id=str(path.relative_to(PACKAGE))) for path in ENGINE.values()]
 PROJECT_FILES = [
-    pytest.param(path, id=str(path.relative_to(PACKAGE))) for path in sorted(PROJECT.rglob("*.py"))
+    pytest.param(path, id=str(path.relative_to(PACKAGE)))
+    for path in sorted([*PROJECT.rglob("*.py"), *VARIANTS.rglob("*.py")])
 ]
 
 
@@ -263,7 +267,9 @@ def test_each_import_is_a_declared_dependency(path: Path) -> None:
     declared = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
     names = {re.split(r"[^\w-]", line)[0].lower().replace("_", "-") for line in declared}
     names |= {"torch", "tflite-runtime", "pytest"}  # chosen by the user; the template's own test
-    siblings = {"models"} | {file.stem for file in path.parent.glob("*.py")}
+    siblings = {"models"} | {
+        file.stem for file in (*path.parent.glob("*.py"), *PROJECT.glob("*.py"))
+    }
     wrong = []
     for one in imports(path):
         root = one.module.partition(".")[0]

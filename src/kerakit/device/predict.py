@@ -371,7 +371,7 @@ def main() -> int:
 
 
 def predict(model: Model, path: Path, args: Any) -> str:
-    """Predict one photo, draw it if wanted, and return the line to print."""
+    """Predict one photo, draw it with --draw, and return the line to print."""
     outputs, ms = model.run(model.read(path))
     with input_errors(path):
         size = photo.upright_size(path.read_bytes())
