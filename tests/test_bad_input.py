@@ -207,6 +207,7 @@ def test_what_was_deployed_is_not_replaced_unasked(trained: Project) -> None:
     assert {p.name for p in (trained.path / "deploy" / "test").iterdir()} == {
         "model_float32.tflite",
         "labels.txt",
+        "task.json",
         "preprocessing.json",
         "report.json",
         "report.html",

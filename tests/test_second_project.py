@@ -159,7 +159,7 @@ def test_several_outputs_with_weights(project: Project) -> None:
     (project.path / "task.py").write_text(TWO_TASK)
     edit(
         project.path / "loss.py",
-        'METRICS: list[list[str]] = [["accuracy"]]',
+        "METRICS: list[list[str]] = []",
         'METRICS: list[list[str]] = [["accuracy"], ["mae"]]',
     )
     edit(

@@ -18,7 +18,7 @@ from kerakit import UserError
 from kerakit.data import BatchGenerator, DataReader, Recolor, read_image
 from kerakit.data.augment import Augmenter, derive_seed
 from kerakit.data.generator import BATCHES_AHEAD
-from kerakit.tasks import Classification
+from kerakit.tasks import Classification, Task
 from projects import write_image
 
 
@@ -309,7 +309,7 @@ def test_masks_boxes_and_keypoints_follow_the_image(photos: Path) -> None:
     assert list(targets["name"]) == ["x"] * 4
 
 
-class Boxes:
+class Boxes(Task):
     """A task with dict annotations: boxes follow the image, the target is the first box."""
 
     def followers(self, annotation: Any) -> dict[str, Any]:

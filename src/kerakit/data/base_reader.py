@@ -102,6 +102,8 @@ class BaseReader:
         self.warnings = index.warnings
         self.skipped = index.skipped
         self.root = index.root
+        # An owner's reader may replace the names of the classes by others.
+        self._stratum_names = index.class_names
         # Of several outputs, a dictionary.
         self.class_names: Any = index.class_names
         self._strata: NDArray[np.int32] = index.targets[usable]
@@ -216,7 +218,10 @@ class BaseReader:
         return note + "".join(f" {line[0].upper()}{line[1:]}" for line in unreadable)
 
     def _classes_without(self, mode: Mode) -> list[str]:
+        """Return the classes without images; none if an owner's reader has other names."""
         counts = self.counts(mode)
+        if len(counts) != len(self.class_names):
+            return []
         return [name for name, n in zip(self.class_names, counts, strict=True) if not n]
 
 

@@ -134,7 +134,7 @@ class DataReader(BaseReader):
         return self.targets
 
     def _labels(self) -> pa.Array:
-        names = pa.array([name.encode() for name in self.class_names], pa.binary())
+        names = pa.array([name.encode() for name in self._stratum_names], pa.binary())
         return names.take(pa.array(self.targets))
 
     def _check_classes(self) -> None:

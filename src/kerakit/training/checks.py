@@ -41,19 +41,22 @@ def check_batch(model: keras.Model, task: Task, batch: tuple[Any, Any]) -> None:
     check_weights(model, f"the model {model.name}")
     outputs = _predict(model, images)
     inference = task.inference_model(model)
-    task.check_outputs(
-        (outputs[0] if len(outputs) == 1 else outputs)
-        if inference is model and not isinstance(model.output, dict)
-        else keras_predict_fn(inference)(images)
-    )
+    # A list of outputs is that of a task of the owner's own; Sequential models have no structure.
+    structure = getattr(model, "output", None)
+    if inference is not model or isinstance(structure, dict):
+        task.check_outputs(keras_predict_fn(inference)(images))
+    else:
+        task.check_outputs(outputs[0] if len(outputs) == 1 else outputs)
     given, losses = keras.tree.flatten(targets), keras.tree.flatten(model.loss)
     if len(given) == len(outputs) == len(losses):
         for loss, target, output in zip(losses, given, outputs, strict=True):
             _check_loss(loss, np.asarray(target), output)
     # An error of NumPy, Keras or the owner's loss; none of them has a class of its own.
     try:
-        packed = keras.tree.pack_sequence_as(model.output, outputs)
-        model.compute_loss(images, targets, outputs[0] if len(outputs) == 1 else packed)
+        packed = outputs[0]
+        if len(outputs) > 1 or isinstance(structure, dict):
+            packed = keras.tree.pack_sequence_as(structure, outputs)
+        model.compute_loss(images, targets, packed)
     except Exception as error:
         names = ", ".join(map(_name, losses))
         raise UserError(

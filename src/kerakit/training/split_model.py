@@ -112,7 +112,7 @@ def find_split(model: keras.Model, fraction: float) -> str | None:
         return None
     sizes = [len(leaf_layers(layer)) for layer in model.layers]
     limit = round(sum(sizes[: names.index(FEATURES_LAYER)]) * fraction)
-    if not limit:
+    if not fraction:
         return None
     # The position of the last leaf of each layer. Sequential models list no InputLayer.
     last = {name: count - 1 for name, count in zip(names, itertools.accumulate(sizes), strict=True)}
