@@ -21,6 +21,7 @@ lint: $(VENV)/.ready
 	$(BIN)/codespell
 	$(BIN)/mypy src/kerakit tests benchmarks --exclude src/kerakit/project
 	cd src/kerakit/project && $(abspath $(BIN))/mypy --cache-dir $(abspath .mypy_cache)/project --config-file $(abspath pyproject.toml) .
+	for task in src/kerakit/project_tasks/*/; do (cd $$task && MYPYPATH=$(abspath src/kerakit/project) $(abspath $(BIN))/mypy --cache-dir $(abspath .mypy_cache)/tasks --config-file $(abspath pyproject.toml) .) || exit 1; done
 
 # torch as the Keras backend, MLflow, Weights & Biases, a TensorFlow Lite of 2021 under Node, and a browser
 # (apt-get install nodejs npm chromium).

@@ -71,7 +71,9 @@ def _check_data(task: str, data: Path) -> dict[tuple[str, str], str]:
     print(f"format: {found}; {len(reader):,} images, {_describe_labels(reader.class_names)}")
     edits = {("config.py", "DATA_DIR"): f"Path({str(data.resolve())!r})"}
     if isinstance(reader, readers.TableReader):
-        names = {one.column: one.__name__ for one in (Classification, MultiLabel, Regression)}
+        names: dict[Any, str] = {
+            one.column: one.__name__ for one in (Classification, MultiLabel, Regression)
+        }
         names[Segmentation.column] = Segmentation.__name__
         outputs = ", ".join(f'"{name}": {names[kind]}' for name, kind in reader.columns.items())
         edits["task.py", "OUTPUTS"] = f"{{{outputs}}}"

@@ -141,7 +141,8 @@ class TableReader(BaseReader):
         train_ratio: as for ``DataReader``.
         seed: as for ``DataReader``.
         exclusions: as for ``DataReader``.
-        columns: kind of each column to use: "class", "set", "number" or "mask"; default: all
+        columns: kind of each column to use: "class", "set", "number", "mask", or None to infer it
+            by its values; default: all
             columns, and their kinds by their values.
 
     Attributes:
@@ -166,7 +167,7 @@ class TableReader(BaseReader):
         train_ratio: float = 0.8,
         seed: int = 0,
         exclusions: Path | Sequence[str] | None = None,
-        columns: Mapping[str, Kind] | None = None,
+        columns: Mapping[str, Kind | None] | None = None,
     ) -> None:
         self._selected = columns
         super().__init__(data, train_ratio, seed, exclusions)
@@ -352,7 +353,7 @@ class RegressionReader(BaseReader):
 
 
 def _select(
-    path: Path, cells: Mapping[str, pa.Array], selected: Mapping[str, Kind] | None
+    path: Path, cells: Mapping[str, pa.Array], selected: Mapping[str, Kind | None] | None
 ) -> Mapping[str, Kind | None]:
     """Return the columns to read and their kinds, None to infer."""
     if selected is None:
@@ -362,7 +363,7 @@ def _select(
     for name, kind in selected.items():
         if name not in cells:
             raise _missing_column(path, name, cells)
-        if kind not in KINDS:
+        if kind is not None and kind not in KINDS:
             raise UserError(
                 f"the kind of the column {name!r} is {kind!r}; expected one of {', '.join(KINDS)}."
             )

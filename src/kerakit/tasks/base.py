@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from kerakit.data.placement import Placement
     from kerakit.data.reader import Reader
+    from kerakit.data.table_reader import Kind
     from kerakit.report.page import Section
 
 
@@ -83,7 +84,7 @@ class Task:
     frozen = 0.7
     supports_mosaic = False
     prefix = ""
-    column = ""
+    column: Kind | None = None
 
     def __init__(self, class_names: Names = ()) -> None:
         self.class_names: tuple[str, ...] = tuple(class_names)
