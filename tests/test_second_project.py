@@ -49,6 +49,9 @@ class TwoOutputs(Classification):
     def check_outputs(self, outputs): ...
 
 
+TASK = TwoOutputs
+
+
 def get_task(class_names):
     return TwoOutputs(class_names)
 """

@@ -78,7 +78,7 @@ def test_each_phase_has_the_same_learning_rates_on_jax(project: Project, tmp_pat
     add(other, OWN)
     on_jax = subprocess.run(
         [sys.executable, "-c", TRAIN, str(project.path), str(other.path)],
-        env={**os.environ, "KERAS_BACKEND": "jax"},
+        env={**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
         check=False,

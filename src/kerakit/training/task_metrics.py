@@ -41,6 +41,8 @@ class TaskMetrics(keras.callbacks.Callback):
         logs = {} if logs is None else logs
         if {self._task.monitor, f"val_{self._task.main_metric}"} <= logs.keys():
             return
+        if isinstance(self.model.output, list) and len(self.model.outputs) > 1:
+            return  # of a task of the owner's own, for which Keras has metrics per output
         # Not once per epoch: Keras traces the graph of each new model.
         if self._predict is None:
             self._predict = keras_predict_fn(self._task.inference_model(self.model))
