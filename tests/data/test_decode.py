@@ -18,6 +18,7 @@ from sklearn.datasets import load_sample_image
 from kerakit import UserError
 from kerakit.data import decode_image, read_image
 from kerakit.data.decode import decode_with_warning
+from kerakit.device.photo import upright_size
 
 SIZE = (48, 32)
 
@@ -78,7 +79,7 @@ def test_what_is_transparent_is_white() -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_every_exif_orientation_comes_out_upright(orientation: int, kind: str) -> None:
     turns = {
         2: [Image.Transpose.FLIP_LEFT_RIGHT],
@@ -94,9 +95,11 @@ def test_every_exif_orientation_comes_out_upright(orientation: int, kind: str) -
         stored = stored.transpose(turn)
     exif = Image.Exif()
     exif[0x0112] = orientation
-    pixels = decode_image(encoded(stored, kind, exif=exif), SIZE)
+    data = encoded(stored, kind, exif=exif)
+    pixels = decode_image(data, SIZE)
     expected = np.asarray(photo().resize(SIZE, Image.Resampling.BOX))
     assert psnr(pixels, expected) > 28
+    assert upright_size(data) == photo().size
 
 
 def test_a_thumbnail_and_an_enlargement_have_the_size_asked_for() -> None:

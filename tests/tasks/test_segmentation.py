@@ -23,7 +23,7 @@ from kerakit.deploy.edgetpu.forecast import forecast
 from kerakit.deploy.quantization.int8 import quantize_int8
 from kerakit.deploy.quantization.ranges import collect_ranges
 from kerakit.device.decoders import task_files
-from kerakit.device.segmentation import IGNORE, Decoder
+from kerakit.device.segmentation import IGNORED, Decoder
 from kerakit.tasks import Classification, Keypoints, MultiTask, Segmentation, Task
 from kerakit.tasks.masks import read_mask
 from kerakit.tasks.segmentation_losses import MeanIoU, segmentation_loss
@@ -44,7 +44,7 @@ SIZES = st.tuples(st.integers(1, 40), st.integers(1, 40))
 
 def one_hot(masks: Any, known: int = 0) -> Any:
     """Return scores of cells of one pixel for which decoding returns ``masks``."""
-    return np.eye(3, dtype=np.float32)[np.where(masks == IGNORE, known, masks)]
+    return np.eye(3, dtype=np.float32)[np.where(masks == IGNORED, known, masks)]
 
 
 # ------------------------------------------------------------------------------------------ masks
@@ -77,13 +77,13 @@ def test_a_mask_in_colors(tmp_path: Path) -> None:
     # Black is no class unless it is one of the colors.
     colors[1] = (9, 9, 9)
     found = read_mask(tmp_path / "mask.png", 3, (), colors)
-    np.testing.assert_array_equal(found, np.where(expected == 1, IGNORE, expected))
+    np.testing.assert_array_equal(found, np.where(expected == 1, IGNORED, expected))
 
 
 def test_gray_masks_in_colors_and_other_values(tmp_path: Path) -> None:
     values = np.array([[0, 255], [255, 0]], np.uint8)
     Image.fromarray(np.repeat(values[..., None], 3, axis=2)).save(tmp_path / "mask.png")
-    table = np.full(256, IGNORE, np.uint8)
+    table = np.full(256, IGNORED, np.uint8)
     table[[0, 255]] = 0, 1
     found = read_mask(tmp_path / "mask.png", 2, table=table)
     np.testing.assert_array_equal(found, values == 255)
@@ -158,8 +158,8 @@ def test_nothing_is_known_outside_of_a_letterboxed_image(tmp_path: Path) -> None
     annotation = {"polygons": [everything], "classes": [1]}
     mask = task.resize(annotation, placement)["mask"]
     assert (mask[10:30] == 1).all()
-    assert (mask[:10] == IGNORE).all()
-    assert (mask[30:] == IGNORE).all()
+    assert (mask[:10] == IGNORED).all()
+    assert (mask[30:] == IGNORED).all()
 
     Image.fromarray(np.ones((50, 100), np.uint8)).save(tmp_path / "mask.png")
     of_file = task.resize({"mask": tmp_path / "mask.png"}, placement)["mask"]
@@ -202,12 +202,12 @@ def test_scores_are_those_of_scikit_learn_and_keras(seed: int, ignored: float) -
 
     rng = np.random.default_rng(seed)
     targets = rng.integers(0, 3, (2, 4, 8)).astype(np.uint8)
-    targets[rng.random(targets.shape) < ignored] = IGNORE
+    targets[rng.random(targets.shape) < ignored] = IGNORED
     targets[0, 0, 0] = 1
     scores = rng.normal(size=(2, 4, 8, 3)).astype(np.float32)
     task = Segmentation(NAMES)
     predictions = task.decode(scores)
-    known = targets != IGNORE
+    known = targets != IGNORED
     true, predicted = targets[known], scores.argmax(-1)[known]
 
     found = task.score(predictions, targets)
@@ -257,14 +257,14 @@ def test_the_loss_is_that_of_the_formulas(weights: Any) -> None:
     rng = np.random.default_rng(0)
     scores = rng.normal(size=(4, 3, 5, 3)).astype(np.float32)
     targets = rng.integers(0, 3, (4, 12, 20)).astype(np.uint8)
-    targets[rng.random(targets.shape) < 0.2] = IGNORE
-    targets[3] = IGNORE
+    targets[rng.random(targets.shape) < 0.2] = IGNORED
+    targets[3] = IGNORED
     resized = np.stack(
         [cv2.resize(one, (20, 12), interpolation=cv2.INTER_LINEAR) for one in scores]
     )
     exponents = np.exp(resized)
     probabilities = exponents / exponents.sum(-1, keepdims=True)
-    known = targets != IGNORE
+    known = targets != IGNORED
     labels = one_hot(targets) * known[..., None]
     factors = np.asarray(weights or [1, 1, 1])
     entropy = [
@@ -304,7 +304,7 @@ def test_a_mask_returns_to_its_image(resize: str, tmp_path: Path) -> None:
     prediction = TASK.decode(one_hot(of_input)[None])[0]
     located = TASK.locate(prediction, placement)
     mask = TASK._decoder.mask(located, (100, 50))
-    seen = mask != IGNORE
+    seen = mask != IGNORED
     assert seen.all() or resize == "center_crop"
     assert seen[:, 28:72].all()
     assert (mask == original)[seen].mean() > 0.93
@@ -421,7 +421,7 @@ def test_balanced_class_weights_follow_the_masks(tmp_path: Path) -> None:
         def target(self, i: int) -> Any:
             mask = np.zeros((8, 8), np.uint8)
             mask[i * 4 :] = 1
-            mask[:2] = IGNORE if i else 2
+            mask[:2] = IGNORED if i else 2
             return {"mask": mask}
 
     task = Segmentation(NAMES, class_weights="balanced").adapt(Masks())  # type: ignore[arg-type]

@@ -27,6 +27,7 @@ from kerakit.device.photo import (
     jpeg_orientation,
     large_image,
     turn_upright,
+    upright_size,
 )
 from kerakit.device.preprocessing import STRETCH, Preprocessing
 from kerakit.errors import ImageError, UserError
@@ -226,16 +227,15 @@ def read_size(data: bytes) -> tuple[int, int]:
 
 
 def read_upright_size(path: Path | str) -> tuple[int, int]:
-    """Return (width, height) in pixels of an image file, after EXIF orientation.
+    """Return (width, height) in pixels of an image file, its orientation applied.
 
     Raises:
-        ImageError: the file cannot be read.
-        ValueError: it is no image.
+        ImageError: the file cannot be read, or is damaged.
     """
-    data = read_bytes(path)
-    width, height = read_size(data)
-    orientation = clean(data)[1]
-    return (height, width) if orientation >= 5 else (width, height)
+    try:
+        return upright_size(read_bytes(path))
+    except ValueError as error:
+        raise ImageError(path, str(error)) from None
 
 
 def _decode_jpeg(data: bytes, input_size: tuple[int, int]) -> tuple[Pixels, str]:

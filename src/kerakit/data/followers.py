@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kerakit.data.boxes import clip_boxes, visible_boxes
-from kerakit.data.placement import IGNORED
+from kerakit.device.segmentation import IGNORED
 from kerakit.errors import UserError
 
 _RESIZING = {

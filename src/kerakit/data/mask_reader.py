@@ -14,7 +14,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from kerakit.data.annotations.mask_files import (
-    IGNORED,
     Color,
     MaskClasses,
     find_classes,
@@ -31,6 +30,7 @@ from kerakit.data.index import ImageIndex
 from kerakit.data.object_reader import read_objects
 from kerakit.data.table_reader import read_paths
 from kerakit.data.tables import index_columns
+from kerakit.device.segmentation import IGNORED
 from kerakit.errors import ImageError, UserError, list_names
 from kerakit.machine import available_cores
 
@@ -239,7 +239,7 @@ class MaskReader(BaseReader):
     def _check_mask(self, i: int) -> list[tuple[str, str]]:
         try:
             size = read_upright_size(self.image_path(i))
-        except (ImageError, ValueError, OSError):
+        except ImageError:
             return []  # a finding of the image itself
         mask = (self._masks or ())[self.rows[i]]
         return mask_faults(self.root / mask, size, self._classes)

@@ -8,13 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from kerakit.data.decode import read_bytes
-from kerakit.device.photo import upright_size
+from kerakit.data.decode import read_upright_size
 from kerakit.device.preprocessing import Layout, Preprocessing
+from kerakit.device.segmentation import IGNORED
 from kerakit.errors import ImageError
-
-IGNORED = 255
-"""Value of the pixels of a mask that have no class."""
 
 
 class Placement:
@@ -41,10 +38,7 @@ class Placement:
     @cached_property
     def image_size(self) -> tuple[int, int]:
         """(width, height) of the upright image in pixels."""
-        try:
-            return upright_size(read_bytes(self._path))
-        except ValueError as error:
-            raise ImageError(self._path, str(error)) from None
+        return read_upright_size(self._path)
 
     @cached_property
     def layout(self) -> Layout:

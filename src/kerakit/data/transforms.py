@@ -16,7 +16,7 @@ import numpy as np
 from albumentations.core.type_definitions import Targets
 from numpy.typing import NDArray
 
-from kerakit.data.placement import IGNORED
+from kerakit.device.segmentation import IGNORED
 
 Matrix = NDArray[np.float64]
 

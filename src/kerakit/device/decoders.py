@@ -77,6 +77,22 @@ class Raw:
         return image
 
 
+def split_outputs(outputs: Any) -> dict[str, Any]:
+    """Return the outputs of each task by its name; those of several tensors are dictionaries.
+
+    Args:
+        outputs: by "task", or by "task.output" where a task has several.
+    """
+    parts: dict[str, Any] = {}
+    for key, value in outputs.items():
+        name, _, own = key.partition(".")
+        if own:
+            parts.setdefault(name, {})[own] = value
+        else:
+            parts[name] = value
+    return parts
+
+
 class Several:
     """Decodes the outputs of one image of a model with several tasks.
 
@@ -89,25 +105,15 @@ class Several:
             raise ValueError("task.json is damaged: it has no tasks")
         self._decoders = {name: make_decoder(part) for name, part in spec["tasks"].items()}
 
-    def _parts(self, outputs: Any) -> Any:
-        parts: dict[str, Any] = {}
-        for key, value in outputs.items():
-            name, _, own = key.partition(".")
-            if own:
-                parts.setdefault(name, {})[own] = value
-            else:
-                parts[name] = value
-        return {name: parts[name] for name in self._decoders}
-
     def decode(self, outputs: Any) -> Any:
         """Return the prediction of each task; coordinates are fractions of the model's input."""
         return {
-            name: self._decoders[name].decode(one) for name, one in self._parts(outputs).items()
+            name: self._decoders[name].decode(one) for name, one in split_outputs(outputs).items()
         }
 
     def ties(self, outputs: Any, step: float) -> bool:
         """Whether a difference of ``step`` in the outputs may change a prediction."""
-        parts = self._parts(outputs)
+        parts = split_outputs(outputs)
         return any(self._decoders[name].ties(one, step) for name, one in parts.items())
 
     def same(self, prediction: Any, other: Any) -> bool:

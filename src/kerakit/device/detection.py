@@ -5,6 +5,7 @@ Needs Python 3.7, NumPy and Pillow only: it is copied into device bundles.
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any, Sequence  # noqa: UP035 - Python 3.7
 
@@ -100,10 +101,8 @@ class Decoder:
 
     def ties(self, outputs: dict[str, Any], step: float) -> bool:
         """Whether a difference of ``step`` in the logits may change the number of objects."""
-        lower, upper = Decoder.__new__(Decoder), Decoder.__new__(Decoder)
-        counts = []
-        for other, sign in ((lower, 1), (upper, -1)):
-            other.__dict__.update(self.__dict__)
+        other, counts = copy.copy(self), []
+        for sign in (1, -1):
             odds = math.log(self.threshold / (1 - self.threshold)) - 2 * sign * step
             other.minimum = 1 / (1 + math.exp(-odds))
             counts.append(len(other.decode(outputs)))
@@ -232,7 +231,8 @@ def draw_boxes(
         chosen = color or _COLORS[kind % len(_COLORS)]
         pen.rectangle([x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)], outline=chosen, width=width)
         if len(row) > 5 and color is None:
-            text = f"{classes[kind]} {row[4]:.2f}"
+            score = "" if np.isnan(row[4]) else f" {row[4]:.2f}"  # true boxes have none
+            text = f"{classes[kind]}{score}"
             top = y1 - 12 if y1 >= 12 else y1
             left, upper, right, lower = pen.textbbox((x1 + 2, top), text)
             pen.rectangle([left - 2, upper - 1, right + 2, lower + 1], fill=chosen)

@@ -108,7 +108,8 @@ def upright_size(data: bytes) -> tuple[int, int]:
             with Image.open(io.BytesIO(data)) as image:
                 width, height = image.size
                 if not orientation:
-                    image.load()  # a PNG may state its orientation after its pixels
+                    if data.startswith(_PNG) and any(mark in data for mark in _ORIENTED):
+                        image.load()  # its orientation may be behind its pixels
                     orientation = _info_orientation(image.info)
     except ValueError:
         raise
@@ -264,6 +265,10 @@ def clean_jpeg(data: bytes) -> bytes:
     return data
 
 
+_ORIENTED = (b"eXIf", b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")
+"""Marks of the chunks of a PNG that may hold an orientation."""
+
+
 def _clean_png(data: bytes) -> bytes:
     """Return a PNG without chunks that decoding does not need, which may be too large for Pillow.
 
@@ -280,9 +285,7 @@ def _clean_png(data: bytes) -> bytes:
             raise ValueError(f"damaged PNG (checksum of {name.decode('ascii', 'replace')})")
         # The first letter of critical chunks is upper-case.
         is_needed = name[:1].isupper() or name in (b"tRNS", b"eXIf")
-        has_orientation = data.startswith(
-            (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0"), at + 8
-        )
+        has_orientation = data.startswith(_ORIENTED[1:], at + 8)
         if is_needed or (has_orientation and length < 2**20):
             parts.append(data[at : end + 4])
         if name == b"IEND":

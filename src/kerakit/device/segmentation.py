@@ -15,7 +15,7 @@ if __package__ or TYPE_CHECKING:  # in Kerakit
 else:  # on a device: the files beside this one
     from colors import color
 
-IGNORE = 255
+IGNORED = 255
 """The value of pixels without a class: in masks of labels, and outside of a cropped input."""
 
 OPACITY = 0.55
@@ -53,7 +53,7 @@ class Decoder:
         return {**prediction, "area": np.asarray(corners, np.float32).reshape(4)}
 
     def mask(self, prediction: dict[str, Any], size: tuple[int, int]) -> Any:
-        """Return the class index of each pixel, uint8 (height, width); IGNORE outside of the input.
+        """Return the class index of each pixel, uint8 (height, width); IGNORED outside the input.
 
         Args:
             prediction: of ``decode`` or ``to_image``.
@@ -82,9 +82,9 @@ class Decoder:
                 np.copyto(classes, index, where=values > best)
                 np.maximum(best, values, out=best)
         if not used_columns.all():
-            mask[:, ~used_columns] = IGNORE
+            mask[:, ~used_columns] = IGNORED
         if not used_rows.all():
-            mask[~used_rows] = IGNORE
+            mask[~used_rows] = IGNORED
         return mask
 
     def ties(self, outputs: Any, step: float) -> bool:
@@ -123,7 +123,7 @@ class Decoder:
         """Return the image in the colors of each mask, side by side, with one legend below."""
         photo = Image.fromarray(combine(image, masks, self.colors))
         present = np.flatnonzero(
-            np.sum([np.bincount(mask.ravel(), minlength=256)[:IGNORE] for mask in masks], axis=0)
+            np.sum([np.bincount(mask.ravel(), minlength=256)[:IGNORED] for mask in masks], axis=0)
         )
         entries = [(self.classes[i], tuple(self.colors[i].tolist())) for i in present]
         return add_legend(photo, entries)
@@ -131,7 +131,7 @@ class Decoder:
 
 def describe_mask(mask: Any, classes: Sequence[str], top: int) -> list[dict[str, Any]]:
     """Return records of the ``top`` classes with most pixels; see ``Decoder.describe``."""
-    counts = np.bincount(mask.ravel(), minlength=256)[:IGNORE]
+    counts = np.bincount(mask.ravel(), minlength=256)[:IGNORED]
     total = max(1, int(counts.sum()))
     records = []
     for index in np.argsort(-counts, kind="stable")[:top].tolist():
@@ -155,7 +155,7 @@ def describe_mask(mask: Any, classes: Sequence[str], top: int) -> list[dict[str,
 
 def caption_mask(mask: Any, classes: Sequence[str], top: int = 3) -> str:
     """Return the fractions of the ``top`` largest classes, as "road 40%, sky 25%, car 3%"."""
-    counts = np.bincount(mask.ravel(), minlength=256)[:IGNORE]
+    counts = np.bincount(mask.ravel(), minlength=256)[:IGNORED]
     total = max(1, int(counts.sum()))
     order = [i for i in np.argsort(-counts, kind="stable")[:top].tolist() if counts[i]]
     return ", ".join(f"{classes[i]} {counts[i] / total:.0%}" for i in order) or "no class"

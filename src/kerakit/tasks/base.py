@@ -190,13 +190,7 @@ class Task:
             UserError: the numbers don't fit the outputs, or a loss is unknown.
         """
         count = len(model.outputs)
-        names = list(args.loss) * count if len(args.loss) == 1 else list(args.loss)
-        for flag, values in (("--loss", names), ("--loss_weights", args.loss_weights)):
-            if values is not None and len(values) != count:
-                raise UserError(
-                    f"{flag} has {len(values)} value(s); the model has {count} output(s). Give one "
-                    "each."
-                )
+        names = losses_of(args, count, f"{count} output(s)")
         functions = [self.find_loss(name, args, losses or {}) for name in names]
         metrics = metrics or [self.default_metrics]
         columns = [list(metrics[min(i, len(metrics) - 1)]) for i in range(count)]
@@ -310,6 +304,26 @@ class Task:
         return []
 
 
+def losses_of(args: Any, count: int, outputs: str) -> list[str]:
+    """Return the names of the losses of ``count`` outputs.
+
+    Args:
+        args: see ``Task.compile_options``.
+        count: number of outputs.
+        outputs: the outputs, for the message.
+
+    Raises:
+        UserError: the numbers of losses or of their weights don't fit.
+    """
+    names = list(args.loss) * count if len(args.loss) == 1 else list(args.loss)
+    for flag, values in (("--loss", names), ("--loss_weights", args.loss_weights)):
+        if values is not None and len(values) != count:
+            raise UserError(
+                f"{flag} has {len(values)} value(s); the model has {outputs}. Give one each."
+            )
+    return names
+
+
 def label_lines(task: Task) -> list[str]:
     """Return the lines of labels.txt: class names, those of several outputs as output/class.
 
@@ -340,6 +354,34 @@ def check_finite_outputs(outputs: Any) -> None:
             "Its weights are damaged, or its training diverged: train again, with a smaller "
             "--learning_rate."
         )
+
+
+def select_outputs(model: keras.Model, layers: Mapping[str, str]) -> keras.Model:
+    """Return a model with the outputs of layers of ``model``, by names, and its weights.
+
+    Args:
+        model: a model, or the part of one above frozen layers.
+        layers: name of the layer of each output, by the name of the output.
+
+    >>> import keras
+    >>> image = keras.Input((2,))
+    >>> model = keras.Model(image, keras.layers.ReLU()(keras.layers.Dense(3, name="inner")(image)))
+    >>> select_outputs(model, {"x": "inner"}).output_shape
+    {'x': (None, 3)}
+    """
+    import keras
+
+    from kerakit.models.levels import find_tensors
+
+    tensors = find_tensors(model.outputs[0], list(layers.values()))
+    return keras.Model(model.input, dict(zip(layers, tensors, strict=True)), name=model.name)
+
+
+def check_class_count(model: keras.Model, task: Task) -> None:
+    """Raise UserError unless the last axis of the output of ``model`` is that of the classes."""
+    count = model.outputs[0].shape[-1]
+    if count != len(task.class_names):
+        raise UserError(f"the model has {count} classes, the dataset {len(task.class_names)}.")
 
 
 def check_output_shape(

@@ -13,7 +13,14 @@ from kerakit import metrics
 from kerakit.data.labels import are_measurements
 from kerakit.device.classification import Decoder
 from kerakit.errors import UserError, list_names
-from kerakit.tasks.base import Names, Task, check_finite_outputs, check_output_shape, pool
+from kerakit.tasks.base import (
+    Names,
+    Task,
+    check_class_count,
+    check_finite_outputs,
+    check_output_shape,
+    pool,
+)
 from kerakit.tasks.losses import LossFn, find_loss, smooth_labels
 
 if TYPE_CHECKING:
@@ -140,9 +147,7 @@ class Classification(Task):
         """Raise UserError unless ``model`` has one output of (batch, classes)."""
         self._check_class_names()
         check_output_shape(model, self.name, lambda shape: len(shape) == 1, "(batch, classes)")
-        count = model.outputs[0].shape[1]
-        if count != len(self.class_names):
-            raise UserError(f"the model has {count} classes, the dataset {len(self.class_names)}.")
+        check_class_count(model, self)
 
     def check_outputs(self, outputs: NDArray[Any]) -> None:
         """Raise UserError unless ``outputs``, (n, classes), are probabilities with sum 1.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -15,7 +15,7 @@ from kerakit.data.boxes import BBOX_PARAMS, clip_boxes, visible_boxes
 from kerakit.device.detection import Decoder, draw_boxes
 from kerakit.errors import UserError
 from kerakit.tasks import detection_metrics as metrics
-from kerakit.tasks.base import Names, Task, check_finite_outputs, check_output_shape
+from kerakit.tasks.base import Names, Task, check_output_shape, select_outputs
 from kerakit.tasks.losses import LossFn
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ START_DISTANCE = 2.0
 """Distance from a point to the sides of its box before training, in strides."""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Objects:
     """Objects predicted in n images.
 
@@ -53,6 +53,7 @@ class Objects:
         images: per image float32 (objects, 6), the highest score first: left, upper, right and
             lower side as fractions of the input's width and height, score, class index.
         input_size: (width, height) of the input in pixels.
+        evaluated: the targets that they were last evaluated on, and the result.
 
     >>> len(Objects([np.zeros((2, 6), np.float32)], (320, 320)))
     1
@@ -60,6 +61,7 @@ class Objects:
 
     images: list[NDArray[np.float32]]
     input_size: tuple[int, int]
+    evaluated: tuple[NDArray[Any], metrics.CocoResult] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         """Return n."""
@@ -255,13 +257,8 @@ class Detection(Task):
 
     def inference_model(self, model: keras.Model) -> keras.Model:
         """Return the model with outputs box_8, object_8, class_8, and so on for all strides."""
-        import keras
-
-        from kerakit.models.levels import find_tensors
-
         names = [f"{kind}_{stride}" for stride in STRIDES for kind in ("box", "object", "class")]
-        tensors = find_tensors(model.outputs[0], [self.prefix + name for name in names])
-        return keras.Model(model.input, dict(zip(names, tensors, strict=True)), name=model.name)
+        return select_outputs(model, {name: f"{self.prefix}{name}" for name in names})
 
     def check_model(self, model: keras.Model) -> None:
         """Raise UserError unless ``model`` has one output of (batch, points, 5 + classes)."""
@@ -272,10 +269,6 @@ class Detection(Task):
             lambda shape: len(shape) == 2 and shape[1] == count,
             f"(batch, points, 5 + {len(self.class_names)} classes), which task.head returns",
         )
-
-    def check_outputs(self, outputs: Any) -> None:
-        """Raise UserError if outputs are NaN or infinite."""
-        check_finite_outputs(outputs)
 
     # ----------------------------------------------------------------------------------- evaluation
 
@@ -340,6 +333,12 @@ class Detection(Task):
         return found[np.argsort(-errors[found], kind="stable")]
 
     def _coco(self, predictions: Objects, targets: NDArray[Any]) -> metrics.CocoResult:
+        """Return the result for these targets; that of the last ones is held by the predictions."""
+        if predictions.evaluated is None or predictions.evaluated[0] is not targets:
+            predictions.evaluated = targets, self._evaluate(predictions, targets)
+        return predictions.evaluated[1]
+
+    def _evaluate(self, predictions: Objects, targets: NDArray[Any]) -> metrics.CocoResult:
         scale = np.array(predictions.input_size * 2, np.float32)
         pixels = [
             np.column_stack([each[:, :4] * scale, each[:, 4:]]) for each in predictions.images

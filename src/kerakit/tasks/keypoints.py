@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from kerakit.data.augment import is_mirrored
 from kerakit.device.keypoints import Decoder
 from kerakit.errors import UserError, list_names
-from kerakit.tasks.base import Names, Task, check_output_shape
+from kerakit.tasks.base import Names, Task, check_output_shape, select_outputs
 from kerakit.tasks.losses import LossFn
 
 if TYPE_CHECKING:
@@ -222,11 +222,8 @@ class Keypoints(Task):
 
     def inference_model(self, model: keras.Model) -> keras.Model:
         """Return the model with separate heatmaps and offsets, which have a scale each in int8."""
-        import keras
-
         names = ("heatmaps", "offsets")
-        outputs = {name: model.get_layer(f"{self.prefix}{name}").output for name in names}
-        return keras.Model(model.inputs[0], outputs, name=model.name)
+        return select_outputs(model, {name: f"{self.prefix}{name}" for name in names})
 
     @property
     def default_metrics(self) -> tuple[Any, ...]:  # type: ignore[override]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from kerakit.data.placement import IGNORED
+from kerakit.device.segmentation import IGNORED
 from kerakit.errors import UserError, first_line
 
 if TYPE_CHECKING:

@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 
 from kerakit.device.multilabel import Decoder
 from kerakit.errors import UserError
-from kerakit.tasks.base import Names, Task, check_finite_outputs, check_output_shape, pool
+from kerakit.tasks.base import (
+    Names,
+    Task,
+    check_class_count,
+    check_finite_outputs,
+    check_output_shape,
+    pool,
+)
 from kerakit.tasks.losses import LossFn, find_loss
 
 if TYPE_CHECKING:
@@ -89,9 +96,7 @@ class MultiLabel(Task):
     def check_model(self, model: keras.Model) -> None:
         """Raise UserError unless ``model`` has one output of (batch, classes)."""
         check_output_shape(model, self.name, lambda shape: len(shape) == 1, "(batch, classes)")
-        count = model.outputs[0].shape[1]
-        if count != len(self.class_names):
-            raise UserError(f"the model has {count} classes, the dataset {len(self.class_names)}.")
+        check_class_count(model, self)
 
     def check_outputs(self, outputs: NDArray[Any]) -> None:
         """Raise UserError unless ``outputs``, (n, classes), are from 0 to 1."""

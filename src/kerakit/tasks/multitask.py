@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from kerakit.device.decoders import split_outputs
 from kerakit.errors import UserError
-from kerakit.tasks.base import Task, pool
+from kerakit.tasks.base import Task, losses_of, pool
 
 if TYPE_CHECKING:
     import keras
@@ -150,13 +151,7 @@ class MultiTask(Task):
     ) -> dict[str, Any]:
         """Return losses, weights and metrics by the names of the outputs."""
         names = list(self.tasks)
-        chosen = list(args.loss) * len(names) if len(args.loss) == 1 else list(args.loss)
-        for flag, values in (("--loss", chosen), ("--loss_weights", args.loss_weights)):
-            if values is not None and len(values) != len(names):
-                raise UserError(
-                    f"{flag} has {len(values)} value(s); the model has the outputs "
-                    f"{', '.join(names)}. Give one each."
-                )
+        chosen = losses_of(args, len(names), f"the outputs {', '.join(names)}")
         weights = args.loss_weights
         return {
             "loss": {
@@ -176,10 +171,10 @@ class MultiTask(Task):
 
         outputs: dict[str, Any] = {}
         for name, tensor in model.output.items():
-            part = self.tasks[name].inference_model(keras.Model(model.inputs[0], tensor))
+            part = self.tasks[name].inference_model(keras.Model(model.input, tensor))
             own = part.output if isinstance(part.output, dict) else {"": part.outputs[0]}
             outputs.update({f"{name}.{key}".rstrip("."): value for key, value in own.items()})
-        return keras.Model(model.inputs[0], outputs, name=model.name)
+        return keras.Model(model.input, outputs, name=model.name)
 
     def check_model(self, model: keras.Model) -> None:
         """Raise UserError unless the outputs of ``model`` are those of the tasks."""
@@ -198,20 +193,9 @@ class MultiTask(Task):
             except UserError as error:
                 raise UserError(f"output {name}: {error}") from None
 
-    def _parts(self, outputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the outputs of each task's inference model, by the name of the task."""
-        parts: dict[str, Any] = {}
-        for key, value in outputs.items():
-            name, _, own = key.partition(".")
-            if own:
-                parts.setdefault(name, {})[own] = value
-            else:
-                parts[name] = value
-        return parts
-
     def check_outputs(self, outputs: Any) -> None:
         """Raise UserError unless the outputs of each task fit it."""
-        for name, values in self._parts(outputs).items():
+        for name, values in split_outputs(outputs).items():
             try:
                 self.tasks[name].check_outputs(values)
             except UserError as error:
@@ -221,9 +205,8 @@ class MultiTask(Task):
 
     def decode(self, outputs: Any) -> MultiPredictions:
         """Return the predictions of each task."""
-        return MultiPredictions(
-            {name: self.tasks[name].decode(values) for name, values in self._parts(outputs).items()}
-        )
+        parts = split_outputs(outputs)
+        return MultiPredictions({name: self.tasks[name].decode(one) for name, one in parts.items()})
 
     def has_thresholds(self) -> bool:
         """Return whether a task has thresholds."""

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kerakit import metrics
-from kerakit.data.placement import IGNORED, Placement
+from kerakit.data.placement import Placement
 from kerakit.device.captions import add_captions
 from kerakit.device.preprocessing import STRETCH
-from kerakit.device.segmentation import Decoder, caption_mask, combine
+from kerakit.device.segmentation import IGNORED, Decoder, caption_mask, combine
 from kerakit.errors import UserError
-from kerakit.tasks.base import Names, Task, check_output_shape
+from kerakit.tasks.base import Names, Task, check_class_count, check_output_shape
 from kerakit.tasks.losses import LossFn
 from kerakit.tasks.masks import draw_polygons, read_mask
 
@@ -254,9 +254,7 @@ class Segmentation(Task):
         check_output_shape(
             model, self.name, lambda shape: len(shape) == 3, "(batch, rows, columns, classes)"
         )
-        count = model.outputs[0].shape[-1]
-        if count != len(self.class_names):
-            raise UserError(f"the model has {count} classes, the dataset {len(self.class_names)}.")
+        check_class_count(model, self)
 
     # ----------------------------------------------------------------------------------- evaluation
 

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from kerakit.data.placement import IGNORED
+from kerakit.device.segmentation import IGNORED
 from kerakit.tasks.losses import LossFn
 
 EPSILON = 1e-6

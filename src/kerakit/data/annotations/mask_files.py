@@ -22,10 +22,8 @@ from kerakit.data.annotations.listing import (
 )
 from kerakit.data.annotations.yolo import YoloNames
 from kerakit.data.folders import normalize_name
+from kerakit.device.segmentation import IGNORED
 from kerakit.errors import UserError, first_line
-
-IGNORED = 255
-"""Value of pixels without a class."""
 
 SAMPLE = 200
 """Masks that are read to find the classes where no file names them."""

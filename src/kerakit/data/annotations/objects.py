@@ -209,7 +209,7 @@ def fill_sizes(root: Path, annotations: Annotations) -> None:
     def read(row: int) -> tuple[int, int]:
         try:
             return read_upright_size(root / annotations.images[row])
-        except (ImageError, ValueError, OSError):
+        except ImageError:
             return (0, 0)
 
     with ThreadPoolExecutor(available_cores()) as pool:
