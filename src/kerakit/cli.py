@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 from pydantic import Field, ValidationError, validate_call
@@ -17,6 +17,7 @@ from tyro.extras import SubcommandApp
 from kerakit import __version__, script
 from kerakit.errors import JobError, UserError, printable
 from kerakit.flags import REGISTRY, Flag, arrange_words, invalid_flags, suggest
+from kerakit.update import TaskName
 
 app = SubcommandApp()
 _flags: dict[str, list[Flag]] = {}
@@ -44,15 +45,7 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
 @_command
 def new(
     directory: tyro.conf.Positional[Path],
-    task: Literal[
-        "classification",
-        "multilabel",
-        "regression",
-        "segmentation",
-        "keypoints",
-        "detection",
-        "multitask",
-    ] = "classification",
+    task: TaskName = "classification",
     data: Path | None = None,
 ) -> None:
     """Create a project that is ready to run.

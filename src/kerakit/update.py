@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 from kerakit import __version__
 from kerakit.errors import UserError
@@ -24,10 +25,18 @@ TEMPLATE = Path(__file__).with_name("project")
 _VARIANTS = Path(__file__).with_name("project_tasks")
 """Files of the projects of other tasks, by the name of the task, that differ from the template."""
 
-TASKS = (
-    *("classification", "multilabel", "regression", "segmentation", "keypoints", "detection"),
+TaskName = Literal[
+    "classification",
+    "multilabel",
+    "regression",
+    "segmentation",
+    "keypoints",
+    "detection",
     "multitask",
-)
+]
+"""Type of the task of a new project."""
+
+TASKS: tuple[str, ...] = get_args(TaskName)
 """Tasks of new projects."""
 
 _PAST_TEMPLATES = Path(__file__).with_name("templates")

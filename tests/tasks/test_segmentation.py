@@ -74,7 +74,7 @@ def test_a_mask_in_colors(tmp_path: Path) -> None:
     expected = np.array([[2, 0, 1], [1, 2, 0]], np.uint8)
     Image.fromarray(np.array(colors, np.uint8)[expected]).save(tmp_path / "mask.png")
     np.testing.assert_array_equal(read_mask(tmp_path / "mask.png", 3, (), colors), expected)
-    # Black is no class unless it is one of the colors.
+    # Black has no class unless it is one of the colors.
     colors[1] = (9, 9, 9)
     found = read_mask(tmp_path / "mask.png", 3, (), colors)
     np.testing.assert_array_equal(found, np.where(expected == 1, IGNORED, expected))
@@ -87,7 +87,7 @@ def test_gray_masks_in_colors_and_other_values(tmp_path: Path) -> None:
     table[[0, 255]] = 0, 1
     found = read_mask(tmp_path / "mask.png", 2, table=table)
     np.testing.assert_array_equal(found, values == 255)
-    # Without a table, 255 is no class.
+    # Without a table, 255 marks pixels without a class.
     np.testing.assert_array_equal(read_mask(tmp_path / "mask.png", 2), values)
 
 

@@ -68,7 +68,7 @@ FINDINGS = {
     "unreadable mask": "the mask cannot be decoded",
     "mask of another size": "the mask has another size than its image; it is resized",
     "mask in colors": "expected class indices, or a color of each class (class_dict.csv)",
-    "unknown mask value": "a value or color that is no class; training stops",
+    "unknown mask value": "a value or color without a class; training stops",
     "similar class names": "they differ in case or spaces only; rename one of them",
     "unused class": "no image has this class",
 }

@@ -311,7 +311,7 @@ class MaskReader(BaseReader):
                 parts = [part / whole for part in trace_polygons(mask)]
             parts = [part for part in parts if np.isfinite(part).all()]
             label = IGNORED if columns.crowd[i] else int(columns.classes[i]) + self._first
-            # Parts that overlap are no holes in COCO, YOLO and LabelMe; only run lengths have them.
+            # Overlapping parts are not holes in COCO, YOLO and LabelMe; only run lengths have them.
             has_holes = int(i) in columns.rle
             first = objects[-1] + 1 if objects else 0
             objects += [first + (0 if has_holes else n) for n in range(len(parts))]

@@ -37,7 +37,7 @@ _HUE_SIN = np.outer(_RGB[:, 2], _YIQ[1]) - np.outer(_RGB[:, 1], _YIQ[2])
 class Warp(A.DualTransform):
     """Flip, scale, rotate and shift in one step, together with masks, boxes and keypoints.
 
-    Outside the image, masks are 255, which is no class. The image is reflected at its border; if
+    Outside the image, masks are 255: without a class. The image is reflected at its border; if
     boxes or keypoints follow, it is gray there, because reflected objects would have no labels.
     A box becomes the box around its moved inscribed ellipse: exact without a rotation, and
     closer to most objects than the box around its moved corners, which grows (Kalra et al.,

@@ -258,7 +258,7 @@ def predict_images(
                     )
                     continue
                 prediction, size = task.decode(outputs)[0], (image.shape[1], image.shape[0])
-                if placement is not None:
+                if placement is not None and task.has_coordinates:
                     place = placement(path)
                     prediction = task.locate(prediction, place)
                     size = place.image_size

@@ -14,6 +14,24 @@ LINE = 14
 """Height of a line in pixels."""
 
 
+class Labels:
+    """Base of the decoders of labels that have no coordinates in the image."""
+
+    has_coordinates = False
+
+    def to_image(self, prediction: Any, layout: Any) -> Any:
+        """Return the prediction."""
+        return prediction
+
+    def caption(self, prediction: Any) -> str:
+        """Return the prediction as one line of text."""
+        raise NotImplementedError
+
+    def draw(self, image: Any, prediction: Any) -> Image.Image:
+        """Return the image, uint8 (height, width, 3), with the prediction below it."""
+        return add_captions(image, [self.caption(prediction)])
+
+
 def add_captions(image: Any, lines: Sequence[str]) -> Image.Image:
     """Return the image, uint8 (height, width, 3), with lines of text below it."""
     photo = Image.fromarray(np.asarray(image).astype(np.uint8))

@@ -8,15 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 if __package__ or TYPE_CHECKING:  # in Kerakit
-    from kerakit.device.captions import add_captions
+    from kerakit.device.captions import Labels
 else:  # on a device: the files beside this one
-    from captions import add_captions
+    from captions import Labels
 
 
-class Decoder:
+class Decoder(Labels):
     """Decodes the scores of one image, (classes,).
 
     Args:
@@ -39,10 +38,6 @@ class Decoder:
         """Whether two predictions are of the same class."""
         return int(np.argmax(prediction)) == int(np.argmax(other))
 
-    def to_image(self, prediction: Any, layout: Any) -> Any:
-        """Return the prediction: a class has no coordinates."""
-        return prediction
-
     def describe(self, prediction: Any, top: int = 1, size: Any = None) -> list[dict[str, Any]]:
         """Return the ``top`` labels with their confidences, the highest first."""
         order = np.argsort(-np.asarray(prediction, np.float64), kind="stable")[:top]
@@ -52,7 +47,3 @@ class Decoder:
         """Return the ``top`` labels and their confidences."""
         rows = self.describe(prediction, top)
         return ", ".join(f"{row['label']} {row['confidence']:.2f}" for row in rows)
-
-    def draw(self, image: Any, prediction: Any) -> Image.Image:
-        """Return the image, uint8 (height, width, 3), with the label below it."""
-        return add_captions(image, [self.caption(prediction)])

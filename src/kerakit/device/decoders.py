@@ -7,7 +7,12 @@ tasks that the model has. Each of them has a class ``Decoder`` with the methods 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if __package__ or TYPE_CHECKING:  # in Kerakit
+    from kerakit.device.captions import Labels
+else:  # on a device: the files beside this one
+    from captions import Labels
 
 TASKS = ("classification", "multilabel", "regression", "segmentation", "keypoints", "detection")
 
@@ -41,7 +46,7 @@ def task_files(spec: dict[str, Any]) -> list[str]:
     return sorted(f"{name}.py" for name in names | colored)
 
 
-class Raw:
+class Raw(Labels):
     """Outputs as they are, for tasks of the owner's own."""
 
     def decode(self, outputs: Any) -> Any:
@@ -55,10 +60,6 @@ class Raw:
     def same(self, prediction: Any, other: Any) -> bool:
         """Whether two predictions are equal."""
         return all((one == other[name]).all() for name, one in prediction.items())
-
-    def to_image(self, prediction: Any, layout: Any) -> Any:
-        """Return the outputs."""
-        return prediction
 
     def describe(self, prediction: Any, top: int = 1, size: Any = None) -> list[dict[str, Any]]:
         """Return one record of all outputs."""
@@ -104,6 +105,7 @@ class Several:
         if not isinstance(spec.get("tasks"), dict):
             raise ValueError("task.json is damaged: it has no tasks")
         self._decoders = {name: make_decoder(part) for name, part in spec["tasks"].items()}
+        self.has_coordinates = any(one.has_coordinates for one in self._decoders.values())
 
     def decode(self, outputs: Any) -> Any:
         """Return the prediction of each task; coordinates are fractions of the model's input."""

@@ -43,6 +43,8 @@ class Decoder:
         minimum: lowest score that is decoded; default: the threshold.
     """
 
+    has_coordinates = True
+
     def __init__(self, spec: dict[str, Any], minimum: float | None = None) -> None:
         self.classes = [str(name) for name in spec["classes"]]
         self.strides = [int(stride) for stride in spec["strides"]]

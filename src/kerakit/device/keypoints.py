@@ -32,6 +32,8 @@ class Decoder:
             pairs of names that are connected by a line.
     """
 
+    has_coordinates = True
+
     def __init__(self, spec: dict[str, Any]) -> None:
         self.names = list(spec["classes"])
         self.lines = [

@@ -8,15 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 if __package__ or TYPE_CHECKING:  # in Kerakit
-    from kerakit.device.captions import add_captions
+    from kerakit.device.captions import Labels
 else:  # on a device: the files beside this one
-    from captions import add_captions
+    from captions import Labels
 
 
-class Decoder:
+class Decoder(Labels):
     """Decodes the scores of one image, (classes,): each class is present or not.
 
     Args:
@@ -39,10 +38,6 @@ class Decoder:
         """Whether two predictions have the same labels."""
         return bool(((prediction >= self.thresholds) == (other >= self.thresholds)).all())
 
-    def to_image(self, prediction: Any, layout: Any) -> Any:
-        """Return the prediction: labels have no coordinates."""
-        return prediction
-
     def describe(self, prediction: Any, top: int = 0, size: Any = None) -> list[dict[str, Any]]:
         """Return the labels that are present with their confidences, the highest first.
 
@@ -62,7 +57,3 @@ class Decoder:
         """Return the labels that are present and their confidences."""
         rows = [row for row in self.describe(prediction) if row["present"]]
         return ", ".join(f"{row['label']} {row['confidence']:.2f}" for row in rows) or "no label"
-
-    def draw(self, image: Any, prediction: Any) -> Image.Image:
-        """Return the image, uint8 (height, width, 3), with the labels below it."""
-        return add_captions(image, [self.caption(prediction)])

@@ -373,13 +373,16 @@ def main() -> int:
 def predict(model: Model, path: Path, args: Any) -> str:
     """Predict one photo, draw it with --draw, and return the line to print."""
     outputs, ms = model.run(model.read(path))
-    with input_errors(path):
-        size = photo.upright_size(path.read_bytes())
-        layout = model.preprocessing.layout(*size, (model.shape[1], model.shape[0]))
-    prediction = model.decoder.to_image(model.decode(outputs), layout)
+    prediction, size = model.decode(outputs), (1, 1)
+    if args.draw or model.decoder.has_coordinates:
+        with input_errors(path):
+            data = path.read_bytes()
+            size = photo.upright_size(data)
+            layout = model.preprocessing.layout(*size, (model.shape[1], model.shape[0]))
+        prediction = model.decoder.to_image(prediction, layout)
     if args.draw:
         with input_errors(path):
-            image = photo.decode(path.read_bytes(), *size)
+            image = photo.decode(data, *size)
         drawn = model.decoder.draw(image, prediction)
         target = args.draw / f"{path.stem}-{hashlib.sha256(bytes(path)).hexdigest()[:6]}.png"
         try:

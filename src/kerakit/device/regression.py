@@ -8,15 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 if __package__ or TYPE_CHECKING:  # in Kerakit
-    from kerakit.device.captions import add_captions
+    from kerakit.device.captions import Labels
 else:  # on a device: the files beside this one
-    from captions import add_captions
+    from captions import Labels
 
 
-class Decoder:
+class Decoder(Labels):
     """Decodes the outputs of one image, (quantities,), fractions of the range of each quantity.
 
     Args:
@@ -42,10 +41,6 @@ class Decoder:
         span = np.abs(self.high - self.low)
         return bool((np.abs(prediction - other) <= 0.02 * span).all())
 
-    def to_image(self, prediction: Any, layout: Any) -> Any:
-        """Return the prediction: numbers have no coordinates."""
-        return prediction
-
     def describe(self, prediction: Any, top: int = 0, size: Any = None) -> list[dict[str, Any]]:
         """Return one record per quantity."""
         return [
@@ -55,7 +50,3 @@ class Decoder:
     def caption(self, prediction: Any, top: int = 0) -> str:
         """Return the quantities and their values."""
         return ", ".join(f"{name} {value:.4g}" for name, value in zip(self.names, prediction))
-
-    def draw(self, image: Any, prediction: Any) -> Image.Image:
-        """Return the image, uint8 (height, width, 3), with the values below it."""
-        return add_captions(image, [self.caption(prediction)])

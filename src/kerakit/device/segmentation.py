@@ -37,6 +37,8 @@ class Decoder:
             green, blue) per class.
     """
 
+    has_coordinates = True
+
     def __init__(self, spec: dict[str, Any]) -> None:
         self.classes = list(spec["classes"])
         colors = spec.get("colors") or [color(i) for i in range(len(self.classes))]

@@ -61,6 +61,8 @@ class Task:
         is_calibrated: whether ``calibrate`` has set thresholds, also part of ``spec``.
         needs_map: whether ``head`` needs features of shape (batch, height, width, channels); others
             take (batch, channels), too.
+        has_coordinates: whether predictions depend on the position of the image in the input, or
+            records on its size.
         supports_mosaic: whether annotations are dictionaries with "boxes", which mosaics combine.
         frozen: fraction of the backbone's layers that stay frozen in fine-tuning.
         prefix: of the names of the layers of ``head``.
@@ -82,6 +84,7 @@ class Task:
     is_calibrated = False
     needs_map = False
     frozen = 0.7
+    has_coordinates = True
     supports_mosaic = False
     prefix = ""
     column: Kind | None = None
@@ -264,14 +267,14 @@ class Task:
         return prediction
 
     def describe(
-        self, prediction: Any, top: int = 1, size: tuple[int, int] = (1, 1)
+        self, prediction: Any, top: int | None = None, size: tuple[int, int] = (1, 1)
     ) -> list[dict[str, Any]]:
         """Return a prediction as up to ``top`` records for CSV and JSON.
 
         Args:
             prediction: a prediction, located in its image.
-            top: number of records.
-            size: (width, height) of the image in pixels.
+            top: number of records; None: as many as are usual for the task.
+            size: (width, height) of the image in pixels, if ``has_coordinates``.
         """
         raise NotImplementedError
 
@@ -356,6 +359,38 @@ def check_finite_outputs(outputs: Any) -> None:
         )
 
 
+class DecodedTask(Task):
+    """Base of the tasks whose predictions are decoded and described by a file of the device.
+
+    Attributes:
+        decoder_class: the ``Decoder`` of that file.
+    """
+
+    decoder_class: type[Any]
+
+    @property
+    def _decoder(self) -> Any:
+        return self.decoder_class(self.spec())
+
+    def locate(self, prediction: Any, placement: Placement) -> Any:
+        """Return a prediction with coordinates of the original image instead of the input."""
+        if not self.has_coordinates:
+            return prediction
+        return self._decoder.to_image(prediction, placement.layout)
+
+    def describe(
+        self, prediction: Any, top: int | None = None, size: tuple[int, int] = (1, 1)
+    ) -> list[dict[str, Any]]:
+        """Return a prediction as records; see ``describe`` of the decoder, also for ``top``."""
+        options = {} if top is None else {"top": top}
+        records: list[dict[str, Any]] = self._decoder.describe(prediction, size=size, **options)
+        return records
+
+    def format_prediction(self, prediction: Any) -> str:
+        """Return a prediction as one line of text: the caption of the decoder."""
+        return str(self._decoder.caption(prediction))
+
+
 def select_outputs(model: keras.Model, layers: Mapping[str, str]) -> keras.Model:
     """Return a model with the outputs of layers of ``model``, by names, and its weights.
 
@@ -366,8 +401,8 @@ def select_outputs(model: keras.Model, layers: Mapping[str, str]) -> keras.Model
     >>> import keras
     >>> image = keras.Input((2,))
     >>> model = keras.Model(image, keras.layers.ReLU()(keras.layers.Dense(3, name="inner")(image)))
-    >>> select_outputs(model, {"x": "inner"}).output_shape
-    {'x': (None, 3)}
+    >>> sorted(select_outputs(model, {"x": "inner"}).output)
+    ['x']
     """
     import keras
 

@@ -14,8 +14,7 @@ from kerakit.data.labels import are_measurements
 from kerakit.device.classification import Decoder
 from kerakit.errors import UserError, list_names
 from kerakit.tasks.base import (
-    Names,
-    Task,
+    DecodedTask,
     check_class_count,
     check_finite_outputs,
     check_output_shape,
@@ -75,7 +74,7 @@ class ClassPredictions:
         return scores
 
 
-class Classification(Task):
+class Classification(DecodedTask):
     """Task that predicts one class per image.
 
     Annotations and targets are class indices, int32 (); outputs are scores, float32 (n, classes).
@@ -90,14 +89,12 @@ class Classification(Task):
     """
 
     name = "classification"
+    decoder_class = Decoder
+    has_coordinates = False
     column = "class"
     main_metric = "accuracy"
     default_loss = "sparse_categorical_crossentropy"
     default_metrics = ("accuracy",)
-
-    def __init__(self, class_names: Names) -> None:
-        super().__init__(class_names)
-        self._decoder = Decoder(self.spec())
 
     # ------------------------------------------------------------------------------------- training
 
@@ -219,15 +216,6 @@ class Classification(Task):
         """Return the sample indices of wrong predictions, int64, the most confident first."""
         wrong = np.flatnonzero(predictions.classes != annotations)
         return wrong[np.argsort(-predictions.confidence[wrong], kind="stable")]
-
-    def describe(
-        self,
-        prediction: NDArray[np.float32],
-        top: int = 1,
-        size: tuple[int, int] = (1, 1),
-    ) -> list[dict[str, Any]]:
-        """Return the ``top`` labels with their confidences."""
-        return self._decoder.describe(prediction, top, size)
 
     def format_prediction(self, prediction: NDArray[np.float32]) -> str:
         """Return the predicted label and its confidence."""

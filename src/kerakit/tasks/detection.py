@@ -15,7 +15,7 @@ from kerakit.data.boxes import BBOX_PARAMS, clip_boxes, visible_boxes
 from kerakit.device.detection import Decoder, draw_boxes
 from kerakit.errors import UserError
 from kerakit.tasks import detection_metrics as metrics
-from kerakit.tasks.base import Names, Task, check_output_shape, select_outputs
+from kerakit.tasks.base import DecodedTask, Names, check_output_shape, select_outputs
 from kerakit.tasks.losses import LossFn
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Objects:
         return self.images[i]
 
 
-class Detection(Task):
+class Detection(DecodedTask):
     """Task that predicts the boxes and classes of all objects of an image.
 
     Annotations are dictionaries: "boxes", float32 (n, 4), left, upper, right and lower side as
@@ -103,6 +103,7 @@ class Detection(Task):
     """
 
     name = "detection"
+    decoder_class = Decoder
     main_metric = "map50"
     monitor = "val_map50"
     mistakes_title = "Most mistakes"
@@ -189,7 +190,7 @@ class Detection(Task):
         right and lower side in strides, and the logits of objectness and classes.
 
         Raises:
-            UserError: width or height of the input is no multiple of the largest stride, or the
+            UserError: the largest stride does not divide width and height of the input, or the
                 backbone lacks a level.
         """
         import keras
@@ -351,24 +352,6 @@ class Detection(Task):
 
     # --------------------------------------------------------------------------------- presentation
 
-    def _decoder(self) -> Decoder:
-        return Decoder(self.spec())
-
-    def locate(self, prediction: NDArray[Any], placement: Placement) -> NDArray[Any]:
-        """Return the objects as fractions of the original image."""
-        located: NDArray[Any] = self._decoder().to_image(prediction, placement.layout)
-        return located
-
-    def describe(
-        self, prediction: Any, top: int = 100, size: tuple[int, int] = (1, 1)
-    ) -> list[dict[str, Any]]:
-        """Return the ``top`` objects: label, confidence, and x1, y1, x2, y2 in pixels."""
-        return self._decoder().describe(prediction, top, size)
-
-    def format_prediction(self, prediction: Any) -> str:
-        """Return the number of objects of each class."""
-        return self._decoder().caption(prediction)
-
     def format_annotation(self, target: Any) -> str:
         """Return the number of true objects of each class."""
         classes = target[target[:, 5] > 0, 0].astype(int)
@@ -391,7 +374,7 @@ class Detection(Task):
             color = None if prediction is None else (255, 255, 255)
             drawn = draw_boxes(drawn, rows, self.class_names, color)
         if prediction is not None:
-            drawn = self._decoder().draw(drawn, prediction)
+            drawn = self._decoder.draw(drawn, prediction)
         return np.asarray(drawn)
 
     def plot(self, predictions: Objects, targets: NDArray[Any]) -> dict[str, Figure]:

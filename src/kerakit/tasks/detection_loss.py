@@ -56,7 +56,7 @@ class DetectionLoss(keras.losses.Loss):
     overlap (task alignment learning: Feng et al. 2021, arXiv:2108.07755, section 3.2). The loss is
     the sum of 1 - GIoU (Rezatofighi et al. 2019, arXiv:1902.09630) and the cross-entropies
     of classes, both weighted by the alignment, and the cross-entropy of objectness with the
-    alignment as target. Points inside crowds, and outside objects, are no background.
+    alignment as target. Points inside crowds, and outside objects, do not count as background.
 
     Targets: float32 (batch, boxes, 6): class, x1, y1, x2, y2 in pixels, and 1 for an object, 0 for
     padding, -1 for a crowd. Outputs: float32 (batch, points, 4 + 1 + classes): distances from the

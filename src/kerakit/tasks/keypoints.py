@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from kerakit.data.augment import is_mirrored
 from kerakit.device.keypoints import Decoder
 from kerakit.errors import UserError, list_names
-from kerakit.tasks.base import Names, Task, check_output_shape, select_outputs
+from kerakit.tasks.base import DecodedTask, Names, check_output_shape, select_outputs
 from kerakit.tasks.losses import LossFn
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def left_right_pairs(names: Names) -> list[tuple[str, str]]:
     return pairs
 
 
-class Keypoints(Task):
+class Keypoints(DecodedTask):
     """Task that predicts the positions of named points of one object per image.
 
     Annotations are ``{"keypoints": float32 (points, 3)}``: x and y as fractions of the image, and
@@ -106,6 +106,7 @@ class Keypoints(Task):
     """
 
     name = "keypoints"
+    decoder_class = Decoder
     main_metric = "pck"
     monitor = "val_pck"
     mistakes_title = "Largest distances"
@@ -149,10 +150,6 @@ class Keypoints(Task):
                 f"{name}: expected pairs of {list_names(self.class_names)}, got {tuple(pair)!r}."
             )
         return list(pair)
-
-    @property
-    def _decoder(self) -> Decoder:
-        return Decoder(self.spec())
 
     # ---------------------------------------------------------------------------------- annotations
 
@@ -336,20 +333,6 @@ class Keypoints(Task):
         return found[np.argsort(-worst[found], kind="stable")]
 
     # --------------------------------------------------------------------------------- presentation
-
-    def locate(self, prediction: Any, placement: Placement) -> Any:
-        """Return the points as fractions of the original image."""
-        return self._decoder.to_image(prediction, placement.layout)
-
-    def describe(
-        self, prediction: Any, top: int = 0, size: tuple[int, int] = (1, 1)
-    ) -> list[dict[str, Any]]:
-        """Return one record per point, or of the ``top`` most confident ones, with its pixel."""
-        return self._decoder.describe(prediction, top, size)
-
-    def format_prediction(self, prediction: Any) -> str:
-        """Return the positions of confident points, in percent of width and height."""
-        return self._decoder.caption(prediction)
 
     def format_annotation(self, target: Any) -> str:
         """Return the names of the points that are present."""

@@ -30,7 +30,7 @@ def read_mask(
     """Return the class indices of a mask file, uint8 (height, width), 255 without a class.
 
     Indexed images contain their indices, gray ones their values, and images in colors the classes
-    of ``colors``; black is no class unless it is one of them.
+    of ``colors``; black has no class unless it is one of them.
 
     Args:
         path: the image file.
@@ -41,7 +41,7 @@ def read_mask(
             values; default: equal.
 
     Raises:
-        UserError: the file is unreadable, or has values or colors that are no class.
+        UserError: the file is unreadable, or has values or colors without a class.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -76,8 +76,8 @@ def read_mask(
         found = ", ".join(map(str, np.unique(values[unknown])[:5]))
         raise UserError(
             f"the mask {path} has {int(unknown.sum())} pixels of value {found}; classes are 0 to "
-            f"{classes - 1}, and {IGNORED} is no class. Name all classes, or pass the values "
-            "without a class as ignore=[...] to the task."
+            f"{classes - 1}, and {IGNORED} marks pixels without a class. Name all classes, or pass "
+            "the values without a class as ignore=[...] to the task."
         )
     return mask
 
@@ -115,7 +115,7 @@ def _find_colors(
     if unknown.any():
         red, green, blue = pixels[unknown][0].tolist()
         raise UserError(
-            f"the mask {path} has {int(unknown.sum())} pixels of colors that are no class, such as "
+            f"the mask {path} has {int(unknown.sum())} pixels of colors without a class, such as "
             f"({red}, {green}, {blue}). Add them to colors, or save the mask without lossy "
             "compression."
         )

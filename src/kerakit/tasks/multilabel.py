@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from kerakit.device.multilabel import Decoder
 from kerakit.errors import UserError
 from kerakit.tasks.base import (
+    DecodedTask,
     Names,
-    Task,
     check_class_count,
     check_finite_outputs,
     check_output_shape,
@@ -29,7 +29,7 @@ MIN_POSITIVES = 5
 """Fewest validation images of a class for a threshold of its own; below, it is 0.5."""
 
 
-class MultiLabel(Task):
+class MultiLabel(DecodedTask):
     """Task that predicts the set of classes of an image, each by a score of its own.
 
     Annotations and targets are multi-hot, float32 (classes,): 1 for the classes of the image.
@@ -49,6 +49,8 @@ class MultiLabel(Task):
     """
 
     name = "multilabel"
+    decoder_class = Decoder
+    has_coordinates = False
     column = "set"
     main_metric = "average_precision"
     default_loss = "binary_crossentropy"
@@ -198,19 +200,6 @@ class MultiLabel(Task):
         return found[np.argsort(-distance[found], kind="stable")]
 
     # --------------------------------------------------------------------------------- presentation
-
-    def _decoder(self) -> Decoder:
-        return Decoder(self.spec())
-
-    def describe(
-        self, prediction: Any, top: int = 0, size: tuple[int, int] = (1, 1)
-    ) -> list[dict[str, Any]]:
-        """Return the labels that are present, and others up to ``top``, with their confidences."""
-        return self._decoder().describe(prediction, top, size)
-
-    def format_prediction(self, prediction: Any) -> str:
-        """Return the labels that are present."""
-        return self._decoder().caption(prediction)
 
     def format_annotation(self, target: Any) -> str:
         """Return the true labels."""

@@ -53,6 +53,7 @@ class MultiTask(Task):
             name: task.class_names for name, task in self.tasks.items()
         }
         self.needs_map = any(task.needs_map for task in self.tasks.values())
+        self.has_coordinates = any(task.has_coordinates for task in self.tasks.values())
         self.frozen = min(task.frozen for task in self.tasks.values())
 
     def spec(self) -> dict[str, Any]:
@@ -270,12 +271,12 @@ class MultiTask(Task):
         return {name: self.tasks[name].locate(one, placement) for name, one in prediction.items()}
 
     def describe(
-        self, prediction: Any, top: int = 1, size: tuple[int, int] = (1, 1)
+        self, prediction: Any, top: int | None = None, size: tuple[int, int] = (1, 1)
     ) -> list[dict[str, Any]]:
         """Return one record with the first record of each task, ``task_key``."""
         record: dict[str, Any] = {}
         for name, one in prediction.items():
-            rows = self.tasks[name].describe(one, top, size)
+            rows = self.tasks[name].describe(one, top or 1, size)
             record.update(
                 {f"{name}_{key}": value for row in rows[:1] for key, value in row.items()}
             )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from kerakit.device.regression import Decoder
 from kerakit.errors import UserError
-from kerakit.tasks.base import Names, Task, check_output_shape, pool
+from kerakit.tasks.base import DecodedTask, Names, check_output_shape, pool
 
 if TYPE_CHECKING:
     import keras
@@ -26,7 +26,7 @@ LARGE_ERROR = 0.1
 """Fraction of the range from which an error is listed as a mistake."""
 
 
-class Regression(Task):
+class Regression(DecodedTask):
     """Task that predicts numbers, such as a count, an angle or a price.
 
     Annotations are numbers, float32 (quantities,). Targets and outputs are fractions of the range
@@ -46,6 +46,8 @@ class Regression(Task):
     """
 
     name = "regression"
+    decoder_class = Decoder
+    has_coordinates = False
     column = "number"
     main_metric = "r2"
     mistakes_title = "Largest errors"
@@ -160,16 +162,6 @@ class Regression(Task):
         return found[np.argsort(-errors[found], kind="stable")]
 
     # --------------------------------------------------------------------------------- presentation
-
-    def describe(
-        self, prediction: Any, top: int = 0, size: tuple[int, int] = (1, 1)
-    ) -> list[dict[str, Any]]:
-        """Return one record per quantity."""
-        return Decoder(self.spec()).describe(prediction, top, size)
-
-    def format_prediction(self, prediction: Any) -> str:
-        """Return quantities and values."""
-        return Decoder(self.spec()).caption(prediction)
 
     def format_annotation(self, target: Any) -> str:
         """Return quantities and true values."""

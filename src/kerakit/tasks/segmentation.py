@@ -15,7 +15,7 @@ from kerakit.device.captions import add_captions
 from kerakit.device.preprocessing import STRETCH
 from kerakit.device.segmentation import IGNORED, Decoder, caption_mask, combine
 from kerakit.errors import UserError
-from kerakit.tasks.base import Names, Task, check_class_count, check_output_shape
+from kerakit.tasks.base import DecodedTask, Names, check_class_count, check_output_shape
 from kerakit.tasks.losses import LossFn
 from kerakit.tasks.masks import draw_polygons, read_mask
 
@@ -88,7 +88,7 @@ class MaskPredictions:
         return self._masks
 
 
-class Segmentation(Task):
+class Segmentation(DecodedTask):
     """Task that predicts one class per pixel.
 
     Annotations are those of ``kerakit.data.MaskReader``: ``{"mask": path}``, a file of class
@@ -115,6 +115,7 @@ class Segmentation(Task):
     """
 
     name = "segmentation"
+    decoder_class = Decoder
     column = "mask"
     main_metric = "mean_iou"
     monitor = "val_mean_iou"
@@ -172,10 +173,6 @@ class Segmentation(Task):
             self.class_weights = (median / np.maximum(labeled, 0.01 * median)).tolist()
         return self
 
-    @property
-    def _decoder(self) -> Decoder:
-        return Decoder(self.spec())
-
     # ---------------------------------------------------------------------------------- annotations
 
     def resize(self, annotation: Any, placement: Placement) -> dict[str, NDArray[np.uint8]]:
@@ -198,7 +195,7 @@ class Segmentation(Task):
         """Return the mask, uint8 (height, width).
 
         Raises:
-            UserError: it has another size than the input, or a value that is no class.
+            UserError: it has another size than the input, or a value without a class.
         """
         mask = np.asarray(annotation["mask"])
         if mask.shape != (input_size[1], input_size[0]):
@@ -324,20 +321,6 @@ class Segmentation(Task):
         return found[np.argsort(iou[found], kind="stable")]
 
     # --------------------------------------------------------------------------------- presentation
-
-    def locate(self, prediction: Any, placement: Placement) -> Any:
-        """Return the prediction for the original image."""
-        return self._decoder.to_image(prediction, placement.layout)
-
-    def describe(
-        self, prediction: Any, top: int = 100, size: tuple[int, int] = (1, 1)
-    ) -> list[dict[str, Any]]:
-        """Return the ``top`` largest classes with their fraction and the box around them."""
-        return self._decoder.describe(prediction, top, size)
-
-    def format_prediction(self, prediction: Any) -> str:
-        """Return the fractions of the largest predicted classes."""
-        return self._decoder.caption(prediction)
 
     def format_annotation(self, target: Any) -> str:
         """Return the fractions of the largest true classes."""

@@ -42,7 +42,7 @@ BATCH_ROWS = 4
 """Number of rows of the plot of a batch that are shown."""
 
 _RECORDED = ("class_names", "split", "architecture")
-"""Entries of config.json that are no settings: they have sections of their own, or are hashes."""
+"""Entries of config.json beside the settings: they have sections of their own, or are hashes."""
 
 _STATUS = {
     "completed": Badge("completed", "good"),

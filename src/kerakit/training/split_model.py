@@ -119,7 +119,7 @@ def find_split(model: keras.Model, fraction: float) -> str | None:
     for layer, size in zip(model.layers, sizes, strict=True):
         if isinstance(layer, keras.Model) and last[layer.name] - size < limit < last[layer.name]:
             return None
-    # A head on several levels uses outputs of the backbone, which are no obstacle.
+    # A head on several levels may use outputs of the backbone.
     features = model.get_layer(FEATURES_LAYER).output
     backbone = model if isinstance(model, keras.Sequential) else keras.Model(model.inputs, features)
     found = [

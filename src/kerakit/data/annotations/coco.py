@@ -351,7 +351,7 @@ def _elements(file: IO[str]) -> Iterator[tuple[str, Any]]:
     """
     stream = _Stream(file)
     if stream.peek() != "{":
-        raise ValueError("it is empty" if not stream.peek() else "it is no JSON object")
+        raise ValueError("it is empty" if not stream.peek() else "it is not a JSON object")
     stream.skip()
     while stream.peek() != "}":
         key = stream.value()
@@ -386,7 +386,7 @@ class _Stream:
         self._before = 0
 
     def peek(self) -> str:
-        """Return the next character that is no space, "" at the end."""
+        """Return the next character other than a space, "" at the end."""
         match = _SPACE.match(self._text, self._at)
         self._at = match.end() if match else self._at
         while self._at >= len(self._text) and not self._ended:
@@ -419,7 +419,7 @@ class _Stream:
             size *= 2
 
     def error(self) -> ValueError:
-        """Return the error of text that is no JSON."""
+        """Return the error of invalid JSON."""
         return ValueError(f"it is damaged after {self._before + self._at:,} characters")
 
     def _check(self, at: int | None) -> None:

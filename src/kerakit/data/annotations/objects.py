@@ -231,7 +231,7 @@ def box_faults(annotations: Annotations, boxes: Boxes) -> Iterator[tuple[int, st
 def _find_first(
     rows: NDArray[np.int64], classes: NDArray[np.int32], boxes: NDArray[np.float32]
 ) -> NDArray[np.bool_]:
-    """Return which objects are no copy of an earlier one: same image, class and box, bool (m,)."""
+    """Return which objects differ from all earlier ones: same image, class and box, bool (m,)."""
     parts = np.concatenate(
         [
             rows.astype(np.uint64)[:, None],

@@ -32,7 +32,7 @@ class YoloNames:
     Attributes:
         names: names of the classes, None where no file has them.
         kpt_shape: number of keypoints, and of values per keypoint, of a pose dataset.
-        files: text files that are no labels.
+        files: text files other than labels.
     """
 
     def __init__(self, listing: Listing) -> None:
@@ -228,7 +228,7 @@ def _read_yaml(path: Path) -> Any:
     try:
         return yaml.safe_load(read_text(path))
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise UserError(f"cannot read {path}: it is no YAML ({first_line(error)}).") from None
+        raise UserError(f"cannot read {path}: invalid YAML ({first_line(error)}).") from None
 
 
 def _yaml_names(path: Path, value: Any) -> tuple[str, ...]:
