@@ -117,6 +117,7 @@ class Classification(DecodedTask):
         """
         from keras import layers
 
+        x = layers.Dropout(0.2)(pool(features))
         # In float32 even under mixed precision: float16 rounds probabilities below 6e-8 to 0.
         dense = layers.Dense(
             len(self.class_names),
@@ -124,7 +125,7 @@ class Classification(DecodedTask):
             name=f"{self.prefix}probabilities",
             dtype="float32",
         )
-        return dense(layers.Dropout(0.2)(pool(features)))
+        return dense(x)
 
     def find_loss(self, name: str, args: Any, losses: Mapping[str, LossFn]) -> LossFn:
         """Return a loss, with label smoothing if it is a cross-entropy.
