@@ -495,3 +495,17 @@ def test_the_check_names_faults_of_boxes(tmp_path: Path) -> None:
         ("dog", "unused class"),
     }
     assert not any(finding.exclude for finding in findings)
+
+
+def test_lists_of_images_belong_to_their_dataset(tmp_path: Path) -> None:
+    """VOCdevkit holds several datasets, and lists of segmentation name the mask after the image."""
+    for year, split in (("VOC2007", "val"), ("VOC2012", "train")):
+        images(tmp_path / year / "JPEGImages", "a.png", "b.png")
+        for name in "ab":
+            write(tmp_path / year / f"Annotations/{name}.xml", voc(voc_object()))
+        write(tmp_path / year / f"ImageSets/Main/{split}.txt", "a\n/b.png /b_mask.png\n")
+        write(tmp_path / year / f"ImageSets/Main/cat_{split}.txt", "a -1\n")
+    reader = ObjectReader(tmp_path)
+    for year, split in (("VOC2007", "val"), ("VOC2012", "train")):
+        keys = [reader.key(int(i)) for i in reader.indices(split)]
+        assert keys == [f"{year}/JPEGImages/a.png", f"{year}/JPEGImages/b.png"]

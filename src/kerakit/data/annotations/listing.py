@@ -37,7 +37,7 @@ _MASK_ROLE = re.compile(
 )
 """Words of the name of a folder of masks."""
 
-_LISTS = re.compile(r"^(ImageSets/[^/]+/|ImageSets/)?(?P<split>[^/]+)\.txt$")
+_LISTS = re.compile(r"^((?P<root>.+/)??ImageSets/([^/]+/)?)?(?P<split>[^/]+)\.txt$", re.IGNORECASE)
 
 
 class Listing:
@@ -112,26 +112,36 @@ class Listing:
         return np.array([UNASSIGNED if m is None else MODES.index(m) for m in modes], np.int8)
 
     def _read_lists(self, images: Sequence[str]) -> dict[str, int]:
-        lists: dict[str, int] = {}
+        found: dict[str, int] = {}
+        named: dict[str, dict[str, str]] = {}
         for path in self.with_extension(".txt"):
             match = _LISTS.match(path)
             mode, rest = parse_split(match["split"]) if match else (None, ())
-            if mode is not None and not rest:
-                lists[path] = MODES.index(mode)
-        if not lists:
-            return {}
-        by_stem = {}
-        for image in images:
-            by_stem[image] = by_stem[image.rpartition(".")[0]] = image
-            name = image.rpartition("/")[2]
-            by_stem[name] = by_stem[name.rpartition(".")[0]] = image
-        found: dict[str, int] = {}
-        for path, number in lists.items():
+            if match is None or mode is None or rest:
+                continue
+            # A list is about its own dataset: VOCdevkit holds VOC2007 and VOC2012.
+            root = match["root"] or ""
+            if root not in named:
+                named[root] = _by_stem([image for image in images if image.startswith(root)])
             for line in read_text(self.root / path).splitlines():
-                name = line.strip().replace("\\", "/").removeprefix("./")
-                if listed := by_stem.get(name) or by_stem.get(name.rpartition("/")[2]):
-                    found[listed] = number
+                # Lists of segmentation datasets name the mask after the image.
+                for name in (line.strip(), line.partition(" ")[0]):
+                    name = name.replace("\\", "/").removeprefix("./")
+                    listed = named[root].get(name) or named[root].get(name.rpartition("/")[2])
+                    if listed:
+                        found[listed] = MODES.index(mode)
+                        break
         return found
+
+
+def _by_stem(images: Iterable[str]) -> dict[str, str]:
+    """Return images by path and by name, with and without extension."""
+    found = {}
+    for image in images:
+        found[image] = found[image.rpartition(".")[0]] = image
+        name = image.rpartition("/")[2]
+        found[name] = found[name.rpartition(".")[0]] = image
+    return found
 
 
 def is_list(path: str) -> bool:
@@ -139,7 +149,7 @@ def is_list(path: str) -> bool:
     name = path.rpartition("/")[2].casefold()
     mode, rest = parse_split(name.removesuffix(".txt"))
     names_split = mode is not None and not rest and "label" not in path.casefold()
-    in_lists = path.casefold().startswith("imagesets/")
+    in_lists = "imagesets" in path.casefold().split("/")[:-1]
     return names_split or in_lists or name.startswith(("readme", "license"))
 
 
