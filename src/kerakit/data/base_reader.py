@@ -60,6 +60,7 @@ class BaseReader:
         num_excluded: number of excluded images.
         class_names: in the order of the class indices.
         rows: int64 (n,), row of each image in the index.
+        sample_weights: float32 (n,), factor of each training image in the loss; None: 1.
         warnings: sentences about the dataset, such as the number of files that are not used.
         skipped: paths of files that are not images of a supported format.
 
@@ -98,6 +99,9 @@ class BaseReader:
         self._keys = index.keys.filter(pc.invert(excluded))
         self._excluded = index.keys.filter(excluded)
         self.rows: NDArray[np.int64] = np.flatnonzero(usable)
+        self.sample_weights: NDArray[np.float32] | None = (
+            None if index.sample_weights is None else index.sample_weights[usable]
+        )
         self.num_excluded = len(self._excluded)
         self.warnings = index.warnings
         self.skipped = index.skipped

@@ -327,6 +327,36 @@ class BatchGenerator(keras.utils.PyDataset):
             return self.index
         return self.index[permutation(len(self.index), self.seed, epoch)]
 
+    def sample_weights(self, epoch: int) -> NDArray[np.float32] | None:
+        """Return the factor of each training sample of ``epoch`` in the loss, float32 (n,).
+
+        Those of mixed images are weighted means, like their labels. None: all are 1.
+
+        Raises:
+            UserError: ``sample_weights`` of the reader are not one number per image, 0 or more.
+        """
+        weights = getattr(self.data_reader, "sample_weights", None)
+        if weights is None or self.mode != "train":
+            return None
+        weights = np.asarray(weights, np.float32)
+        if weights.shape != (len(self.data_reader),) or not (weights >= 0).all():
+            raise UserError(
+                f"sample_weights of the reader have the shape {weights.shape}; expected one number "
+                f"per image, 0 or more: ({len(self.data_reader)},)."
+            )
+        weights = weights[self.epoch_order(epoch)]
+        if not weights.any():
+            raise UserError("the sample weights of all training images are 0.")
+        if self.mix is None:
+            return weights
+        size, shape = self.batch_size, (self.input_size[1], self.input_size[0])
+        parts = (weights[i * size : (i + 1) * size] for i in range(len(self)))
+        blended: list[NDArray[np.float32]] = [
+            self.mix.blend(part, shape, derive_seed(self.seed, epoch, f"batch {i}"))
+            for i, part in enumerate(parts)
+        ]
+        return np.concatenate(blended)
+
     def class_balanced_order(self) -> NDArray[np.int64]:
         """Return the sample indices of epoch 0 in class-balanced (round-robin) order, (n,)."""
         # The text of an annotation is hashable, also that of arrays and dictionaries.

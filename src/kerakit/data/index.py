@@ -27,6 +27,7 @@ class ImageIndex:
         groups: binary (n,): images of one group are always in the same split; None: no groups.
         warnings: sentences about the dataset, such as the number of files that are not used.
         skipped: paths of files in class folders that are not images of a supported format.
+        sample_weights: float32 (n,), factor of each image in the loss; None: 1.
 
     >>> index = ImageIndex(
     ...     root=Path("photos"),
@@ -47,3 +48,4 @@ class ImageIndex:
     groups: pa.Array | None = None
     warnings: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
+    sample_weights: NDArray[np.float32] | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -44,8 +44,8 @@ class Mix:
             self._one_hot = np.eye(soft_targets, dtype=np.float32)
             soft_targets = self._class_targets
         self._soft_targets = soft_targets
-        methods = ((_blend, mixup), (_paste, cutmix))
-        self._methods = [(method, alpha) for method, alpha in methods if alpha]
+        methods = ((False, mixup), (True, cutmix))
+        self._methods = [(is_pasted, alpha) for is_pasted, alpha in methods if alpha]
 
     def soft_labels(self, targets: Any) -> Any:
         """Return targets of a batch as soft labels: float32 (batch, ...), or a dict of them.
@@ -73,35 +73,71 @@ class Mix:
 
     def __call__(self, images: Any, targets: Any, seed: int) -> tuple[NDArray[np.uint8], Any]:
         """Mix a batch: images, uint8 (batch, height, width, 3), and their targets."""
+        pair = self._draw(len(images), images.shape[1:3], seed)
+        return pair.mix(images), nested.map_arrays(pair.blend, self.soft_labels(targets))
+
+    def blend(
+        self, values: NDArray[np.float32], shape: tuple[int, int], seed: int
+    ) -> NDArray[np.float32]:
+        """Return values of the images of a batch, float32 (batch, ...), blended like labels.
+
+        Args:
+            values: one row per image.
+            shape: height and width of the images.
+            seed: that of the batch.
+        """
+        return self._draw(len(values), shape, seed).blend(values)
+
+    def _draw(self, count: int, shape: tuple[int, int], seed: int) -> _Draw:
+        """Return partners and proportions for ``count`` images of a shape (height, width)."""
         rng = np.random.Generator(np.random.Philox(key=seed))
-        method, alpha = self._methods[rng.integers(len(self._methods))]
-        partners = rng.permutation(len(images))
-        mixed, lam = method(images, images[partners], rng.beta(alpha, alpha), rng)
-
-        def blend(labels: NDArray[np.float32]) -> NDArray[np.float32]:
-            return np.float32(lam) * labels + np.float32(1 - lam) * labels[partners]
-
-        return mixed, nested.map_arrays(blend, self.soft_labels(targets))
+        is_pasted, alpha = self._methods[rng.integers(len(self._methods))]
+        partners, lam = rng.permutation(count), float(rng.beta(alpha, alpha))
+        if not is_pasted:
+            return _Draw(partners, lam)
+        box, lam = _draw_box(*shape, lam, rng)
+        return _Draw(partners, lam, box)
 
 
-def _blend(
-    images: NDArray[np.uint8], partners: NDArray[np.uint8], lam: float, _: np.random.Generator
-) -> tuple[NDArray[np.uint8], float]:
-    """MixUp: λ of the image plus 1 - λ of its partner."""
-    flat = (len(images), -1)
-    blended = cv2.addWeighted(images.reshape(flat), lam, partners.reshape(flat), 1 - lam, 0)
-    return np.asarray(blended, np.uint8).reshape(images.shape), lam
+class _Draw(NamedTuple):
+    """Partners and proportions of a mixed batch.
+
+    Attributes:
+        partners: of each image, (batch,).
+        lam: λ, the weight of the image; 1 - λ is that of its partner.
+        box: of CutMix: top, bottom, left and right side; None: MixUp.
+    """
+
+    partners: NDArray[np.int64]
+    lam: float
+    box: tuple[int, int, int, int] | None = None
+
+    def mix(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the mixed images."""
+        others = images[self.partners]
+        if self.box is None:
+            flat = (len(images), -1)
+            blended = cv2.addWeighted(
+                images.reshape(flat), self.lam, others.reshape(flat), 1 - self.lam, 0
+            )
+            return np.asarray(blended, np.uint8).reshape(images.shape)
+        top, bottom, left, right = self.box
+        pasted = images.copy()
+        pasted[:, top:bottom, left:right] = others[:, top:bottom, left:right]
+        return pasted
+
+    def blend(self, labels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return labels (batch, ...) of the mixed images."""
+        other = labels[self.partners]
+        return np.float32(self.lam) * labels + np.float32(1 - self.lam) * other
 
 
-def _paste(
-    images: NDArray[np.uint8], partners: NDArray[np.uint8], lam: float, rng: np.random.Generator
-) -> tuple[NDArray[np.uint8], float]:
-    """CutMix: a box of 1 - λ of the area is the partner's; λ is corrected if it is clipped."""
-    height, width = images.shape[1:3]
+def _draw_box(
+    height: int, width: int, lam: float, rng: np.random.Generator
+) -> tuple[tuple[int, int, int, int], float]:
+    """Return a box of 1 - λ of the area, clipped to the image, and the λ that it then has."""
     half = math.sqrt(1 - lam) / 2
     y, x = rng.random(2)
     top, bottom = (round(height * min(1.0, max(0.0, y + side * half))) for side in (-1, 1))
     left, right = (round(width * min(1.0, max(0.0, x + side * half))) for side in (-1, 1))
-    pasted = images.copy()
-    pasted[:, top:bottom, left:right] = partners[:, top:bottom, left:right]
-    return pasted, 1 - (bottom - top) * (right - left) / (height * width)
+    return (top, bottom, left, right), 1 - (bottom - top) * (right - left) / (height * width)

@@ -23,7 +23,8 @@ from kerakit.errors import UserError, list_names
 class Reader(Protocol):
     """Interface of a dataset: subclass ``DataReader``, or write a class with these members.
 
-    ``i`` is a dataset index, from 0 to ``len(reader) - 1``.
+    ``i`` is a dataset index, from 0 to ``len(reader) - 1``. A reader may also have
+    ``sample_weights``, float32 (n,): the factor of each training image in the loss.
 
     Attributes:
         class_names: in the order of the class indices.
@@ -64,10 +65,10 @@ class DataReader(BaseReader):
 
     A folder has one folder per class, or ``train/``, ``validation/`` (``val/``), ``test/`` with one
     folder per class each. A table is a CSV or Parquet file with the columns ``path`` and ``label``,
-    and optionally ``split`` and ``group``; paths are relative to its folder. Class indices follow
-    the sorted class names. Without a given split, it is drawn within each class, by hashes of the
-    paths (or groups): every class has training images, and an added image moves at most one image
-    per border between two splits. Millions of rows are stored as columns.
+    and optionally ``split``, ``group`` and ``sample_weight``; paths are relative to its folder.
+    Class indices follow the sorted class names. Without a given split, it is drawn within each
+    class, by hashes of the paths (or groups): every class has training images, and an added image
+    moves at most one image per border between two splits. Millions of rows are stored as columns.
 
     Args:
         data: folder or table.

@@ -132,9 +132,9 @@ def infer_kind(cells: pa.Array) -> Kind:
 class TableReader(BaseReader):
     r"""Images in a table with one or several columns of labels.
 
-    The columns are ``path``, optionally ``split`` and ``group``, and labels: a class, a set of
-    classes ``a;b``, a number, or the path of a mask. Annotations are dictionaries by column: int32
-    (), float32 (classes,) multi-hot, float32 (1,), or ``{"mask": path}``.
+    The columns are ``path``, optionally ``split``, ``group`` and ``sample_weight``, and labels: a
+    class, a set of classes ``a;b``, a number, or the path of a mask. Annotations are dictionaries
+    by column: int32 (), float32 (classes,) multi-hot, float32 (1,), or ``{"mask": path}``.
 
     Args:
         data: CSV, TSV or Parquet file.

@@ -1,4 +1,4 @@
-"""Datasets in tables: CSV, TSV or Parquet with path and label, and optionally split and group."""
+"""Datasets in tables: CSV, TSV or Parquet with path, labels, and optionally split and group."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from kerakit.data.split import MODES, parse_split
 from kerakit.errors import UserError, first_line
 from kerakit.machine import available_memory
 
-_REQUIRED, _OPTIONAL = ("path", "label"), ("split", "group")
+_REQUIRED, _OPTIONAL = ("path", "label"), ("split", "group", "sample_weight")
 
 _MAX_HEADER, _BLOCK_SIZE = 2**20, 2**24
 """Sizes in bytes: of the part of a CSV that has the header; the largest size of a row."""
@@ -65,7 +65,7 @@ def index_table(path: Path) -> ImageIndex:
 def index_columns(path: Path) -> tuple[ImageIndex, dict[str, pa.Array]]:
     """Return the index of a table without targets, and its label columns by name, as text (n,).
 
-    Label columns are all but path, split and group. Their cells may be null.
+    Label columns are all but path, split, group and sample_weight. Their cells may be null.
 
     Raises:
         UserError: as ``index_table``; a row that differs from another one of its path.
@@ -91,6 +91,9 @@ def _index(
         _check_cells(path, "group", table["group"])
         columns["groups"], names = encode(table["group"])
         groups = pa.array(names).take(pa.array(columns["groups"])).cast(pa.binary())
+    weights = None
+    if "sample_weight" in table.column_names:
+        weights = columns["sample weights"] = _read_weights(path, table["sample_weight"])
     once = _find_unique(path, keys, columns)
     again = len(keys) - len(once)
     index = ImageIndex(
@@ -101,6 +104,7 @@ def _index(
         columns["splits"][once].astype(np.int8),
         None if groups is None else groups.take(pa.array(once)),
         (f"rows that list an image again, ignored: {again:,}.",) if again else (),
+        sample_weights=None if weights is None else weights[once],
     )
     return index, once
 
@@ -146,9 +150,9 @@ def _select_columns(
             )
     if missing := [name for name in required if name not in plain]:
         expected = (
-            "path, one or several columns of labels, and optionally split and group"
+            "path, one or several columns of labels, and optionally split, group and sample_weight"
             if others
-            else "path and label, and optionally split and group"
+            else "path and label, and optionally split, group and sample_weight"
         )
         raise UserError(
             f"{path} has no column {missing[0]!r}; its columns are {', '.join(names[:20])}. "
@@ -355,6 +359,18 @@ def _splits(path: Path, table: pa.Table) -> NDArray[np.int8]:
     indices = encoded.indices.fill_null(len(codes)).to_numpy()
     splits: NDArray[np.int8] = np.array([*codes, UNASSIGNED], np.int8)[indices]
     return splits
+
+
+def _read_weights(path: Path, column: Any) -> NDArray[np.float32]:
+    name = "sample_weight"
+    _check_cells(path, name, column)
+    weights = parse_numbers(path, name, column.combine_chunks())
+    if (row := int((weights < 0).argmax())) or weights[row] < 0:
+        raise UserError(
+            f"{path}, row {row + 1}: the column {name!r} has the value {weights[row]:g}. Expected "
+            "a factor of the loss, 0 or more."
+        )
+    return weights
 
 
 def parse_numbers(path: Path, name: str, cells: pa.Array) -> NDArray[np.float32]:

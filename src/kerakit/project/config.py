@@ -104,7 +104,7 @@ class TrainConfig(kerakit.Config):
     ema: float = Field(
         0, ge=0, lt=1, description="Momentum of the exponential moving average of weights; 0: off."
     )
-    class_weights: bool = Field(False, description="Weight the loss by inverse class frequency.")
+    class_weights: bool = Field(False, description="Balance the classes in the loss.")
     mixed_precision: bool = Field(
         False, description="Mixed precision (float16); faster on GPUs only."
     )

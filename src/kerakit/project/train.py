@@ -41,6 +41,8 @@ training.set_mixed_precision(args.mixed_precision)
 # ------------------------------------------------------------------------------------------- Data
 reader = DataReader(args.data_dir, seed=args.seed)
 task = get_task(reader.class_names).adapt(reader)
+if args.class_weights:
+    task.balance_classes(reader)
 generator = partial(
     BatchGenerator,
     reader,
@@ -126,9 +128,8 @@ def fit(part: keras.Model, data: Any, val: Any, epochs: int) -> None:
     swap = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if args.ema else []
     on_images = data is train_data
     progress = training.ThroughputMonitor(data) if on_images else training.EpochLogger()
-    weights = training.compute_class_weights(reader) if args.class_weights else None
     history = part.fit(
-        training.ClassWeighted(data, weights) if weights else data,
+        training.apply_sample_weights(data),
         validation_data=val,
         initial_epoch=epochs_done,
         epochs=epochs_done + epochs,

@@ -66,6 +66,7 @@ class Task:
         supports_mosaic: whether annotations are dictionaries with "boxes", which mosaics combine.
         frozen: fraction of the backbone's layers that stay frozen in fine-tuning.
         prefix: of the names of the layers of ``head``.
+        class_weights: factor of each class in the loss, which ``balance_classes`` sets; None: 1.
         column: kind of the column of a table with these labels: "class", "set", "number", "mask".
 
     >>> from kerakit.tasks import Classification
@@ -88,6 +89,7 @@ class Task:
     supports_mosaic = False
     prefix = ""
     column: Kind | None = None
+    class_weights: list[float] | None = None
 
     def __init__(self, class_names: Names = ()) -> None:
         self.class_names: tuple[str, ...] = tuple(class_names)
@@ -102,6 +104,20 @@ class Task:
     def adapt(self, reader: Reader) -> Self:
         """Set what follows from the training labels, such as ranges of numbers; return self."""
         return self
+
+    def balance_classes(self, reader: Reader) -> None:
+        """Set ``class_weights`` by the frequency of the classes in the training labels.
+
+        Raises:
+            UserError: the labels have no classes: the default.
+        """
+        raise UserError(
+            f"--class_weights weighs classes, which the task {self.name!r} does not have. Omit it."
+        )
+
+    def has_classes(self) -> bool:
+        """Return whether ``balance_classes`` sets something."""
+        return type(self).balance_classes is not Task.balance_classes
 
     def restore(self, spec: Mapping[str, Any]) -> Self:
         """Set what ``adapt`` and ``calibrate`` had set, from the values of ``spec``; return self.
@@ -212,6 +228,14 @@ class Task:
             if isinstance(self.default_loss, str)
             else self.default_loss
         )
+
+    def _check_unweighted(self, name: str) -> None:
+        """Raise UserError if a loss that does not count classes is to be weighted by classes."""
+        if self.class_weights is not None:
+            raise UserError(
+                f"--class_weights weighs the loss of the task {self.name!r}, not --loss {name}. "
+                "Omit one of them."
+            )
 
     def inference_model(self, model: keras.Model) -> keras.Model:
         """Return the model that is evaluated and exported, with the weights of the trained one.

@@ -20,12 +20,19 @@ from kerakit.tasks.base import (
     check_output_shape,
     pool,
 )
-from kerakit.tasks.losses import LossFn, find_loss, smooth_labels
+from kerakit.tasks.losses import (
+    LossFn,
+    find_loss,
+    inverse_frequencies,
+    smooth_labels,
+    weigh_classes,
+)
 
 if TYPE_CHECKING:
     import keras
     from matplotlib.figure import Figure
 
+    from kerakit.data.reader import Reader
     from kerakit.report.page import Section
 
 
@@ -96,6 +103,16 @@ class Classification(DecodedTask):
     default_loss = "sparse_categorical_crossentropy"
     default_metrics = ("accuracy",)
 
+    def balance_classes(self, reader: Reader) -> None:
+        """Set class weights to the inverse frequencies of the classes in the training images."""
+        targets: list[Any] = [reader.target(i) for i in reader.indices("train").tolist()]
+        if any(np.ndim(one) or np.asarray(one).dtype.kind not in "iu" for one in targets):
+            raise UserError(
+                "--class_weights needs one class index per image as the annotation. Omit it."
+            )
+        counts = np.bincount(np.array(targets, np.int64), minlength=len(self.class_names))
+        self.class_weights = inverse_frequencies(counts)
+
     # ------------------------------------------------------------------------------------- training
 
     def soft_targets(self, targets: Any, method: str) -> NDArray[np.float32]:
@@ -131,7 +148,7 @@ class Classification(DecodedTask):
         """Return a loss, with label smoothing if it is a cross-entropy.
 
         With ``args.mixup`` or ``args.cutmix``, targets are soft labels, so sparse losses are
-        replaced by their dense counterparts.
+        replaced by their dense counterparts. Class weights are those of the true class.
         """
         name = self.default_loss if name == "auto" else name
         if args.mixup or args.cutmix:
@@ -139,7 +156,7 @@ class Classification(DecodedTask):
         loss = find_loss(name, losses)
         if args.label_smoothing and name.endswith("categorical_crossentropy"):
             loss = smooth_labels(loss, args.label_smoothing)
-        return loss
+        return loss if self.class_weights is None else weigh_classes(loss, self.class_weights)
 
     def check_model(self, model: keras.Model) -> None:
         """Raise UserError unless ``model`` has one output of (batch, classes)."""

@@ -16,7 +16,7 @@ from kerakit.device.detection import Decoder, draw_boxes
 from kerakit.errors import UserError
 from kerakit.tasks import detection_metrics as metrics
 from kerakit.tasks.base import DecodedTask, Names, check_output_shape, select_outputs
-from kerakit.tasks.losses import LossFn
+from kerakit.tasks.losses import LossFn, inverse_frequencies
 
 if TYPE_CHECKING:
     import keras
@@ -135,6 +135,15 @@ class Detection(DecodedTask):
             )
         return self
 
+    def balance_classes(self, reader: Reader) -> None:
+        """Set class weights to the inverse frequencies of the classes in the training objects."""
+        counts = np.zeros(len(self.class_names), np.int64)
+        for i in reader.indices("train").tolist():
+            labels: Any = reader.target(i)
+            objects = np.asarray(labels["classes"])[~np.asarray(labels["crowd"], bool)]
+            counts += np.bincount(objects, minlength=len(counts))
+        self.class_weights = inverse_frequencies(counts)
+
     # ---------------------------------------------------------------------------------- annotations
 
     def resize(self, annotation: Any, placement: Placement) -> dict[str, NDArray[Any]]:
@@ -249,12 +258,13 @@ class Detection(DecodedTask):
     def find_loss(self, name: str, args: Any, losses: Mapping[str, LossFn]) -> LossFn:
         """Return the loss with its label assignment, for the model that ``head`` built."""
         if name != "auto":
+            self._check_unweighted(name)
             return super().find_loss(name, args, losses)
         from kerakit.tasks.detection_loss import DetectionLoss
 
         if self._input_size is None:
             raise UserError("the loss of detection needs a model built by task.head(features).")
-        return DetectionLoss(len(self.class_names), self._input_size, STRIDES)
+        return DetectionLoss(len(self.class_names), self._input_size, STRIDES, self.class_weights)
 
     def inference_model(self, model: keras.Model) -> keras.Model:
         """Return the model with outputs box_8, object_8, class_8, and so on for all strides."""

@@ -67,6 +67,7 @@ class DetectionLoss(keras.losses.Loss):
         classes: number of classes.
         input_size: (width, height) in pixels.
         strides: of the levels.
+        class_weights: factor of the loss of the points of an object, by its class; default: 1.
 
     >>> loss = DetectionLoss(2, (32, 32), (8, 16))
     >>> targets = np.array([[[1, 2, 4, 20, 30, 1], [0, 0, 0, 0, 0, 0]]], np.float32)
@@ -75,9 +76,15 @@ class DetectionLoss(keras.losses.Loss):
     """
 
     def __init__(
-        self, classes: int, input_size: tuple[int, int], strides: Sequence[int], **options: Any
+        self,
+        classes: int,
+        input_size: tuple[int, int],
+        strides: Sequence[int],
+        class_weights: Sequence[float] | None = None,
+        **options: Any,
     ) -> None:
         super().__init__(**options)
+        self._class_weights = class_weights
         self._classes = classes
         self._points, self._strides = grid_points(input_size, strides)
 
@@ -95,15 +102,21 @@ class DetectionLoss(keras.losses.Loss):
         is_background = target["quality"] <= 0
         objectness = _cross_entropy(target["quality"], logits)
         ignored = ops.logical_and(is_background, target["is_crowd"])
-        objectness = ops.sum(ops.where(ignored, 0.0, objectness), axis=1)
         weight = target["weight"]
+        # Over the batch: an image with few objects does not weigh more per object.
+        mean = ops.mean(ops.sum(weight, axis=1))
+        if self._class_weights is not None:
+            factor = ops.matmul(
+                target["one_hot"], ops.convert_to_tensor(self._class_weights, "float32")
+            )
+            weight = weight * factor
+            objectness = ops.where(is_background, objectness, objectness * factor)
+        objectness = ops.sum(ops.where(ignored, 0.0, objectness), axis=1)
         overlap = generalized_iou(boxes, target["boxes"])
         box = ops.sum(weight * (1 - overlap), axis=1)
         entropy = ops.sum(_cross_entropy(target["one_hot"], classes), axis=2)
         label = ops.sum(weight * entropy, axis=1)
         total = BOX_WEIGHT * box + OBJECT_WEIGHT * objectness + CLASS_WEIGHT * label
-        # Over the batch: an image with few objects does not weigh more per object.
-        mean = ops.mean(ops.sum(weight, axis=1))
         return total / ops.maximum(mean, 1.0)
 
     def _grid(self) -> list[Any]:

@@ -18,12 +18,16 @@ from kerakit.tasks.base import (
     check_output_shape,
     pool,
 )
-from kerakit.tasks.losses import LossFn, find_loss
+from kerakit.tasks.losses import LossFn, find_loss, weigh_positives
 
 if TYPE_CHECKING:
     import keras
 
+    from kerakit.data.reader import Reader
     from kerakit.report.page import Section
+
+MAX_WEIGHT = 100.0
+"""Largest weight of the positive labels of a class; 1 / MAX_WEIGHT is the smallest one."""
 
 MIN_POSITIVES = 5
 """Fewest validation images of a class for a threshold of its own; below, it is 0.5."""
@@ -61,6 +65,20 @@ class MultiLabel(DecodedTask):
         super().__init__(class_names)
         self.thresholds = [0.5] * len(self.class_names)
 
+    def balance_classes(self, reader: Reader) -> None:
+        """Set class weights to the factors by which positive labels weigh as much as negative ones.
+
+        Per class the number of images without it over that of images with it, as PyTorch's
+        documentation of ``pos_weight`` recommends, from 1 / MAX_WEIGHT to MAX_WEIGHT.
+        """
+        indices = reader.indices("train").tolist()
+        counts = np.zeros(len(self.class_names), np.int64)
+        for i in indices:
+            counts += np.asarray(reader.target(i)) > 0
+        ratios = (len(indices) - counts) / np.maximum(counts, 1)
+        ratios[counts == 0] = 1
+        self.class_weights = np.clip(ratios, 1 / MAX_WEIGHT, MAX_WEIGHT).tolist()
+
     def soft_targets(self, targets: Any, method: str) -> NDArray[np.float32]:
         """Return the targets: they are vectors already."""
         return np.asarray(targets, np.float32)
@@ -80,20 +98,24 @@ class MultiLabel(DecodedTask):
         return dense(layers.Dropout(0.2)(pool(features)))
 
     def find_loss(self, name: str, args: Any, losses: Mapping[str, LossFn]) -> LossFn:
-        """Return a loss; binary cross-entropy with label smoothing."""
-        import keras
+        """Return a loss; binary cross-entropy with label smoothing and class weights.
 
+        Raises:
+            UserError: there are class weights, and the loss is another one.
+        """
         loss = super().find_loss(name, args, losses)
-        if not args.label_smoothing or loss is not find_loss("binary_crossentropy", {}):
+        cross_entropy = find_loss("binary_crossentropy", {})
+        if loss is not cross_entropy:
+            self._check_unweighted(name)
             return loss
+        if args.label_smoothing:
 
-        def smoothed(targets: Any, predictions: Any) -> Any:
-            return keras.losses.binary_crossentropy(
-                targets, predictions, label_smoothing=args.label_smoothing
-            )
+            def loss(targets: Any, predictions: Any) -> Any:
+                smoothed: Any = cross_entropy
+                return smoothed(targets, predictions, label_smoothing=args.label_smoothing)
 
-        smoothed.__name__ = "binary_crossentropy"  # for messages
-        return smoothed
+            loss.__name__ = "binary_crossentropy"  # for messages
+        return loss if self.class_weights is None else weigh_positives(loss, self.class_weights)
 
     def check_model(self, model: keras.Model) -> None:
         """Raise UserError unless ``model`` has one output of (batch, classes)."""

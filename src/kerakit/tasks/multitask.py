@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from kerakit.device.decoders import split_outputs
 from kerakit.errors import UserError
 from kerakit.tasks.base import Task, losses_of, pool
+from kerakit.tasks.followers import merge_followers, merge_options, split_followers
 
 if TYPE_CHECKING:
     import keras
@@ -70,6 +71,18 @@ class MultiTask(Task):
             task.adapt(_OneOutput(reader, name))
         return self
 
+    def has_classes(self) -> bool:
+        """Return whether a task has classes."""
+        return any(task.has_classes() for task in self.tasks.values())
+
+    def balance_classes(self, reader: Reader) -> None:
+        """Set the class weights of each task that has classes."""
+        if not self.has_classes():
+            super().balance_classes(reader)
+        for name, task in self.tasks.items():
+            if task.has_classes():
+                task.balance_classes(_OneOutput(reader, name))
+
     def restore(self, spec: Mapping[str, Any]) -> Self:
         """Restore each task."""
         recorded = spec.get("tasks", {}) if spec else {}
@@ -89,37 +102,23 @@ class MultiTask(Task):
         """Resize the annotation of each task."""
         return {name: task.resize(annotation[name], placement) for name, task in self.tasks.items()}
 
-    def followers(self, annotation: Any) -> dict[str, Any]:
-        """Return the followers of the task that has some.
+    def _followers(self, annotation: Any) -> dict[str, dict[str, Any]]:
+        return {name: task.followers(annotation[name]) for name, task in self.tasks.items()}
 
-        Raises:
-            UserError: several tasks have followers of the same name.
-        """
-        found: dict[str, Any] = {}
-        for name, task in self.tasks.items():
-            for key, value in task.followers(annotation[name]).items():
-                if key in found:
-                    raise UserError(
-                        f"two outputs have {key}; augmentation moves those of one output. Train "
-                        "without --jitter, or in two projects."
-                    )
-                found[key] = value
-        return found
+    def followers(self, annotation: Any) -> dict[str, Any]:
+        """Return the followers of all tasks, see ``merge_followers``."""
+        return merge_followers(self._followers(annotation))
 
     def compose_options(self) -> dict[str, Any]:
-        """Return the options of all tasks."""
-        options: dict[str, Any] = {}
-        for task in self.tasks.values():
-            options.update(task.compose_options())
-        return options
+        """Return the options of all tasks, see ``merge_options``."""
+        return merge_options(self.tasks)
 
     def follow(self, annotation: Any, augmented: dict[str, Any]) -> Any:
-        """Pass augmented followers to the task that they are from."""
+        """Pass augmented followers to the tasks that they are from."""
         moved = dict(annotation)
-        for name, task in self.tasks.items():
-            own = {key: augmented[key] for key in task.followers(annotation[name])}
+        for name, own in split_followers(self._followers(annotation), augmented).items():
             if own:
-                moved[name] = task.follow(annotation[name], own)
+                moved[name] = self.tasks[name].follow(annotation[name], own)
         return moved
 
     def encode(self, annotation: Any, input_size: tuple[int, int]) -> dict[str, Any]:

@@ -102,7 +102,8 @@ class Segmentation(DecodedTask):
         ignore: values of mask files without a class, besides 255.
         colors: (red, green, blue) of each class, for drawings, and for mask files in colors.
         class_weights: factor of each class in the loss; "balanced": the median of the classes'
-            numbers of pixels over that of the class (Eigen and Fergus 2015), set by ``adapt``.
+            numbers of pixels over that of the class (Eigen and Fergus 2015), set by ``adapt``. So
+            does ``balance_classes``.
         stride: 4, 8, 16 or 32: pixels of the input per cell.
         channels: number of channels of the decoder.
 
@@ -153,25 +154,29 @@ class Segmentation(DecodedTask):
         self.stride, self.channels = stride, channels
 
     def adapt(self, reader: Reader) -> Self:
-        """Use the colors and ignored values of the reader; set balanced class weights.
-
-        Pixels are counted in up to MAX_COUNTED training masks.
-        """
+        """Use the colors and ignored values of the reader; set balanced class weights."""
         colors = getattr(reader, "colors", None)
         if self.colors is None and colors is not None:
             self.colors = [list(map(int, one)) for one in colors]
         self.ignore = sorted({*self.ignore, *map(int, getattr(reader, "ignore", ()))})
         if self.is_balanced:
-            counts = np.zeros(IGNORED + 1, np.int64)
-            indices = reader.indices("train")
-            for i in indices[:: -(-len(indices) // MAX_COUNTED)].tolist():
-                placement = Placement(reader.image_path(i), STRETCH, _COUNTED_SIZE)
-                mask = self.resize(reader.target(i), placement)["mask"]
-                counts += np.bincount(mask.ravel(), minlength=IGNORED + 1)
-            labeled = counts[: len(self.class_names)]
-            median = np.median(labeled[labeled > 0]) if labeled.any() else 1.0
-            self.class_weights = (median / np.maximum(labeled, 0.01 * median)).tolist()
+            self.balance_classes(reader)
         return self
+
+    def balance_classes(self, reader: Reader) -> None:
+        """Set class weights to the median of the classes' numbers of pixels over that of the class.
+
+        Pixels are counted in up to MAX_COUNTED training masks.
+        """
+        counts = np.zeros(IGNORED + 1, np.int64)
+        indices = reader.indices("train")
+        for i in indices[:: -(-len(indices) // MAX_COUNTED)].tolist():
+            placement = Placement(reader.image_path(i), STRETCH, _COUNTED_SIZE)
+            mask = self.resize(reader.target(i), placement)["mask"]
+            counts += np.bincount(mask.ravel(), minlength=IGNORED + 1)
+        labeled = counts[: len(self.class_names)]
+        median = np.median(labeled[labeled > 0]) if labeled.any() else 1.0
+        self.class_weights = (median / np.maximum(labeled, 0.01 * median)).tolist()
 
     # ---------------------------------------------------------------------------------- annotations
 
@@ -244,6 +249,7 @@ class Segmentation(DecodedTask):
 
         if name == "auto":
             return segmentation_loss(self.class_weights)
+        self._check_unweighted(name)
         return super().find_loss(name, args, losses)
 
     def check_model(self, model: keras.Model) -> None:

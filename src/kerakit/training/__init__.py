@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from kerakit.training.checks import check_batch
     from kerakit.training.evaluation import choose_thresholds, evaluate
     from kerakit.training.features import FeatureDataset, FeatureStore
-    from kerakit.training.phases import ClassWeighted, compute_class_weights, select_phases
+    from kerakit.training.phases import apply_sample_weights, select_phases
     from kerakit.training.search import Search
     from kerakit.training.session import check_callbacks, training_session
     from kerakit.training.split_model import (
@@ -42,7 +42,7 @@ True
 
 _HOMES = {
     "backbone_layers": "kerakit.training.split_model",
-    "ClassWeighted": "kerakit.training.phases",
+    "apply_sample_weights": "kerakit.training.phases",
     "StepScheduler": "kerakit.training.callbacks",
     "check_batch": "kerakit.training.checks",
     "freeze_lower": "kerakit.training.split_model",
@@ -59,7 +59,6 @@ _HOMES = {
     "check_trackers": "kerakit.extras",
     "check_callbacks": "kerakit.training.session",
     "choose_thresholds": "kerakit.training.evaluation",
-    "compute_class_weights": "kerakit.training.phases",
     "evaluate": "kerakit.training.evaluation",
     "find_batch_size": "kerakit.training.tune",
     "find_learning_rate": "kerakit.training.tune",
@@ -74,7 +73,6 @@ _HOMES = {
 __all__ = [
     "TRACKER_NAMES",
     "Checkpoints",
-    "ClassWeighted",
     "EpochLogger",
     "FailOnNaN",
     "FeatureDataset",
@@ -84,12 +82,12 @@ __all__ = [
     "StepScheduler",
     "TaskMetrics",
     "ThroughputMonitor",
+    "apply_sample_weights",
     "backbone_layers",
     "check_batch",
     "check_callbacks",
     "check_trackers",
     "choose_thresholds",
-    "compute_class_weights",
     "evaluate",
     "find_batch_size",
     "find_learning_rate",

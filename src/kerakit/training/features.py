@@ -213,6 +213,10 @@ class FeatureDataset(keras.utils.PyDataset):
         views: number of epochs of ``generator`` that are stored: augmented versions of each image.
         batch_size: default: that of ``generator``.
 
+    Attributes:
+        batch_size: samples per batch.
+        epoch: counted from 0; set by ``epoch_callback()``.
+
     >>> from tempfile import TemporaryDirectory
     >>> from kerakit.data import BatchGenerator, DataReader
     >>> image = keras.Input((8, 8, 3))
@@ -244,12 +248,12 @@ class FeatureDataset(keras.utils.PyDataset):
             flush=True,
         )
         self._generator = generator
-        self._batch_size = batch_size or generator.batch_size
+        self.batch_size = batch_size or generator.batch_size
         self.epoch = 0
 
     def __len__(self) -> int:
         """Return the number of batches per epoch."""
-        return -(-len(self._views[0]) // self._batch_size)
+        return -(-len(self._views[0]) // self.batch_size)
 
     def __getitem__(self, i: int) -> tuple[Any, Any]:
         """Return batch ``i`` of the current epoch: features, float32 (batch, ...), and targets.
@@ -259,6 +263,16 @@ class FeatureDataset(keras.utils.PyDataset):
         if i == 0:
             memory.retain_freed_memory()
         return self._views[self.epoch % len(self._views)][self._sample_indices(i)]
+
+    def sample_weights(self, epoch: int) -> NDArray[np.float32] | None:
+        """Return the factor of each training sample of ``epoch`` in the loss, float32 (n,).
+
+        None: all are 1.
+        """
+        weights = self._generator.sample_weights(epoch % len(self._views))
+        if weights is None:
+            return None
+        return weights[permutation(len(self._views[0]), self._generator.seed, epoch)]
 
     def batch_keys(self, i: int) -> list[str]:
         """Return the keys of the images of batch ``i`` of the current epoch."""
@@ -271,7 +285,7 @@ class FeatureDataset(keras.utils.PyDataset):
 
     def _sample_indices(self, i: int) -> NDArray[np.int64]:
         count = len(self._views[0])
-        part = slice(i * self._batch_size, (i + 1) * self._batch_size)
+        part = slice(i * self.batch_size, (i + 1) * self.batch_size)
         if self._generator.mode != "train":
             return np.arange(count)[part]
         return permutation(count, self._generator.seed, self.epoch)[part]

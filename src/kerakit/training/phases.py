@@ -1,14 +1,14 @@
-"""Training phases and class weights."""
+"""Training phases and sample weights."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import keras
 import numpy as np
+from numpy.typing import NDArray
 
-from kerakit.data.reader import DataReader, Reader
 from kerakit.errors import UserError
 
 Phase = Literal["head", "finetune", "scratch"]
@@ -54,63 +54,37 @@ def select_phases(
     return ("finetune",) if checkpoint_phases is not None else ("head", "finetune")
 
 
-def compute_class_weights(reader: Reader) -> dict[int, float]:
-    """Return inverse class frequencies: 1 on average over the images.
-
-    Raises:
-        UserError: the reader does not count classes.
-
-    >>> from pathlib import Path
-    >>> from tempfile import TemporaryDirectory
-    >>> from kerakit.data.digits import write_digits
-    >>> with TemporaryDirectory() as folder:
-    ...     write_digits(Path(folder))
-    ...     weights = compute_class_weights(DataReader(folder))
-    >>> sorted(weights) == list(range(10))
-    True
-    """
-    if not isinstance(reader, DataReader):
-        raise UserError(
-            "--class_weights needs one class per image, as in a DataReader. Omit it, or count the "
-            "classes in your reader."
-        )
-    counts = reader.counts("train")
-    total = int(counts.sum())
-    return {i: total / (len(counts) * max(int(count), 1)) for i, count in enumerate(counts)}
-
-
-class ClassWeighted(keras.utils.PyDataset):
-    """Batches with a weight per image: that of its class, or of its soft label, the weighted mean.
-
-    ``fit(class_weight=...)`` counts the largest class of a soft label alone.
+def apply_sample_weights(batches: Any) -> Any:
+    """Return training batches with the sample weights of their reader, or unchanged without any.
 
     Args:
-        batches: batches of (inputs, targets); targets are class indices (batch,) or soft labels
-            (batch, classes).
-        weights: weight per class index.
+        batches: a ``BatchGenerator`` or ``FeatureDataset``.
 
-    >>> batches = [(np.zeros((2, 3)), np.array([[1.0, 0.0], [0.5, 0.5]]))]
-    >>> ClassWeighted(batches, {0: 1.0, 1: 3.0})[0][2].tolist()
-    [1.0, 2.0]
+    Raises:
+        UserError: invalid weights.
+
+    >>> from types import SimpleNamespace
+    >>> batches = SimpleNamespace(sample_weights=lambda epoch: None, epoch=0)
+    >>> apply_sample_weights(batches) is batches
+    True
     """
+    return batches if batches.sample_weights(batches.epoch) is None else _SampleWeighted(batches)
 
-    def __init__(self, batches: Any, weights: Mapping[int, float]) -> None:
+
+class _SampleWeighted(keras.utils.PyDataset):
+    """Batches of inputs, targets, and weights, float32 (batch,), for ``fit``."""
+
+    def __init__(self, batches: Any) -> None:
         super().__init__(workers=1)
         self._batches = batches
-        self._weights = np.array([weights[i] for i in range(len(weights))], np.float32)
+        self._epoch, self._weights = -1, np.zeros(0, np.float32)
 
     def __len__(self) -> int:
-        """Return the number of batches."""
         return len(self._batches)
 
-    def __getitem__(self, i: int) -> tuple[Any, Any, Any]:
-        """Return inputs, targets and weights, float32 (batch,), of batch ``i``."""
-        inputs, targets = self._batches[i]
-        weights = self._weights
-        if isinstance(targets, np.ndarray) and targets.shape[1:] == weights.shape:
-            return inputs, targets, targets.astype(np.float32) @ weights
-        if isinstance(targets, np.ndarray) and targets.ndim == 1 and targets.dtype.kind in "iu":
-            return inputs, targets, weights[targets]
-        raise UserError(
-            "--class_weights needs a class index or a soft label per image as the target. Omit it."
-        )
+    def __getitem__(self, i: int) -> tuple[Any, Any, NDArray[np.float32]]:
+        if self._epoch != self._batches.epoch:
+            self._epoch = self._batches.epoch
+            self._weights = self._batches.sample_weights(self._epoch)
+        size = self._batches.batch_size
+        return *self._batches[i], self._weights[i * size : (i + 1) * size]

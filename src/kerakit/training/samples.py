@@ -63,7 +63,7 @@ def load_sample(generator: BatchGenerator, epoch: int, i: int) -> tuple[Any, Any
     image, target = generator.sample(epoch * len(generator.index) + i)
     if generator.mix is None:
         return image, nested.map_arrays(np.asarray, target)
-    return image, generator.mix.soft_labels(nested.stack([target]))[0, ...]
+    return image, nested.take(generator.mix.soft_labels(nested.stack([target])), 0)
 
 
 def fingerprint(image: Any, target: Any) -> bytes:
