@@ -270,6 +270,17 @@ def test_each_page_is_in_the_navigation() -> None:
     assert found == listed
 
 
+def test_each_style_sheet_and_image_is_used_and_exists() -> None:
+    listed = set(re.findall(r"stylesheets/[\w.]+", (ROOT / "mkdocs.yml").read_text()))
+    assert {f"stylesheets/{path.name}" for path in (DOCS / "stylesheets").iterdir()} == listed
+    shown = {
+        (path.parent / name).resolve()
+        for path in DOCS.rglob("*.md")
+        for name in re.findall(r"!\[[^]]*\]\((\S+?)\)", path.read_text(encoding="utf-8"))
+    }
+    assert shown == set((DOCS / "images").resolve().iterdir())
+
+
 def test_each_named_test_exists() -> None:
     for path, name in re.findall(
         r"`(tests/[\w/.]+)(?:::(\w+))?`", page("explanation/guarantees.md")

@@ -24,9 +24,12 @@ def angles(tmp_path_factory: pytest.TempPathFactory) -> Project:
     create_project(project.path)
     write_digits(project.path / "data")
     blocks = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    lines = 0
     for name, start in (("task.py", '"""The task'), ("reader.py", '"""The reader')):
         (code,) = (block for block in blocks if block.startswith(start))
         (project.path / name).write_text(code)
+        lines += len([line for line in code.splitlines() if line])
+    assert lines <= 60
     trained = project.train("--learning_rate", 0.01, "--num_epochs", 2)
     assert trained.code == 0, trained.err
     return project

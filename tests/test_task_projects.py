@@ -102,6 +102,19 @@ def test_the_data_of_another_task_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "project").exists()
 
 
+def test_the_task_of_annotations_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    boxes = write_ready_data("detection", tmp_path / "boxes", 8)
+    with pytest.raises(UserError, match=r"one class \(images\).*COCO: .*--task is detection"):
+        new_project(tmp_path / "project", "classification", boxes)
+    masks = write_ready_data("segmentation", tmp_path / "masks", 8)
+    new_project(tmp_path / "project", "classification", masks)
+    assert "for which --task is segmentation." in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"has no boxes\. Expected a table, or annotations"):
+        new_project(tmp_path / "numbers", "regression", masks)
+
+
 def test_outputs_follow_the_columns_of_a_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -66,9 +66,14 @@ def _check_data(task: str, data: Path) -> dict[tuple[str, str], str]:
         "detection": readers.ObjectReader,
         "multitask": readers.TableReader,
     }[task]
-    reader = reader_class(data)
+    try:
+        reader = reader_class(data)
+    except UserError as error:
+        raise UserError(f"{error}{_suggest_task(task, data)}") from None
     found = readers.recognize(data, task)
     print(f"format: {found}; {len(reader):,} images, {_describe_labels(reader.class_names)}")
+    if note := _suggest_task(task, data):
+        print(f"note:{note}")
     edits = {("config.py", "DATA_DIR"): f"Path({str(data.resolve())!r})"}
     if isinstance(reader, readers.TableReader):
         names: dict[Any, str] = {
@@ -82,10 +87,25 @@ def _check_data(task: str, data: Path) -> dict[tuple[str, str], str]:
     return edits
 
 
+def _suggest_task(task: str, data: Path) -> str:
+    """Return a sentence that names the tasks of annotations which classification does not use."""
+    if task != "classification":
+        return ""
+    try:
+        found = readers.recognize(data)
+    except UserError:
+        return ""
+    if found.name in ("classes", "table"):
+        return ""
+    tasks = "segmentation" if found.name == "masks" else "detection, segmentation or keypoints"
+    return f" The dataset has annotations ({found}), for which --task is {tasks}."
+
+
 def _describe_labels(names: Any) -> str:
     if isinstance(names, dict):
         return f"outputs {list_names(list(names))}"
-    return f"{len(names)} labels ({list_names([printable(name) for name in names])})"
+    count = "1 label" if len(names) == 1 else f"{len(names)} labels"
+    return f"{count} ({list_names([printable(name) for name in names])})"
 
 
 def _set_constant(path: Path, name: str, value: str) -> None:

@@ -41,6 +41,8 @@ def test_columns_of_zeros_and_ones(tmp_path: Path) -> None:
     assert [reader.target(i).tolist() for i in range(2)] == [[1, 0], [0, 1]]
     with pytest.raises(UserError, match="row 1: the column 'dog' has the value 2"):
         MultiLabelReader(write(tmp_path, "path,cat,dog", "a.jpg,1,2"))
+    with pytest.raises(UserError, match=r"no column 'label', and no numbers in the column 'tags'"):
+        MultiLabelReader(write(tmp_path, "path,cat,tags", "a.jpg,1,x;y"))
 
 
 def test_lists_in_parquet_are_sets(tmp_path: Path) -> None:

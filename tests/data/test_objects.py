@@ -388,6 +388,19 @@ def test_polygons_and_run_lengths(tmp_path: Path) -> None:
     np.testing.assert_array_equal(drawn, ring)
 
 
+def test_boxes_without_polygons_are_no_masks(tmp_path: Path) -> None:
+    images(tmp_path, "a.png", "b.png")
+    write(tmp_path / "a.txt", "0 0.5 0.5 0.2 0.2\n")
+    write(tmp_path / "b.txt", "1 0.1 0.1 0.6 0.1 0.6 0.6\n0 0.5 0.5 0.2 0.2\n")
+    reader = MaskReader(tmp_path)
+    assert [len(reader.target(i)["polygons"]) for i in range(2)] == [0, 1]
+    assert reader.presence().tolist() == [[False, False, False], [False, False, True]]
+    assert "objects without a polygon, omitted: 2." in reader.warnings
+    write(tmp_path / "b.txt", "0 0.5 0.5 0.2 0.2\n")
+    with pytest.raises(UserError, match="For boxes, use the task detection"):
+        MaskReader(tmp_path)
+
+
 @given(st.lists(st.integers(0, 400), min_size=1, max_size=12))
 def test_run_lengths_as_text(runs: list[int]) -> None:
     """By the definition in maskApi.c of pycocotools: ``rleToString``."""
@@ -458,7 +471,7 @@ def test_boxes_are_no_keypoints_and_no_masks(tmp_path: Path, name: str) -> None:
     write_format(tmp_path, name)
     with pytest.raises(UserError, match=r"no keypoints.*COCO, YOLO, LabelMe"):
         KeypointReader(tmp_path)
-    with pytest.raises(UserError, match="it has no masks"):
+    with pytest.raises(UserError, match="has no masks"):
         MaskReader(tmp_path)
 
 

@@ -132,7 +132,7 @@ class MaskReader(BaseReader):
             return self._read_polygons(data)
         else:
             raise UserError(
-                f"{data} has the format {found}; it has no masks. Expected folders such as images/ "
+                f"{data} ({found}) has no masks. Expected folders such as images/ "
                 "and masks/ with files of the same names, a table with the columns path and mask, "
                 f"or {FORMATS['coco']}, {FORMATS['yolo']} or {FORMATS['labelme']} with polygons."
             )
@@ -258,7 +258,11 @@ class MaskReader(BaseReader):
         boxes = np.frombuffer(columns.boxes, np.float64).reshape(-1, 4)
         areas = np.nan_to_num(np.abs((boxes[:, 2:] - boxes[:, :2]).prod(axis=1)))
         classes = np.frombuffer(columns.classes, np.int32)
-        usable = (rows >= 0) & (classes != UNKNOWN)
+        has_shape = np.zeros(len(rows), np.bool_)
+        has_shape[np.frombuffer(columns.part_objects, np.int64)] = True
+        has_shape[[*columns.rle]] = True
+        known = (rows >= 0) & (classes != UNKNOWN)
+        usable = known & has_shape
         unknown = int(((rows >= 0) & (classes == UNKNOWN)).sum())
         # Sorted by image; large objects first, so that small ones are drawn on them.
         order = np.lexsort((-areas, rows))
@@ -275,6 +279,8 @@ class MaskReader(BaseReader):
         warnings = [*annotations.warnings]
         if unknown:
             warnings.append(f"objects of an unknown class, omitted: {unknown:,}.")
+        if boxes_alone := int((known & ~has_shape).sum()):
+            warnings.append(f"objects without a polygon, omitted: {boxes_alone:,}.")
         if without := int((counts == 0).sum()):
             warnings.append(f"images without objects, which are background: {without:,}.")
         self._presence = np.zeros((len(counts), len(names)), np.bool_)

@@ -26,7 +26,7 @@ OBJECT_FORMATS = ("coco", "voc", "yolo", "labelme", "kitti")
 
 
 def read_objects(
-    data: Path, shapes: bool = False, points: bool = False, task: str = ""
+    data: Path, shapes: bool = False, points: bool = False, task: str = "", other: str = ""
 ) -> tuple[Path, DataFormat, Annotations]:
     """Return root, format and content of annotation files.
 
@@ -35,6 +35,7 @@ def read_objects(
         shapes: read polygons and masks.
         points: read keypoints.
         task: the task, for the format of a folder.
+        other: formats that the caller reads itself, for the error.
 
     Raises:
         UserError: another format.
@@ -45,7 +46,7 @@ def read_objects(
         kind = "keypoints" if points else "polygons" if shapes else "boxes"
         formats = ("coco", "yolo", "labelme") if points or shapes else OBJECT_FORMATS
         names = ", ".join(FORMATS[name] for name in formats)
-        raise UserError(f"{data} has the format {found}; it has no {kind}. Expected {names}.")
+        raise UserError(f"{data} ({found}) has no {kind}. Expected {other}{names}.")
     if listing is None:
         # The images are beside the file, or beside its folder annotations/.
         parent = data.parent
@@ -93,6 +94,7 @@ class ObjectCounts:
 
     def __init__(self, data: Path) -> None:
         reader = ObjectReader.__new__(ObjectReader)
+        reader._other = "a table, or annotations of objects: "
         self.index = reader.read_index(data)
         self.counts: NDArray[np.int32] = reader._counts
 
@@ -162,9 +164,11 @@ class ObjectReader(_AnnotatedReader):
     ([[0.375, 0.25, 0.625, 0.75]], (0, 4))
     """
 
+    _other = ""
+
     def read_index(self, data: Path) -> ImageIndex:
         """Return the index of the images that annotation files list."""
-        root, self.format, self._annotations = read_objects(data)
+        root, self.format, self._annotations = read_objects(data, other=self._other)
         self._boxes = boxes = clean_boxes(self._annotations)
         if not len(boxes.classes):
             note = " ".join(boxes.warnings())

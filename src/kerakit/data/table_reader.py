@@ -408,11 +408,13 @@ def _read_indicators(
     path: Path, cells: Mapping[str, pa.Array]
 ) -> tuple[tuple[str, ...], NDArray[np.bool_]]:
     """Return the names of the columns of 0 and 1, and their values, bool (n, classes)."""
-    if not cells:
+    expected = "Expected the column label with sets such as cat;dog, or columns of 0 and 1."
+    if words := [name for name in cells if name not in _find_numbers(cells)]:
         raise UserError(
-            f"{path} has no column of labels. Expected the column label with sets such as cat;dog, "
-            "or a column of 0 and 1 per class."
+            f"{path} has no column 'label', and no numbers in the column {words[0]!r}. {expected}"
         )
+    if not cells:
+        raise UserError(f"{path} has no column of labels. {expected}")
     values = []
     for name, column in cells.items():
         numbers = read_column(path, name, column, "number").values
@@ -420,7 +422,7 @@ def _read_indicators(
             row = int(np.flatnonzero(unknown)[0])
             raise UserError(
                 f"{path}, row {row + 1}: the column {name!r} has the value {numbers[row]:g}. "
-                "Expected the column label with sets such as cat;dog, or columns of 0 and 1."
+                f"{expected}"
             )
         values.append(numbers == 1)
     check_printable(tuple(cells), path)

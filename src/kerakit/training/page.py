@@ -213,7 +213,7 @@ def _next(run: Run, evaluation: Mapping[str, Any]) -> list[Block]:
     blocks: list[Block] = []
     if not evaluation:
         blocks += [
-            Note("Metrics per class, confusion matrix and mistakes:"),
+            Note("Metrics, plots and mistakes on held-out images:"),
             Command(evaluate_command(run)),
         ]
     return [*blocks, Note("Export and verification:"), Command(deploy_command(run))]

@@ -185,7 +185,6 @@ def add_lines(
         if len(values) in (4, 5) or (count and len(values) == 4 + count):
             x, y, width, height = values[:4]
             box = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
-            polygon = [box[i] for i in (0, 1, 2, 1, 2, 3, 0, 3)]
         elif len(values) >= 6 and len(values) % 2 == 0:
             polygon = values
             box = (min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2]))
@@ -196,7 +195,7 @@ def add_lines(
         highest = max(highest, index)
         is_known = names is None or index < len(names)
         columns.add(row, box, index if is_known else UNKNOWN, name=f"class {index}")
-        if shapes:
+        if shapes and polygon:
             columns.add_polygon(polygon)
         if kpt_shape is not None and len(values) == 4 + count:
             columns.add_keypoints(_keypoints(values[4:], kpt_shape))
