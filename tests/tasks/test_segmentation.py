@@ -284,14 +284,17 @@ def test_the_loss_is_that_of_the_formulas(weights: Any) -> None:
 
 
 @given(SIZES, SIZES, st.integers(0, 2**32 - 1))
-def test_masks_are_those_of_opencv(cells: Any, size: Any, seed: int) -> None:
+def test_masks_are_those_of_opencv_and_keras(cells: Any, size: Any, seed: int) -> None:
     scores = np.random.default_rng(seed).normal(size=(*cells, 3)).astype(np.float32)
     decoder = Decoder({"classes": NAMES})
-    expected = cv2.resize(scores, size, interpolation=cv2.INTER_LINEAR).reshape(*size[::-1], 3)
-    ordered = np.sort(expected, axis=-1)
-    clear = ordered[..., 2] - ordered[..., 1] > 1e-3  # ties depend on rounding
     mask = decoder.mask(decoder.decode(scores), size)
-    np.testing.assert_array_equal(mask[clear], expected.argmax(-1)[clear])
+    opencv = cv2.resize(scores, size, interpolation=cv2.INTER_LINEAR).reshape(*size[::-1], 3)
+    # The loss and the metric of training resize by Keras.
+    resized = keras.ops.image.resize(scores, size[::-1], interpolation="bilinear")
+    for expected in (opencv, keras.ops.convert_to_numpy(resized)):
+        ordered = np.sort(expected, axis=-1)
+        clear = ordered[..., 2] - ordered[..., 1] > 1e-3  # ties depend on rounding
+        np.testing.assert_array_equal(mask[clear], expected.argmax(-1)[clear])
 
 
 @pytest.mark.parametrize("resize", ["stretch", "letterbox", "center_crop"])

@@ -6,6 +6,9 @@ from pathlib import Path
 import config
 from kerakit import data
 
+# CHANGE: values of masks without a class, besides 255.
+IGNORE: tuple[int, ...] = ()
+
 
 class DataReader(data.MaskReader):
     """The images of DATA_DIR, each with a mask.
@@ -23,4 +26,4 @@ class DataReader(data.MaskReader):
         seed: int = config.RANDOM_SEED_DEFAULT,
         exclusions: Path | Sequence[str] | None = config.EXCLUSIONS,
     ) -> None:
-        super().__init__(data_dir, train_ratio, seed, exclusions)
+        super().__init__(data_dir, train_ratio, seed, exclusions, ignore=IGNORE)
