@@ -229,7 +229,7 @@ def _accuracy_and_latency(
     untested = ", ".join(one.format for one in results if not one.measurement)
     note = f" Not tested: {untested}." if untested else ""
     return Section(
-        f"{label.capitalize()} and latency",
+        f"{label if label != label.lower() else label.capitalize()} and latency",
         [Chart(figure, f"{label} over latency"), Note(f"Area of a dot: size of the file.{note}")],
     )
 

@@ -15,7 +15,9 @@ _NAMES = {
     "mae": "MAE",
     "map": "mAP",
     "map50": "mAP@0.5",
+    "ap": "AP",
     "ap50": "AP@0.5",
+    "oks": "OKS",
     "pck": "PCK",
     "pck@0.05": "PCK@0.05",
     "pck@0.2": "PCK@0.2",
@@ -27,7 +29,8 @@ _NAMES = {
 }
 FRACTIONS = (
     *("accuracy", "agreement", "same_prediction", "precision", "recall", "f1", "confidence"),
-    *("exact_match", "mean_score", "iou", "map", "map50", "ap50", "pck", "pck@0.05", "pck@0.2"),
+    *("exact_match", "mean_score", "iou", "map", "map50", "ap50", "ap", "oks"),
+    *("map_small", "map_medium", "map_large", "pck", "pck@0.05", "pck@0.2"),
 )
 """Ends of the keys of values that are shown in percent."""
 

@@ -19,6 +19,11 @@ _MAX_NAMED = 8
 """Number of classes whose curves have names and colors."""
 
 _SIDE = 340
+_ROW = 17
+"""Height of a row of the legend, in points."""
+
+_SHORT, _LONG = 12, 36
+"""Characters of names for two columns of the legend, and for one."""
 
 _NAMED = ("#0b62c4", "#b35900", "#2e7d32", "#8e24aa", "#c62828", "#00838f", "#6d4c41", "#ad1457")
 
@@ -35,14 +40,20 @@ def plot_precision_recall(curves: Curves) -> Figure:
     >>> len(plot_precision_recall({"cat": np.linspace(1, 0, 101)}).axes[0].lines)
     1
     """
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
     with styled():
-        figure = new_figure(_SIDE, _SIDE, layout="constrained")
-        axes = figure.add_subplot()
         named = len(curves) <= _MAX_NAMED
+        columns = 2 if max(map(len, curves), default=0) <= _SHORT else 1
+        rows = 2 + -(-(len(curves) + 1 if named else 1) // columns)  # with title and border
+        height = _SIDE + _ROW * rows
+        layout = ConstrainedLayoutEngine(rect=(0, _ROW * rows / height, 1, _SIDE / height))
+        figure = new_figure(_SIDE, height, layout=layout)
+        axes = figure.add_subplot()
         for i, (name, precision) in enumerate(curves.items()):
             recall = np.linspace(0, 1, len(precision))
             style: dict[str, Any] = (
-                {"color": _NAMED[i], "label": f"{clean_text(name)} {_format_mean(precision)}"}
+                {"color": _NAMED[i], "label": f"{_shorten(name)} {_format_mean(precision)}"}
                 if named
                 else {"color": COLORS["line"], "linewidth": 1}
             )
@@ -60,7 +71,9 @@ def plot_precision_recall(curves: Curves) -> Figure:
         axes.set_xlabel("recall", loc="right")
         axes.set_ylabel("precision")
         axes.grid(visible=True)
-        axes.legend(loc="lower left", title="AP at IoU 0.5")
+        # Of the figure, so that long names do not narrow the plot.
+        title = "AP at IoU 0.5"
+        figure.legend(loc="lower left", ncols=columns, title=title, alignment="left")
     return figure
 
 
@@ -78,6 +91,11 @@ def precision_recall_section(curves: Mapping[str, Curves]) -> Section:
         "Objects count as found at an IoU of 0.5. The area below a curve is its average precision."
     )
     return Section("Precision and recall", [SideBySide(charts), note])
+
+
+def _shorten(name: str) -> str:
+    name = clean_text(name)
+    return name if len(name) <= _LONG else f"{name[: _LONG - 1]}…"
 
 
 def _format_mean(precision: NDArray[np.float64]) -> str:
