@@ -15,6 +15,7 @@ from pyarrow import parquet
 
 from kerakit import UserError
 from kerakit.data import MultiLabelReader, RegressionReader, TableReader, data_warnings
+from kerakit.data.check import open_dataset, print_findings
 
 
 def write(folder: Path, *rows: str) -> Path:
@@ -138,3 +139,16 @@ def test_one_column_per_output(tmp_path: Path) -> None:
 def test_wrong_columns(tmp_path: Path, columns: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         TableReader(write(tmp_path, "path,age", "a.jpg,1"), columns=columns)
+
+
+@pytest.mark.parametrize("heading", ["label", "weight"])
+def test_the_check_of_numbers_has_no_classes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], heading: str
+) -> None:
+    rows = [f"{i}.jpg,{i}.5" for i in range(50)]
+    reader = open_dataset(write(tmp_path, f"path,{heading}", *rows))
+    print_findings(reader, [])
+    shown = capsys.readouterr().out
+    assert "50 images, columns: 1" in shown
+    assert heading in shown
+    assert "class" not in shown

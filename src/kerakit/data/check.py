@@ -32,7 +32,12 @@ from kerakit.data.object_reader import ObjectReader
 from kerakit.data.reader import DataReader, unmeasured_classes
 from kerakit.data.similar import THUMBNAIL, find_near_duplicates, fingerprint
 from kerakit.data.split import MODES
-from kerakit.data.table_reader import MultiLabelReader, TableReader, infer_kind
+from kerakit.data.table_reader import (
+    MultiLabelReader,
+    RegressionReader,
+    TableReader,
+    infer_kind,
+)
 from kerakit.data.tables import index_columns
 from kerakit.errors import ImageError
 
@@ -150,7 +155,8 @@ def _table_reader(path: Path) -> type[BaseReader]:
     """Return the reader of a table by its columns."""
     columns = index_columns(path)[1]
     if "label" in columns:
-        return MultiLabelReader if infer_kind(columns["label"]) == "set" else UncheckedReader
+        readers = {"set": MultiLabelReader, "number": RegressionReader}
+        return readers.get(infer_kind(columns["label"]), UncheckedReader)
     return MaskReader if "mask" in columns else TableReader if columns else UncheckedReader
 
 
@@ -202,20 +208,23 @@ def summarize_list(path: Path, findings: int, edits: int) -> str:
         if excluded
         else "No image is excluded from training."
     )
-    return f"{findings:,} findings, written to {path}.{kept} {effect}"
+    return f"{findings:,} finding{'s' * (findings != 1)}, written to {path}.{kept} {effect}"
 
 
 def print_findings(reader: BaseReader, findings: list[Finding]) -> None:
     """Print the number of images per class and split, and each kind of finding with an example."""
     counts = [reader.counts(mode) for mode in MODES]
+    is_class = not isinstance(reader, TableReader | RegressionReader)
+    heading, number = "class" if is_class else "column", len(reader.class_names)
+    size = f" in {number} classes" if is_class else f", columns: {number}"
     print_table(
-        ["class", *MODES],
+        [heading, *MODES],
         [
             [printable(name), *(f"{number:,}" for number in numbers)]
             for name, *numbers in zip(reader.class_names, *counts, strict=True)
         ],
-        title=f"{len(reader):,} images in {len(reader.class_names)} classes",
-        left=["class"],
+        title=f"{len(reader):,} images{size}",
+        left=[heading],
     )
     rows = []
     for kind, count in Counter(finding.kind for finding in findings).items():
@@ -228,7 +237,7 @@ def print_findings(reader: BaseReader, findings: list[Finding]) -> None:
     for warning in (*reader.warnings, *unmeasured_classes(reader)):
         print(warning)
     train = counts[0]
-    if len(train) and train.min() and train.max() > 10 * train.min():
+    if is_class and len(train) and train.min() and train.max() > 10 * train.min():
         rare, common = (printable(reader.class_names[i]) for i in (train.argmin(), train.argmax()))
         print(
             f"class imbalance: {rare!r} has {train.min():,} training images, {common!r} "
