@@ -1,8 +1,9 @@
-"""Precision-recall curves of detectors."""
+"""Precision-recall curves per class, of detectors and of multi-label models."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,17 +28,45 @@ _SHORT, _LONG = 12, 36
 
 _NAMED = ("#0b62c4", "#b35900", "#2e7d32", "#8e24aa", "#c62828", "#00838f", "#6d4c41", "#ad1457")
 
-Curves = Mapping[str, NDArray[np.float64]]
-"""Precision at evenly spaced recalls from 0 to 1, by the name of the class."""
+RECALLS = np.linspace(0, 1, 101)
+"""Recalls at which curves are computed, as in the evaluation of COCO."""
 
 
-def plot_precision_recall(curves: Curves) -> Figure:
+@dataclass(frozen=True)
+class Curve:
+    """Precision over recall of one class.
+
+    Attributes:
+        precision: at evenly spaced recalls from 0 to 1, such as RECALLS.
+        average: the average precision; default: the mean of ``precision``.
+        threshold: (recall, precision) at the chosen threshold; None: not marked.
+
+    >>> Curve(np.array([1.0, 0.5])).average_precision
+    0.75
+    """
+
+    precision: NDArray[np.float64]
+    average: float | None = None
+    threshold: tuple[float, float] | None = None
+
+    @property
+    def average_precision(self) -> float:
+        """The average precision."""
+        return float(self.precision.mean()) if self.average is None else self.average
+
+
+Curves = Mapping[str, Curve]
+"""Curves by the name of the class."""
+
+
+def plot_precision_recall(curves: Curves, title: str = "AP at IoU 0.5") -> Figure:
     """Return a figure with one curve per class, and their mean where there are several.
 
     Args:
-        curves: precision at evenly spaced recalls from 0 to 1, by class name.
+        curves: by class name.
+        title: of the legend.
 
-    >>> len(plot_precision_recall({"cat": np.linspace(1, 0, 101)}).axes[0].lines)
+    >>> len(plot_precision_recall({"cat": Curve(np.linspace(1, 0, 101))}).axes[0].lines)
     1
     """
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -50,53 +79,57 @@ def plot_precision_recall(curves: Curves) -> Figure:
         layout = ConstrainedLayoutEngine(rect=(0, _ROW * rows / height, 1, _SIDE / height))
         figure = new_figure(_SIDE, height, layout=layout)
         axes = figure.add_subplot()
-        for i, (name, precision) in enumerate(curves.items()):
-            recall = np.linspace(0, 1, len(precision))
+        for i, (name, curve) in enumerate(curves.items()):
+            color = _NAMED[i] if named else COLORS["line"]
             style: dict[str, Any] = (
-                {"color": _NAMED[i], "label": f"{_shorten(name)} {_format_mean(precision)}"}
+                {"label": f"{_shorten(name)} {curve.average_precision:.3f}"}
                 if named
-                else {"color": COLORS["line"], "linewidth": 1}
+                else {"linewidth": 1}
             )
-            axes.plot(recall, precision, **style)
+            recall = np.linspace(0, 1, len(curve.precision))
+            axes.plot(recall, curve.precision, color=color, **style)
+            if curve.threshold is not None and named:
+                axes.plot(*curve.threshold, "o", color=color, markersize=5)
         if len(curves) > 1:
-            mean = np.mean(list(curves.values()), axis=0)
+            mean = np.mean([curve.precision for curve in curves.values()], axis=0)
+            average = np.mean([curve.average_precision for curve in curves.values()])
             axes.plot(
                 np.linspace(0, 1, len(mean)),
                 mean,
                 color=COLORS["text"],
                 linestyle="--",
-                label=f"mean {_format_mean(mean)}",
+                label=f"mean {average:.3f}",
             )
         axes.set(xlim=(0, 1.01), ylim=(0, 1.01))
         axes.set_xlabel("recall", loc="right")
         axes.set_ylabel("precision")
         axes.grid(visible=True)
         # Of the figure, so that long names do not narrow the plot.
-        title = "AP at IoU 0.5"
         figure.legend(loc="lower left", ncols=columns, title=title, alignment="left")
     return figure
 
 
-def precision_recall_section(curves: Mapping[str, Curves]) -> Section:
-    """Return a section with the curves of each model, by its name."""
+def precision_recall_section(
+    curves: Mapping[str, Curves], note: str, title: str = "AP at IoU 0.5"
+) -> Section:
+    """Return a section with the curves of each model, by its name.
+
+    Args:
+        curves: by model and class.
+        note: text below the charts.
+        title: of the legends.
+    """
     alt = "precision over recall, one curve per class"
     charts: list[tuple[str, Block]] = [
-        (title if len(curves) > 1 else "", Chart(plot_precision_recall(each), alt))
-        for title, each in curves.items()
+        (name if len(curves) > 1 else "", Chart(plot_precision_recall(each, title), alt))
+        for name, each in curves.items()
         if each
     ]
     if not charts:
-        return Section("Precision and recall", [Note("There are no true objects.")])
-    note = Note(
-        "Objects count as found at an IoU of 0.5. The area below a curve is its average precision."
-    )
-    return Section("Precision and recall", [SideBySide(charts), note])
+        return Section("Precision and recall", [Note("No class has true examples.")])
+    return Section("Precision and recall", [SideBySide(charts), Note(note)])
 
 
 def _shorten(name: str) -> str:
     name = clean_text(name)
     return name if len(name) <= _LONG else f"{name[: _LONG - 1]}…"
-
-
-def _format_mean(precision: NDArray[np.float64]) -> str:
-    return f"{precision.mean():.3f}"

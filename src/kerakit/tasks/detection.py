@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from kerakit.data.placement import Placement
     from kerakit.data.reader import Reader
     from kerakit.report.page import Section
+    from kerakit.report.precision_recall import Curve
 
 STRIDES = (8, 16, 32)
 """Strides of the feature levels: pixels per row and column of each."""
@@ -387,11 +388,17 @@ class Detection(DecodedTask):
             drawn = self._decoder.draw(drawn, prediction)
         return np.asarray(drawn)
 
+    def _curves(self, predictions: Objects, targets: NDArray[Any]) -> dict[str, Curve]:
+        from kerakit.report.precision_recall import Curve
+
+        found = self._coco(predictions, targets).curves(self.class_names)
+        return {name: Curve(precision) for name, precision in found.items()}
+
     def plot(self, predictions: Objects, targets: NDArray[Any]) -> dict[str, Figure]:
         """Return the precision-recall curves of the classes at an IoU of 0.5."""
         from kerakit.report.precision_recall import plot_precision_recall
 
-        curves = self._coco(predictions, targets).curves(self.class_names)
+        curves = self._curves(predictions, targets)
         return {"precision_recall": plot_precision_recall(curves)} if curves else {}
 
     def report(self, predictions: Mapping[str, Objects], targets: NDArray[Any]) -> list[Section]:
@@ -399,10 +406,7 @@ class Detection(DecodedTask):
         from kerakit.report.precision_recall import precision_recall_section
         from kerakit.report.tables import per_class_section
 
-        curves = {
-            name: self._coco(each, targets).curves(self.class_names)
-            for name, each in predictions.items()
-        }
+        curves = {name: self._curves(each, targets) for name, each in predictions.items()}
         tables = {
             name: self.details(each, targets)["classes"] for name, each in predictions.items()
         }
@@ -412,7 +416,11 @@ class Detection(DecodedTask):
             "classes on validation images. Sizes of objects are in pixels of the model's input."
         )
         return [
-            precision_recall_section(curves),
+            precision_recall_section(
+                curves,
+                "Objects count as found at an IoU of 0.5. The area below a curve is its average "
+                "precision.",
+            ),
             per_class_section(tables, ("ap50", "ap", "f1"), note),
         ]
 

@@ -22,9 +22,11 @@ from kerakit.tasks.losses import LossFn, find_loss, weigh_positives
 
 if TYPE_CHECKING:
     import keras
+    from matplotlib.figure import Figure
 
     from kerakit.data.reader import Reader
     from kerakit.report.page import Section
+    from kerakit.report.precision_recall import Curve
 
 MAX_WEIGHT = 100.0
 """Largest weight of the positive labels of a class; 1 / MAX_WEIGHT is the smallest one."""
@@ -227,10 +229,41 @@ class MultiLabel(DecodedTask):
         """Return the true labels."""
         return ", ".join(self.class_names[i] for i in np.flatnonzero(target)) or "no label"
 
+    def _curves(self, predictions: NDArray[Any], targets: NDArray[Any]) -> dict[str, Curve]:
+        """Return the curves of the classes with positive images."""
+        from sklearn.metrics import precision_recall_curve
+
+        from kerakit.report.precision_recall import RECALLS, Curve
+
+        true, present = np.asarray(targets) > 0, self._present(predictions)
+        averages = self._average_precision(predictions, true)
+        curves = {}
+        for i, name in enumerate(self.class_names):
+            if not true[:, i].any():
+                continue
+            precision, recall, _ = precision_recall_curve(true[:, i], predictions[:, i])
+            # The highest precision at this recall or more, as in the evaluation of COCO.
+            highest = np.maximum.accumulate(precision)
+            at = np.searchsorted(-recall, 1e-9 - RECALLS, side="right") - 1
+            found, correct = present[:, i].sum(), (present & true)[:, i].sum()
+            point = (correct / true[:, i].sum(), correct / found) if found else None
+            curves[name] = Curve(highest[at], averages[i], point)
+        return curves
+
+    def plot(self, predictions: NDArray[Any], targets: NDArray[Any]) -> dict[str, Figure]:
+        """Return the precision-recall curves of the classes."""
+        from kerakit.report.precision_recall import plot_precision_recall
+
+        curves = self._curves(predictions, targets)
+        if not curves:
+            return {}
+        return {"precision_recall": plot_precision_recall(curves, "average precision")}
+
     def report(
         self, predictions: Mapping[str, NDArray[Any]], targets: NDArray[Any]
     ) -> list[Section]:
-        """Return a section with metrics per class."""
+        """Return sections with precision-recall curves and metrics per class."""
+        from kerakit.report.precision_recall import precision_recall_section
         from kerakit.report.tables import per_class_section
 
         columns = {
@@ -240,7 +273,12 @@ class MultiLabel(DecodedTask):
             "A class is predicted if its score reaches its threshold, which maximizes F1 on "
             f"validation images; with fewer than {MIN_POSITIVES} of them it is 0.5."
         )
-        return [per_class_section(columns, ("average_precision", "f1"), note)]
+        curves = {name: self._curves(each, targets) for name, each in predictions.items()}
+        marks = "Dots: recall and precision at the threshold of the class."
+        return [
+            precision_recall_section(curves, marks, "average precision"),
+            per_class_section(columns, ("average_precision", "f1"), note),
+        ]
 
 
 def _mean(values: Sequence[float | None]) -> float:
