@@ -21,6 +21,7 @@ from pydantic_core import PydanticUndefined
 
 from kerakit import cli, errors, script
 from kerakit.deploy import FORMAT_NAMES
+from kerakit.signals import TERMINATION, Terminated
 from projects import Project
 
 ROOT = Path(__file__).parents[1]
@@ -192,7 +193,7 @@ def test_each_key_of_an_export_is_documented(exported_digits: Any) -> None:
 
 
 def test_each_format_is_documented() -> None:
-    from kerakit.deploy.export import FORMATS
+    from kerakit.deploy.formats.table import FORMATS
 
     text = page("reference/formats.md")
     for name in FORMAT_NAMES:
@@ -202,6 +203,7 @@ def test_each_format_is_documented() -> None:
 def test_each_exit_code_is_documented() -> None:
     codes = {errors.UserError.exit_code, errors.JobError.exit_code}
     codes |= {0, script.INTERRUPTED, script.PIPE_CLOSED}
+    codes |= {Terminated(number).exit_code for number in TERMINATION}
     listed = set(map(int, re.findall(r"^\| `(\d+)` \|", page("reference/exit-codes.md"), re.M)))
     assert listed == codes
 

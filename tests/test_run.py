@@ -114,8 +114,7 @@ def test_the_best_checkpoints_are_kept(
 ) -> None:
     run = finished(tmp_path_factory.mktemp("runs") / "run")
     for epoch, value in enumerate(values, 1):
-        run.add_checkpoint(OneByteModel(str(epoch).encode()), epoch, value)
-        run.prune_checkpoints(limit, higher)
+        run.add_checkpoint(OneByteModel(str(epoch).encode()), epoch, value, limit, higher)
     kept = run.list_checkpoints()
     assert len(kept) == min(limit, len(values))
     assert {p.name for p in run.checkpoints.glob("*.h5")} == {c.file for c in kept}

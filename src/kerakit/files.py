@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
+import glob
 import hashlib
 import json
 import math
@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +70,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         with temporary.open("rb+") as file:
-            _sync(file.fileno())
+            sync_file(file.fileno())
         temporary.replace(path)
-        _sync_dir(path.parent)
+        sync_dir(path.parent)
     except OSError as error:
         code = error.errno or _native_errno(error)
         if code is None or error.filename not in (None, str(temporary), temporary):
@@ -89,7 +89,7 @@ def _native_errno(error: OSError) -> int | None:
     return int(found.group(1)) if found else None
 
 
-def _sync(descriptor: int) -> None:
+def sync_file(descriptor: int) -> None:
     """Sync a file or folder, where its file system can: SMB, FUSE and 9p may refuse."""
     try:
         os.fsync(descriptor)
@@ -98,16 +98,24 @@ def _sync(descriptor: int) -> None:
             raise
 
 
-def _sync_dir(folder: Path) -> None:
+def sync_dir(folder: Path) -> None:
     """Make a rename in ``folder`` survive a power cut."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:
         return  # a folder that may be written and not listed
     try:
-        _sync(handle)
+        sync_file(handle)
     finally:
         os.close(handle)
+
+
+def remove_temporary_files(paths: Iterable[Path]) -> None:
+    """Remove the files that killed processes left half-written beside ``paths``."""
+    for path in paths:
+        for temporary in path.parent.glob(f".????????.{glob.escape(path.name)}"):
+            if re.fullmatch("[0-9a-f]{8}", temporary.name[1:9]):
+                temporary.unlink(missing_ok=True)
 
 
 def make_dir(path: Path) -> None:
@@ -278,33 +286,6 @@ def _files(path: Path) -> list[Path]:
         (file for file in path.rglob("*") if file.is_file()),
         key=lambda file: os.fsencode(file.as_posix()),
     )
-
-
-_locks: dict[tuple[int, int], int] = {}
-"""File descriptors of the folders that this process has locked, by device and inode."""
-
-
-def lock_dir(path: Path) -> bool:
-    """Lock a folder until this process ends, by whatever cause; False if another process has it.
-
-    The lock leaves no file behind. File systems without locks grant every lock.
-    """
-    handle = os.open(path, os.O_RDONLY)
-    status = os.fstat(handle)
-    key = status.st_dev, status.st_ino
-    if key in _locks:
-        os.close(handle)
-        return True
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        return False
-    except OSError:
-        os.close(handle)
-        return True
-    _locks[key] = handle
-    return True
 
 
 class OutputFolder:

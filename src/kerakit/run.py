@@ -15,20 +15,30 @@ from typing import TYPE_CHECKING, Any, Self
 
 from kerakit import __version__
 from kerakit.architecture import fingerprint
-from kerakit.errors import UserError, first_line, list_names
+from kerakit.errors import JobError, UserError, first_line, list_names
 from kerakit.files import (
     RESTORE,
     OutputFolder,
     atomic_write,
     check_disk_space,
     damaged,
-    lock_dir,
     make_dir,
     read_json,
+    remove_temporary_files,
     sha256,
     write_json,
     write_text,
 )
+from kerakit.locks import (
+    check_unlocked,
+    is_locked_here,
+    is_lost,
+    lock_folder,
+    locked,
+    unlock_folder,
+)
+from kerakit.set_aside import SetAside
+from kerakit.signals import shielded
 
 if TYPE_CHECKING:
     import keras
@@ -112,6 +122,7 @@ class Run(OutputFolder):
         self.evaluation = self.path / "evaluation.json"
         self.report = self.path / "report.json"
         self.page = self.path / "report.html"
+        self._previous = SetAside(self.path)
         self._files = (
             *(self.config, self.split, self.history, self.evaluation, self.report, self.page),
         )
@@ -137,27 +148,72 @@ class Run(OutputFolder):
         """Whether an epoch was completed; otherwise the same command can be repeated."""
         return self.history.exists() or self.index.exists() or any(self._saved_weights())
 
+    def check_new(self, overwrite: bool) -> None:
+        """Raise UserError if another process trains here, or if a run would be replaced."""
+        check_unlocked(self.path)
+        self._recover()
+        super().check_new(overwrite)
+
     def create(self, overwrite: bool = False) -> Self:
-        """Create the folder; files of an earlier run are removed, other files are kept.
+        """Create the folder and lock it until this process ends.
+
+        An earlier run is set aside until the first checkpoint replaces it; if there is none, it is
+        restored. Other files are kept.
 
         Raises:
             UserError: the folder contains a run and ``overwrite`` is false, or files of
                 another program with the names of a run, or another process writes to it.
         """
         self.check_new(overwrite)
-        make_dir(self.path)
-        if not lock_dir(self.path):
-            raise UserError(
-                f"another process is writing to {self.path}. Wait until it has ended, or choose "
-                "another --save_to."
-            )
-        # First of all: whatever ends this process, the folder is recognized as a run.
+        lock_folder(self.path)
+        super().check_new(overwrite)  # another process may have written meanwhile
+        if self.is_ours() and self.has_results():
+            self._previous.add(self._owned_files())
+        # Before all others: whatever ends this process, the folder is recognized as a run.
         if not self.config.exists():
             write_json(self.config, _STARTED)
         self._remove(keep=self.config)
         for folder in (self.checkpoints, self.logs, self.plots):
             make_dir(folder)
         return self
+
+    def _recover(self) -> None:
+        """After a kill: restore an earlier run that nothing has replaced."""
+        # In this process, a training is running: it has not replaced the earlier run yet.
+        if not self._previous.exists() or is_locked_here(self.path):
+            return
+        # Another process trains, or the folder is read-only.
+        with contextlib.suppress(UserError, OSError), locked(self.path):
+            if self._previous.is_whole() and self._has_replaced():
+                self._previous.remove()
+            else:
+                self._restore()
+
+    def _has_replaced(self) -> bool:
+        """Whether this run is worth more than the earlier one that --overwrite set aside."""
+        return bool(self.list_checkpoints())
+
+    def _restore(self) -> None:
+        """Restore the earlier run, in place of one without a checkpoint."""
+        if self._previous.is_whole():
+            self._remove()
+        self._previous.restore()
+        print(f"{self.path}: the earlier run is restored; nothing has replaced it.", flush=True)
+
+    def drop_previous(self) -> None:
+        """Remove the earlier run that was set aside: this one has replaced it."""
+        if self._previous.exists():
+            self._previous.remove()
+
+    def check_intact(self) -> None:
+        """Raise JobError if the run folder was removed or replaced while this process uses it."""
+        folders = (self.path, self.checkpoints, self.logs, self.plots)
+        missing = [path for path in folders if is_locked_here(self.path) and not path.is_dir()]
+        if is_lost(self.path) or missing:
+            raise JobError(
+                f"{(missing or folders)[0]} was removed or replaced while the training wrote to "
+                "it. Nothing more is saved there: train again, and leave the folder as it is."
+            )
 
     def discard_if_empty(self) -> None:
         """Remove a run without a checkpoint, so that the same command can be repeated."""
@@ -166,22 +222,32 @@ class Run(OutputFolder):
 
     def remove(self) -> None:
         """Remove the run, and its folder if that is empty then."""
-        self._remove()
+        if self._previous.exists():
+            self._restore()
+        else:
+            self._remove()
+        unlock_folder(self.path)
         with contextlib.suppress(OSError):
             self.path.rmdir()
 
-    def _remove(self, keep: Path | None = None) -> None:
-        """Remove our files, and our folders where they are empty then; links are not followed."""
+    def _owned_files(self) -> list[Path]:
+        """Return our files that exist; links to folders are not followed."""
         logs = [] if self.logs.is_symlink() else self.logs.rglob("events.out.tfevents.*")
-        for path in [
+        files = [
             self.index,
             *self._weights_files(),
-            *self._temporary_files(),
             *(self.plots / f"{name}.png" for name in _PLOTS),
             *logs,
             # config.json last: ``is_ours`` recognizes a run by it, also after a kill.
             *reversed(self._files),
-        ]:
+        ]
+        return [path for path in files if path.is_symlink() or path.exists()]
+
+    def _remove(self, keep: Path | None = None) -> None:
+        """Remove our files, and our folders where they are empty then."""
+        plots = (self.plots / f"{name}.png" for name in _PLOTS)
+        remove_temporary_files([*self._files, self.index, *plots])
+        for path in self._owned_files():
             if path != keep:
                 path.unlink(missing_ok=True)
         for folder in (
@@ -206,15 +272,6 @@ class Run(OutputFolder):
         files = self._weights_files()
         return sorted(path for path in files if re.fullmatch(_WEIGHTS_FILE, path.name))
 
-    def _temporary_files(self) -> list[Path]:
-        """Return the files that a killed process left half-written."""
-        return [
-            temporary
-            for path in (*self._files, self.index)
-            for temporary in path.parent.glob(f".*.{path.name}")
-            if re.fullmatch(_TEMPORARY + re.escape(path.name), temporary.name)
-        ]
-
     @classmethod
     def open(cls, path: Path | str) -> Self:
         """Open an existing run folder.
@@ -223,6 +280,7 @@ class Run(OutputFolder):
             UserError: no such folder, or no run in it.
         """
         run = cls(path)
+        run._recover()
         if not run.path.is_dir():
             raise UserError(
                 f"there is no folder {run.path}. Expected a run folder: the --save_to of train.py."
@@ -253,29 +311,47 @@ class Run(OutputFolder):
         except (TypeError, ValueError) as error:
             raise damaged(self.index, error) from None
 
-    def add_checkpoint(self, model: keras.Model, epoch: int, value: float) -> Checkpoint:
-        """Save the weights of ``model`` as the checkpoint of ``epoch`` and list it first."""
-        path = self.checkpoints / f"epoch-{epoch:04d}.weights.h5"
-        check_disk_space(self.checkpoints, estimate_weights_size(model))
-        with atomic_write(path) as temporary:
-            model.save_weights(temporary)
-        checkpoint = Checkpoint(
-            path.name, epoch, value if math.isfinite(value) else None, sha256(path)
-        )
-        self._write_index([checkpoint, *self.list_checkpoints()])
-        return checkpoint
+    def add_checkpoint(
+        self,
+        model: keras.Model,
+        epoch: int,
+        value: float,
+        limit: int | None = None,
+        higher_is_better: bool = False,
+    ) -> Checkpoint:
+        """Save the weights of ``model`` as the checkpoint of ``epoch``; keep the best ones.
 
-    def prune_checkpoints(self, count: int, higher_is_better: bool = False) -> None:
-        """Keep the ``count`` best checkpoints, ranked; ties: the later epoch first."""
-        ranked = sorted(
-            self.list_checkpoints(),
-            key=lambda one: (sort_key(one.value, higher_is_better), -one.epoch),
-        )
-        # The list first: a kill in between leaves an unlisted file, never a listed file that is
-        # missing.
-        self._write_index(ranked[:count])
-        for checkpoint in ranked[count:]:
-            (self.checkpoints / checkpoint.file).unlink(missing_ok=True)
+        Ctrl-C waits until it is saved. From the first checkpoint on, the run replaces an earlier
+        one that was set aside.
+
+        Args:
+            model: the model.
+            epoch: counted from 1.
+            value: the monitored metric; ties: the later epoch is the better one.
+            limit: number of checkpoints to keep; None: all.
+            higher_is_better: whether larger values are better.
+        """
+        path = self.checkpoints / f"epoch-{epoch:04d}.weights.h5"
+        self.check_intact()
+        with shielded():
+            check_disk_space(self.checkpoints, estimate_weights_size(model))
+            with atomic_write(path) as temporary:
+                model.save_weights(temporary)
+            checkpoint = Checkpoint(
+                path.name, epoch, value if math.isfinite(value) else None, sha256(path)
+            )
+            others = [one for one in self.list_checkpoints() if one.file != path.name]
+            ranked = sorted(
+                [checkpoint, *others],
+                key=lambda one: (sort_key(one.value, higher_is_better), -one.epoch),
+            )
+            # Once, and before files are removed: a kill in between leaves an unlisted file, never a
+            # listed one that is missing, or the newest in the place of the best.
+            self._write_index(ranked[:limit])
+            for dropped in ranked[len(ranked[:limit]) :]:
+                (self.checkpoints / dropped.file).unlink(missing_ok=True)
+            self.drop_previous()
+        return checkpoint
 
     def best(self) -> Path:
         """Return the path of the best checkpoint's weights file, after verifying its SHA-256.

@@ -19,6 +19,7 @@ from kerakit.errors import KerakitError, printable_lines
 from kerakit.files import disk_full_code
 from kerakit.machine import find_address_limit, limit_threads
 from kerakit.run import Run
+from kerakit.signals import Terminated, raise_on_signals
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 
@@ -31,8 +32,9 @@ PIPE_CLOSED = 141
 def parse_args(config_class: type[ConfigT], description: str | None = None) -> ConfigT:
     """Parse the flags of a script; from here on, errors cause a message and an exit code.
 
-    Exit codes: 0 completed; 1 the job failed; 2 wrong flags or bad input; 130 interrupted. A user
-    error causes a message without a stack trace; a bug keeps its stack trace.
+    Exit codes: 0 completed; 1 the job failed; 2 wrong flags or bad input; 130 interrupted; 143 and
+    129 terminated by SIGTERM and SIGHUP, after the removal of temporary files. A user error causes
+    a message without a stack trace; a bug keeps its stack trace.
 
     Args:
         config_class: class whose fields are the flags.
@@ -55,6 +57,7 @@ def parse_args(config_class: type[ConfigT], description: str | None = None) -> C
             file=sys.stderr,
         )
     sys.excepthook = exit_on_error
+    raise_on_signals()
     return config_class.parse(description=description)
 
 
@@ -63,6 +66,8 @@ def exit_on_error(
 ) -> None:
     """Print ``error`` and exit with its code; an unexpected error keeps its stack trace."""
     if isinstance(error, KerakitError):
+        fail(str(error), error.exit_code)
+    if isinstance(error, Terminated):
         fail(str(error), error.exit_code)
     if isinstance(error, KeyboardInterrupt):
         fail("interrupted.", INTERRUPTED)
@@ -107,6 +112,7 @@ def _is_source(name: str, folder: Path) -> bool:
 def call(function: Callable[[], None]) -> None:
     """Call a function with the error handling of scripts."""
     open_missing_streams()
+    raise_on_signals()
     try:
         function()
     except (Exception, KeyboardInterrupt) as error:

@@ -8,6 +8,7 @@ import io
 import os
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +18,8 @@ from types import ModuleType
 
 import numpy as np
 from PIL import Image
+
+from kerakit.signals import TERMINATION
 
 PROJECT = Path(__file__).parents[2] / "src" / "kerakit" / "project"
 """The template."""
@@ -83,6 +86,7 @@ class Project:
         """Run a script in this process, where TensorFlow is imported once for all tests."""
         import keras
 
+        from kerakit.locks import release_all
         from kerakit.script import exit_on_error
 
         out, err = io.StringIO(), io.StringIO()
@@ -97,11 +101,13 @@ class Project:
             try:
                 try:
                     runpy.run_path(script, run_name="__main__")
-                except Exception as error:
+                except (Exception, KeyboardInterrupt) as error:
                     exit_on_error(type(error), error, error.__traceback__)
                     code = 1
             except SystemExit as stop:
                 code = stop.code or 0
+            finally:
+                release_all()
         assert isinstance(code, int), code
         return Result(code, out.getvalue(), err.getvalue())
 
@@ -119,10 +125,13 @@ def _restored() -> Iterator[None]:
     """Restore what a script changes in its process."""
     folder, argv, path, hook = Path.cwd(), sys.argv, list(sys.path), sys.excepthook
     environment = dict(os.environ)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, *TERMINATION)}
     _forget_template()
     try:
         yield
     finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         os.chdir(folder)
         sys.argv, sys.path[:], sys.excepthook = argv, path, hook
         os.environ.clear()

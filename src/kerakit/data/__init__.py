@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from kerakit.data.transforms import Recolor, Warp
     from kerakit.data.unlabeled import UnlabeledReader
     from kerakit.device.preprocessing import Preprocessing
-    from kerakit.report.plots import image_grid
+    from kerakit.report.plots import image_grid, save_image
 
 __all__ = [
     "BaseReader",
@@ -61,6 +61,7 @@ __all__ = [
     "recognize",
     "record_split",
     "restore_reader",
+    "save_image",
 ]
 
 _HOMES = {
@@ -88,6 +89,7 @@ _HOMES = {
     "decode_image": "kerakit.data.decode",
     "held_out_mode": "kerakit.data.reader",
     "image_grid": "kerakit.report.plots",
+    "save_image": "kerakit.report.plots",
     "open_cache": "kerakit.data.cache",
     "read_image": "kerakit.data.decode",
     "recognize": "kerakit.data.annotations.recognize",

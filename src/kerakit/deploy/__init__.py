@@ -13,7 +13,8 @@ from kerakit.lazy import lazy_names
 if TYPE_CHECKING:
     from kerakit.deploy.edgetpu.compiled import check_compiled_file
     from kerakit.deploy.edgetpu.untrained import describe_unsupported, forecast_model
-    from kerakit.deploy.export import ExportFolder, export_model
+    from kerakit.deploy.export import export_model
+    from kerakit.deploy.folder import ExportFolder
     from kerakit.deploy.formats.base import EdgeTpuOptions
     from kerakit.deploy.predict import (
         ExportedModel,
@@ -62,7 +63,7 @@ False
 _HOMES = {
     "Calibration": "kerakit.deploy.quantization.calibration",
     "EdgeTpuOptions": "kerakit.deploy.formats.base",
-    "ExportFolder": "kerakit.deploy.export",
+    "ExportFolder": "kerakit.deploy.folder",
     "ExportedModel": "kerakit.deploy.predict",
     "FormatResult": "kerakit.deploy.results",
     "check_compiled_file": "kerakit.deploy.edgetpu.compiled",

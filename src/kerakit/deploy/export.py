@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-import tempfile
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -14,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from kerakit import __version__
 from kerakit.architecture import flatten_layers
 from kerakit.deploy import ALL_FORMATS, DEFAULT_FORMATS, bundle
+from kerakit.deploy.folder import LOGS, ExportFolder
 from kerakit.deploy.formats.base import (
     LABELS,
     TASK,
@@ -26,12 +24,8 @@ from kerakit.deploy.formats.base import (
     FormatUnavailable,
     WrittenFormat,
 )
-from kerakit.deploy.formats.edgetpu import EDGETPU
-from kerakit.deploy.formats.keras import H5, KERAS
-from kerakit.deploy.formats.onnx import ONNX
-from kerakit.deploy.formats.openvino import OPENVINO
-from kerakit.deploy.formats.saved_model import SAVED_MODEL
-from kerakit.deploy.formats.tflite import DYNAMIC_RANGE, FLOAT16, FLOAT32, INT8, INT16X8
+from kerakit.deploy.formats.table import FORMATS
+from kerakit.deploy.formats.tflite import FLOAT32, INT8
 from kerakit.deploy.gate import AccuracyGate, Measurement, describe_drop
 from kerakit.deploy.held_out import Batches, check_preprocess, preprocessing_of
 from kerakit.deploy.page import write_page
@@ -40,16 +34,11 @@ from kerakit.deploy.quantization.fallbacks import try_fallbacks
 from kerakit.deploy.quantization.health import examine, summarize
 from kerakit.deploy.results import FormatResult, write_report
 from kerakit.device.preprocessing import FILE as PREPROCESSING
-from kerakit.errors import JobError, KerakitError, UserError, first_line
+from kerakit.errors import JobError, KerakitError, first_line
 from kerakit.files import (
     DISK_FULL,
-    OutputFolder,
     disk_full_code,
-    existing_files,
-    make_dir,
-    move_into_place,
     naming,
-    read_json,
     remove,
     sha256,
     size_bytes,
@@ -69,121 +58,8 @@ if TYPE_CHECKING:
 
 Log = Callable[[str], None]
 
-FORMATS: dict[str, Format] = {
-    one.name: one
-    for one in (
-        *(H5, KERAS, SAVED_MODEL, FLOAT32, FLOAT16, DYNAMIC_RANGE),
-        *(INT8, EDGETPU, ONNX, OPENVINO, INT16X8),
-    )
-}
-"""In the order of ``FORMAT_NAMES``: each after the one that it requires, slow ones last."""
-
 _REASON_WIDTH = 300
 """Largest length of the message of an unexpected error, in characters."""
-
-_LOGS = ("model_edgetpu.log",)
-"""Files that formats write beside their own."""
-
-
-class ExportFolder(OutputFolder):
-    """Folder of exported files.
-
-    Args:
-        path: the folder; it need not exist.
-        compiled: the file of --edgetpu_compiled. Where edgetpu_compiler wrote it into this folder,
-            as it does, the file and its log may be replaced.
-
-    Attributes:
-        report: path of report.json.
-        page: path of report.html.
-
-    >>> ExportFolder("deploy/test").report.as_posix()
-    'deploy/test/report.json'
-    """
-
-    kind = "model export"
-
-    def __init__(self, path: Path | str, compiled: Path | None = None) -> None:
-        super().__init__(path)
-        self._compiled = compiled
-        self.report = self.path / "report.json"
-        self.page = self.path / "report.html"
-
-    def owned(self) -> list[Path]:
-        """Return the paths of everything that an export may write."""
-        names = [one.file for one in FORMATS.values()] + [*_LOGS, LABELS, TASK, PREPROCESSING]
-        names += [f"{bundle.FOLDER}/{name}" for name in bundle.FILES]
-        return [*(self.path / name for name in names), self.page, self.report]
-
-    def recorded(self) -> list[Path]:
-        """Return the paths that report.json of an earlier export lists, and the compiled file."""
-        return [*self._recorded(), *self._given()]
-
-    def _given(self) -> list[Path]:
-        path = self.path / FORMATS["edgetpu"].file
-        if self._compiled is None or not path.is_file() or not self._compiled.is_file():
-            return []
-        is_same = path.read_bytes() == self._compiled.read_bytes()  # itself, or a copy of it
-        return [path, *(self.path / name for name in _LOGS)] if is_same else []
-
-    def _recorded(self) -> list[Path]:
-        try:
-            report = read_json(self.report, dict)
-        except (OSError, UserError):
-            return []
-        versions, formats, files = map(report.get, ("versions", "formats", "files"))
-        if not isinstance(versions, dict) or "kerakit" not in versions:
-            return []
-        if not isinstance(files, list):
-            # An export of 0.1.0 lists its formats alone.
-            fixed = (LABELS, self.page.name, self.report.name, bundle.FOLDER, *_LOGS)
-            exported = [
-                one.get("file")
-                for one in (formats if isinstance(formats, list) else [])
-                if isinstance(one, dict) and one.get("status") == "exported"
-            ]
-            files = [*fixed, *exported]
-        return [self.path / name for name in files if isinstance(name, str)]
-
-    def check_new(self, overwrite: bool) -> None:
-        """Raise UserError if exporting here would replace files without ``overwrite``."""
-        device = self.path / bundle.FOLDER
-        if device.exists() and not device.is_dir():
-            raise UserError(f"{device} is a file; --save_to expects a folder without such a file.")
-        super().check_new(overwrite)
-
-    def take_over(self, finished: Path) -> None:
-        """Move a finished export here, the report last; remove the files of an earlier one.
-
-        Args:
-            finished: a folder on the same disk.
-        """
-        # First, what is to be here: whatever ends this process, the files are recognized as ours.
-        old, new = self._files(self.path), self._files(finished)
-        record = {
-            "status": "incomplete",
-            "versions": {"kerakit": __version__},
-            "files": sorted({*old, *new}),
-        }
-        write_json(self.report, record)
-        if (finished / bundle.FOLDER).is_dir():
-            make_dir(self.path / bundle.FOLDER)
-        for path in self.owned():
-            made = finished / path.relative_to(self.path)
-            if made.exists():
-                move_into_place(made, path)
-            elif path != self.report:
-                remove(path)
-        # It stays if it holds files of the user.
-        with contextlib.suppress(OSError):
-            (self.path / bundle.FOLDER).rmdir()
-
-    def _files(self, folder: Path) -> list[str]:
-        """Return the relative paths of all files of an export in ``folder``."""
-        paths = [folder / path.relative_to(self.path) for path in self.owned()]
-        return sorted(
-            file.relative_to(folder).as_posix() for path in paths for file in existing_files(path)
-        )
 
 
 def export_model(
@@ -247,15 +123,9 @@ def export_model(
     task.check_model(model)
     model = task.inference_model(model)
     check_preprocess(held_out)  # before anything is written
-    folder.check_new(overwrite=True)
-    source = ExportSource(model, calibration, folder.path, edgetpu)
-    impossible = _check_formats(source, formats, log)
-    make_dir(folder.path)
-    with (
-        naming(folder.path),
-        tempfile.TemporaryDirectory(prefix=".kerakit-", dir=folder.path) as temporary,
-    ):
-        source = replace(source, folder=Path(temporary))
+    with folder.write() as temporary, naming(folder.path):
+        source = ExportSource(model, calibration, temporary, edgetpu)
+        impossible = _check_formats(replace(source, folder=folder.path), formats, log)
         log("Keras model: predicting the held-out images")
         predict = keras_predict_fn(model)
         calibrate_task(task, predict, held_out)
@@ -271,13 +141,13 @@ def export_model(
         _export_bundle(source.folder, results, gate.sample_images, model, log)
         exported = {result.file for result in results if result.status == "exported"}
         for path in source.folder.iterdir():
-            if path.name not in {*exported, *_LOGS, LABELS, TASK, PREPROCESSING, bundle.FOLDER}:
+            if path.name not in {*exported, *LOGS, LABELS, TASK, PREPROCESSING, bundle.FOLDER}:
                 remove(path)
-        files = sorted({*folder._files(source.folder), folder.page.name, folder.report.name})
+        files = sorted({*folder.list_files(temporary), folder.page.name, folder.report.name})
         info = {**(info or {}), "files": files}
         report = write_report(source.folder / folder.report.name, results, gate, info)
         write_page(source.folder / folder.page.name, results, report, gate, sample_name)
-        folder.take_over(source.folder)
+        folder.take_over(temporary)
     return results
 
 

@@ -22,6 +22,7 @@ from kerakit.data.decode import Pixels
 from kerakit.data.placement import Placement
 from kerakit.data.walk import list_images
 from kerakit.deploy.bundle import read_as_device
+from kerakit.deploy.folder import ExportFolder
 from kerakit.deploy.formats.base import LABELS, TASK
 from kerakit.deploy.formats.tflite import INT8
 from kerakit.device.preprocessing import FILE as PREPROCESSING
@@ -98,13 +99,15 @@ def load_exported(path: Path) -> ExportedModel:
     """Load a TensorFlow Lite file, or the int8 model of an export folder.
 
     Raises:
-        UserError: no model, no labels.txt beside it, or they don't fit.
+        UserError: no model, no labels.txt beside it, or they don't fit; or a model that is not the
+            one of report.json beside it.
 
     >>> load_exported(Path("gone.tflite"))
     Traceback (most recent call last):
     kerakit.errors.UserError: gone.tflite does not exist. Expected ...
     """
     file = _find_model(path)
+    ExportFolder(file.parent).check_file(file)
     task, output_names = _read_task(file)
     try:
         preprocessing = Preprocessing.read(file.with_name(PREPROCESSING))

@@ -406,8 +406,10 @@ def predict(model: Model, path: Path, args: Any) -> str:
             image = photo.decode(data, *size)
         drawn = model.decoder.draw(image, prediction)
         target = args.draw / f"{path.stem}-{hashlib.sha256(bytes(path)).hexdigest()[:6]}.png"
+        partial = target.with_name(f".{target.name}.part")
         try:
-            Image.fromarray(np.asarray(drawn)).save(target)
+            Image.fromarray(np.asarray(drawn)).save(partial, "PNG")
+            partial.replace(target)
         except OSError as error:
             raise InputError(f"cannot write {target}: {error.strerror or error}") from None
     top = {} if args.top is None else {"top": args.top}

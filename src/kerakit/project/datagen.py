@@ -62,7 +62,7 @@ class BatchGenerator(data.BatchGenerator):
             images, targets = self.load_samples(order)
         grid = data.image_grid(*self.draw(images, targets))
         if path is not None:
-            grid.save(path)
+            data.save_image(grid, path)
         return grid
 
 

@@ -27,7 +27,7 @@ from reader import DataReader
 from task import get_task
 
 folder = deploy.ExportFolder(args.save_to, args.edgetpu_compiled)
-folder.check_new(args.overwrite)
+folder.create(args.overwrite)
 if args.edgetpu_compiled:
     deploy.check_compiled_file(args.edgetpu_compiled)
 

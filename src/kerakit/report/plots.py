@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
+
+from kerakit.files import atomic_write
 
 _CELL = 160
 _CAPTION = 18
@@ -35,3 +38,16 @@ def image_grid(images: Sequence[Any], titles: Sequence[str], columns: int = 8) -
         grid.paste(ImageOps.pad(image, (_CELL - 4, _CELL - 4), color="white"), (left + 2, top + 2))
         draw.text((left + _CELL / 2, top + _CELL), title[:24], fill="black", anchor="ma")
     return grid
+
+
+def save_image(image: Image.Image, path: Path | str) -> None:
+    """Save an image; the file is complete or absent, whatever ends the process.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     save_image(Image.new("RGB", (4, 3)), f"{folder}/batch.png")
+    ...     Image.open(f"{folder}/batch.png").size
+    (4, 3)
+    """
+    with atomic_write(Path(path)) as temporary:
+        image.save(temporary)

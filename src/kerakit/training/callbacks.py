@@ -86,8 +86,7 @@ class Checkpoints(keras.callbacks.Callback):
                 self._save(self._whole, epoch, value)
 
     def _save(self, model: keras.Model, epoch: int, value: float) -> None:
-        self._run.add_checkpoint(model, epoch, value)
-        self._run.prune_checkpoints(self._limit or epoch, self._higher_is_better)
+        self._run.add_checkpoint(model, epoch, value, self._limit, self._higher_is_better)
 
 
 class HistoryWriter(keras.callbacks.Callback):

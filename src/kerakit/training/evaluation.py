@@ -12,7 +12,7 @@ from kerakit.inference import keras_predict_fn, predict_batches
 from kerakit.report import charts
 from kerakit.report.formatting import FRACTIONS, format_value
 from kerakit.report.page import Gallery, Sample, Section
-from kerakit.report.plots import image_grid
+from kerakit.report.plots import image_grid, save_image
 from kerakit.run import Run, load_weights
 from kerakit.tasks.calibration import calibrate_task
 from kerakit.training.page import write_page
@@ -116,7 +116,7 @@ def _show_mistakes(
     labels = [task.format_annotation(target) for target in targets]
     predicted = [task.format_prediction(predictions[i]) for i in wrong]
     captions = [f"{one}, true: {label}" for one, label in zip(predicted, labels, strict=True)]
-    image_grid(images, captions).save(path)
+    save_image(image_grid(images, captions), path)
     samples = [
         Sample(image, label, [f"predicted: {one}"], held_out.sample_key(0, i))
         for i, image, label, one in zip(wrong, images, labels, predicted, strict=True)

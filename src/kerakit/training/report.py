@@ -38,6 +38,7 @@ def write_training_report(
         status = "interrupted"
         raise
     finally:
+        run.check_intact()
         # A training that failed without a checkpoint is discarded.
         if run.history.exists() and (status == "completed" or run.list_checkpoints()):
             report = {

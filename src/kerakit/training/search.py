@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import fcntl
 import io
 import math
 import os
@@ -21,7 +20,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,14 +29,16 @@ from kerakit.config import Config
 from kerakit.console import print_table
 from kerakit.errors import JobError, UserError
 from kerakit.extras import install_command, is_installed
-from kerakit.files import OutputFolder, atomic_write, make_dir, write_text
+from kerakit.files import OutputFolder, atomic_write, write_text
+from kerakit.locks import locked
 from kerakit.run import Run
 from kerakit.script import INTERRUPTED, deploy_command
+from kerakit.signals import Terminated
 
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.storages import RDBStorage
-    from optuna.trial import FrozenTrial
+    from optuna.trial import FrozenTrial, TrialState
 
 FAILURES_TO_STOP = 3
 """If this many trials fail and none completes, the search stops: the cause is not their flags."""
@@ -79,22 +80,6 @@ class SearchFolder(OutputFolder):
         """Return all, if there is a study, which ``load_study`` checks, or at least a run."""
         ours = self.database.exists() or any(run.is_ours() for run in self.runs())
         return self.owned() if ours else []
-
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[int]:
-        """Create the folder and hold its lock; wait for another process that holds it.
-
-        Yields the file descriptor. A child process that inherits it holds the lock until it ends,
-        even if this process is killed.
-        """
-        make_dir(self.path)
-        with (self.path / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                print(f"waiting for another search or trial in {self.path}", flush=True)
-                fcntl.flock(file, fcntl.LOCK_EX)
-            yield file.fileno()
 
     def create_study(self, direction: str, attributes: Mapping[str, Any]) -> Study:
         """Create the study, in place of an existing search.
@@ -218,7 +203,8 @@ class Search:
         from sqlalchemy.exc import SQLAlchemyError
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        with self.folder.lock() as lock:
+        # Inherited by trials: where this process is killed, its trial holds the lock until it ends.
+        with locked(self.folder.path, wait=True) as lock:
             try:
                 self._run_trials(self._open(), lock)
             except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
@@ -231,7 +217,7 @@ class Search:
         try:
             while len(_ended(study)) < self._args.trials and not _is_failing(study):
                 self._train(study, self._next(study), lock)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             self._report(study)
             words = [word for word in self._args.as_flags() if word != "--overwrite"]
             print(
@@ -239,7 +225,9 @@ class Search:
                 f"To resume, run\n  {shlex.join(['python', sys.argv[0], *words])}",
                 file=sys.stderr,
             )
-            raise SystemExit(INTERRUPTED) from None
+            raise SystemExit(
+                error.exit_code if isinstance(error, Terminated) else INTERRUPTED
+            ) from None
         self._report(study)
         ended = _ended(study)
         if all(trial.value is None for trial in ended):
@@ -279,9 +267,12 @@ class Search:
         """Return the trial that an interrupted search left running, otherwise a new one."""
         import optuna
 
-        running = optuna.trial.TrialState.RUNNING
-        if interrupted := study.get_trials(states=[running]):
-            return interrupted[0]
+        states = optuna.trial.TrialState
+        # Of a killed search: running; of an interrupted one: waiting. Others may add waiting ones.
+        for trial in study.get_trials(deepcopy=False, states=[states.RUNNING, states.WAITING]):
+            if trial.state == states.RUNNING or "run" in trial.user_attrs:
+                _set_state(study, trial, states.RUNNING)
+                return trial
         # Suggested in memory and stored in one transaction: a kill leaves no incomplete trial.
         number = len(study.trials)
         sampler = optuna.samplers.TPESampler(seed=(self._args.seed + number) % 2**32)
@@ -290,7 +281,7 @@ class Search:
         asked = in_memory.ask()
         self._suggest(asked, self._args)
         trial = optuna.trial.create_trial(
-            state=running,
+            state=states.RUNNING,
             params=asked.params,
             distributions=asked.distributions,
             user_attrs={"run": str(self.folder.run(number).path)},
@@ -338,6 +329,10 @@ class Search:
             score, epoch = self._read_score(self.folder.run(trial.number))
         except JobError as failure:
             error = str(failure)
+        except BaseException:
+            # It does not run any more, which other programs read from the study.
+            _set_state(study, trial, optuna.trial.TrialState.WAITING)
+            raise
         seconds = round(time.monotonic() - start, 1)
         stored = optuna.Trial(study, trial._trial_id)
         for key, value in {"seconds": seconds, "epoch": epoch, "error": error}.items():
@@ -406,6 +401,11 @@ class Search:
         print(f"next: {deploy_command(best)}")
 
 
+def _set_state(study: Study, trial: FrozenTrial, state: TrialState) -> None:
+    if trial.state != state or state.name == "WAITING":
+        study._storage.set_trial_state_values(trial._trial_id, state)
+
+
 def _ended(study: Study) -> list[FrozenTrial]:
     """Return the trials that completed or failed, in their order."""
     return [trial for trial in study.trials if trial.state.is_finished()]
@@ -451,7 +451,7 @@ def _run_process(command: Sequence[str], lock: int, retries: int = 1) -> None:
                 error = line.removeprefix("error: ").strip()
         code = process.wait()
     except BaseException:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGINT)  # it saves what it has
         process.communicate()
         raise
     if code < 0 or code == INTERRUPTED:

@@ -17,6 +17,7 @@ from kerakit.errors import KerakitError, UserError, first_line
 from kerakit.files import disk_full_code
 from kerakit.run import Run
 from kerakit.script import INTERRUPTED, deploy_command
+from kerakit.signals import Terminated
 from kerakit.training.callbacks import Checkpoints
 from kerakit.training.report import write_training_report
 from kerakit.training.trackers import tracking
@@ -56,11 +57,15 @@ def training_session(
                     if isinstance(callback, Checkpoints):
                         callback.on_train_end()
                 raise
-    except KeyboardInterrupt:
+            run.drop_previous()  # callbacks need not save checkpoints
+    except KeyboardInterrupt as error:
         print(_resume_advice(run), file=sys.stderr)
         run.discard_if_empty()
-        raise SystemExit(INTERRUPTED) from None
+        raise SystemExit(
+            error.exit_code if isinstance(error, Terminated) else INTERRUPTED
+        ) from None
     except Exception as error:
+        run.check_intact()  # whatever else failed, it did so by that
         run.discard_if_empty()
         for generator in generators:
             if isinstance(generator.error, (KerakitError, OSError)):

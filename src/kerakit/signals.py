@@ -1,0 +1,78 @@
+"""Signals that end a process: handled like Ctrl-C, and held back while a folder changes."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+TERMINATION = (signal.SIGTERM, signal.SIGHUP)
+"""Sent by schedulers, ``kill`` and closed terminals."""
+
+
+class Terminated(KeyboardInterrupt):
+    """A signal asked this process to end. Wherever Ctrl-C is handled, this is, too.
+
+    Attributes:
+        number: number of the signal.
+
+    >>> Terminated(signal.SIGTERM).exit_code
+    143
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"terminated by {signal.Signals(number).name}.")
+        self.number = number
+
+    @property
+    def exit_code(self) -> int:
+        """128 + the number of the signal, as shells expect."""
+        return 128 + self.number
+
+
+def raise_on_signals() -> None:
+    """Let the signals of TERMINATION raise ``Terminated``, so that temporary files are removed.
+
+    An ignored signal stays ignored, such as SIGHUP by ``nohup``.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in TERMINATION:
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _raise)
+
+
+def _raise(number: int, _frame: FrameType | None) -> None:
+    # A scheduler repeats its signal: only the first one interrupts, the others would interrupt
+    # what cleans up.
+    for other in TERMINATION:
+        signal.signal(other, signal.SIG_IGN)
+    raise Terminated(number)
+
+
+@contextlib.contextmanager
+def shielded() -> Iterator[None]:
+    """Hold back Ctrl-C and the signals of TERMINATION until the end of a block.
+
+    Signal masks would not do: threads of native libraries receive the signals, too.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received: list[int] = []
+    handlers: dict[int, Any] = {}
+    for number in (signal.SIGINT, *TERMINATION):
+        handler = signal.getsignal(number)
+        if handler not in (None, signal.SIG_IGN):
+            handlers[number] = handler
+            signal.signal(number, lambda number, _frame: received.append(number))
+    try:
+        yield
+    finally:
+        for each, handler in handlers.items():
+            signal.signal(each, handler)
+        if received:
+            signal.raise_signal(received[0])
