@@ -16,7 +16,7 @@ from kerakit import UserError
 from kerakit.data.ready import write_ready_data
 from kerakit.new_project import new_project
 from kerakit.update import TASKS, _read_task, create_project, task_template, update_project
-from projects import Project
+from projects import Project, edit
 
 SPATIAL = ("segmentation", "keypoints", "detection")
 
@@ -113,6 +113,32 @@ def test_the_task_of_annotations_is_named(
     assert "for which --task is segmentation." in capsys.readouterr().out
     with pytest.raises(UserError, match=r"has no boxes\. Expected a table, or annotations"):
         new_project(tmp_path / "numbers", "regression", masks)
+
+
+@pytest.mark.parametrize(("is_sample", "size"), [(False, (384, 384)), (True, (128, 128))])
+def test_defaults_are_those_of_the_task_and_of_the_sample_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], is_sample: bool, size: tuple[int, int]
+) -> None:
+    data = None if is_sample else write_ready_data("detection", tmp_path / "data", 8)
+    project = Project(tmp_path / "project")
+    steps = new_project(project.path, "detection", data)
+    assert "python train.py --save_to progress/test\n" in steps
+    owner = project.path / "config.py"
+    edit(owner, "BATCH_SIZE_DEFAULT = 8", "BATCH_SIZE_DEFAULT = 6")
+    # The values are edits of the template, which an update leaves as they are.
+    base = project.path / ".kerakit/template/config.py"
+    base.write_text(f"# Of an earlier version.\n{base.read_text()}")
+    edit(owner, '"""Configuration', '# Of an earlier version.\n"""Configuration')
+    assert update_project(project.path) == []
+    assert "Of an earlier version" not in owner.read_text()
+    (project.path / "show.py").write_text(
+        "import config\n"
+        "flags = config.TrainConfig.parse(['--save_to', 'a', '--no_jitter'])\n"
+        "print(config.TrainConfig(save_to='a').jitter, flags.jitter, flags.batch_size,"
+        " flags.input_size, flags.ema, flags.as_flags())"
+    )
+    shown = project.run("show.py")
+    assert shown.out == f"True False 6 {size} 0.98 ['--save_to=a', '--no_jitter']\n", shown.err
 
 
 def test_outputs_follow_the_columns_of_a_table(

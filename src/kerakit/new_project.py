@@ -12,18 +12,33 @@ from kerakit.data.ready import write_ready_data
 from kerakit.errors import UserError, list_names, printable
 from kerakit.files import naming, write_text
 from kerakit.tasks import Classification, MultiLabel, Regression, Segmentation
-from kerakit.update import create_project
+from kerakit.update import TASKS, create_project
 
-_SAMPLE_FLAGS = {
-    "classification": "--model small_cnn --input_size 32,32 --num_epochs 15",
-    "multilabel": "--input_size 128,128",
-    "regression": "--input_size 128,128",
-    "segmentation": "--input_size 128,128 --batch_size 16 --jitter",
-    "keypoints": "--input_size 128,128 --batch_size 16 --jitter",
-    "detection": "--input_size 128,128 --batch_size 16 --jitter --ema 0.99",
-    "multitask": "--input_size 128,128",
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "segmentation": {"BATCH_SIZE_DEFAULT": 16, "JITTER_DEFAULT": True},
+    "keypoints": {"BATCH_SIZE_DEFAULT": 16, "JITTER_DEFAULT": True},
+    "detection": {
+        "INPUT_SIZE_DEFAULT": (384, 384),
+        "BATCH_SIZE_DEFAULT": 8,
+        "LEARNING_RATE_DEFAULT": 2e-3,
+        "JITTER_DEFAULT": True,
+        "EMA_DEFAULT": 0.98,
+    },
 }
+"""Constants of config.py by task, where they differ from those of classification."""
+
+_SAMPLE_DEFAULTS: dict[str, dict[str, Any]] = {
+    **{task: {"INPUT_SIZE_DEFAULT": (128, 128)} for task in TASKS[1:]},
+    "detection": {"INPUT_SIZE_DEFAULT": (128, 128), "NUM_EPOCHS_DEFAULT": 15},
+}
+"""Further ones for the sample datasets, whose images have 128 by 128 pixels."""
+
+_SAMPLE_FLAGS = {"classification": " --model small_cnn --input_size 32,32 --num_epochs 15"}
 """Flags of train.py for the sample datasets."""
+
+
+_DETECTION_IMAGES = 6000
+"""Images that a detector sees in a training: an epoch of few images has few steps."""
 
 
 def new_project(directory: Path, task: str, data: Path | None) -> str:
@@ -41,6 +56,11 @@ def new_project(directory: Path, task: str, data: Path | None) -> str:
         raise UserError(f"{directory} exists and is not empty. Choose another folder.")
     edits = {} if data is None else _check_data(task, data)
     create_project(directory, task)
+    defaults = {
+        **_DEFAULTS.get(task, {}),
+        **(_SAMPLE_DEFAULTS.get(task, {}) if data is None else {}),
+    }
+    edits = {("config.py", name): repr(value) for name, value in defaults.items()} | edits
     if data is None:
         with naming(directory / "data"):
             place = write_ready_data(task, directory / "data").relative_to(directory)
@@ -75,6 +95,11 @@ def _check_data(task: str, data: Path) -> dict[tuple[str, str], str]:
     if note := _suggest_task(task, data):
         print(f"note:{note}")
     edits = {("config.py", "DATA_DIR"): f"Path({str(data.resolve())!r})"}
+    if task == "detection":
+        epochs = min(max(_DETECTION_IMAGES // len(reader), 10), 200)
+        edits["config.py", "NUM_EPOCHS_DEFAULT"] = str(epochs)
+        # With few images, a detector finds its first objects after many epochs.
+        edits["callbacks.py", "PATIENCE"] = str(max(10, epochs // 2))
     if isinstance(reader, readers.TableReader):
         names: dict[Any, str] = {
             one.column: one.__name__ for one in (Classification, MultiLabel, Regression)
@@ -126,7 +151,7 @@ def _set_constant(path: Path, name: str, value: str) -> None:
 
 
 def _next_steps(directory: Path, task: str, is_sample: bool) -> str:
-    flags = f" {_SAMPLE_FLAGS[task]}" if is_sample else ""
+    flags = _SAMPLE_FLAGS.get(task, "") if is_sample else ""
     return (
         f"Created {directory}. Next:\n"
         f"  cd {shlex.quote(str(directory))}\n"

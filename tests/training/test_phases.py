@@ -33,3 +33,9 @@ def test_the_phases_of_a_strategy(
 def test_a_strategy_that_needs_pretrained_weights(strategy: str) -> None:
     with pytest.raises(UserError, match="--strategy"):
         select_phases(strategy, "none")  # type: ignore[arg-type]
+
+
+def test_a_task_that_is_trained_end_to_end_has_no_phase_of_the_head_alone() -> None:
+    assert select_phases("finetune", "imagenet", None, end_to_end=True) == ("finetune",)
+    assert select_phases("head", "imagenet", None, end_to_end=True) == ("head",)
+    assert select_phases("auto", "none", None, end_to_end=True) == ("scratch",)

@@ -111,7 +111,7 @@ def conv_unit(x: Any, filters: int, kernel: int, name: str, strides: int = 1) ->
     """
     x = layers.Conv2D(filters, kernel, strides, "same", use_bias=False, name=f"{name}_conv")(x)
     # Keras's momentum of 0.99 averages over more steps than a short training has.
-    x = layers.BatchNormalization(momentum=0.95, epsilon=1e-3, name=f"{name}_bn")(x)
+    x = layers.BatchNormalization(momentum=0.9, epsilon=1e-3, name=f"{name}_bn")(x)
     return layers.ReLU(6, name=f"{name}_relu")(x)
 
 

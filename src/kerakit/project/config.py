@@ -15,8 +15,9 @@ from kerakit.deploy import ALL_FORMATS, DEFAULT_FORMATS, FORMAT_NAMES
 from kerakit.models import ModelFiles
 from kerakit.training import TRACKER_NAMES
 
-# Image folder with one subfolder per class, optionally inside train/, validation/ and test/; or a
-# table (.csv, .parquet) with the columns path and label, and optionally split and group.
+# The dataset. Image folder with one subfolder per class, optionally inside train/, validation/ and
+# test/; table (.csv, .parquet) with the columns path and label, and optionally split and group; or
+# images with the annotations of other tools. The class in reader.py reads it.
 DATA_DIR = Path(__file__).parent / "data"
 
 # Fraction of training images if the data has no split; the rest is divided equally into validation
@@ -24,6 +25,14 @@ DATA_DIR = Path(__file__).parent / "data"
 TRAIN_RATIO_DEFAULT = 0.8
 
 RANDOM_SEED_DEFAULT = 0
+
+# Defaults of flags of train.py that depend on the task, and on the size of the sample images.
+INPUT_SIZE_DEFAULT = (224, 224)
+NUM_EPOCHS_DEFAULT = 10
+BATCH_SIZE_DEFAULT = 32
+LEARNING_RATE_DEFAULT = 1e-3
+JITTER_DEFAULT = False
+EMA_DEFAULT = 0.0
 
 # Crop, resize policy and color of every image: in training, export and on devices. CHANGE: for
 # example, Preprocessing(resize="letterbox"); recorded in each run.
@@ -58,7 +67,9 @@ class TrainConfig(kerakit.Config):
         description="Run folder: config.json, checkpoints, logs, history, report."
     )
     num_epochs: int = Field(
-        10, ge=1, description="Number of epochs of fine-tuning, or of training from scratch."
+        NUM_EPOCHS_DEFAULT,
+        ge=1,
+        description="Number of epochs of fine-tuning, or of training from scratch.",
     )
     head_epochs: int | None = Field(
         None,
@@ -66,20 +77,23 @@ class TrainConfig(kerakit.Config):
         description="Number of epochs of the head phase; default: 2 x num_epochs, at most 20.",
     )
     batch_size: AtLeastOne | Literal["auto"] = Field(
-        32, description="Images per step. auto: the smallest batch size with near-peak throughput."
+        BATCH_SIZE_DEFAULT,
+        description="Images per step. auto: the smallest batch size with near-peak throughput.",
     )
     model: str = Field("efficientnet_lite0", description=f"One of {', '.join(MODELS)}.")
     strategy: Literal["auto", "head", "finetune", "scratch"] = Field(
         "auto",
         description="Phases. head: the head, on cached features of a frozen pretrained backbone; "
-        "finetune: head, then upper layers; scratch: all layers. auto: finetune with pretrained "
-        "weights, otherwise scratch.",
+        "finetune: head, then upper layers (detection: at once); scratch: all layers. auto: "
+        "finetune with pretrained weights, otherwise scratch.",
     )
     target: Literal["edgetpu"] | None = Field(
         None, description="Before training, warn about operators that this device does not support."
     )
-    input_size: kerakit.InputSize = Field((224, 224), description="Image size in pixels.")
-    jitter: bool = Field(False, description="Data augmentation (get_aug_pipeline in datagen.py).")
+    input_size: kerakit.InputSize = Field(INPUT_SIZE_DEFAULT, description="Image size in pixels.")
+    jitter: bool = Field(
+        JITTER_DEFAULT, description="Data augmentation (get_aug_pipeline in datagen.py)."
+    )
     jitter_strength: float = Field(
         1, gt=0, le=3, description="Strength of --jitter; 1 is as defined in datagen.py."
     )
@@ -99,10 +113,14 @@ class TrainConfig(kerakit.Config):
         None, description="Initial weights from a run's best checkpoint, or a .weights.h5 file."
     )
     learning_rate: Positive | Literal["auto"] = Field(
-        1e-3, description="Peak learning rate of AdamW. auto: range test before each phase."
+        LEARNING_RATE_DEFAULT,
+        description="Peak learning rate of AdamW. auto: range test before each phase.",
     )
     ema: float = Field(
-        0, ge=0, lt=1, description="Momentum of the exponential moving average of weights; 0: off."
+        EMA_DEFAULT,
+        ge=0,
+        lt=1,
+        description="Momentum of the exponential moving average of weights; 0: off.",
     )
     class_weights: bool = Field(False, description="Balance the classes in the loss.")
     mixed_precision: bool = Field(
@@ -117,7 +135,9 @@ class TrainConfig(kerakit.Config):
     loss_weights: kerakit.List.Float | None = Field(
         None, description="Loss weights, one per output."
     )
-    data_dir: kerakit.DataPath = Field(DATA_DIR, description="Image folder or table.")
+    data_dir: kerakit.DataPath = Field(
+        DATA_DIR, description="Dataset: image folder, table or annotations."
+    )
     cache: Literal["none", "ram", "disk"] = Field(
         "none", description="Cache of decoded images; disk: reused by later runs (CACHE_DIR)."
     )
@@ -205,7 +225,7 @@ class DeployConfig(kerakit.Config):
         None, description="model_edgetpu.tflite compiled on another machine, to verify and export."
     )
     data_dir: kerakit.DataPath | None = Field(
-        None, description="Image folder or table; default: that of the run."
+        None, description="Dataset; default: that of the run."
     )
     overwrite: bool = Field(False, description="Replace an existing export in --save_to.")
 
@@ -231,7 +251,7 @@ class EvaluateConfig(kerakit.Config):
 
     read_from: Path = Field(description="Run folder: the --save_to of train.py.")
     data_dir: kerakit.DataPath | None = Field(
-        None, description="Image folder or table; default: that of the run."
+        None, description="Dataset; default: that of the run."
     )
 
 

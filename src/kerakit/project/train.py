@@ -76,7 +76,8 @@ task.check_model(model)
 compile_model(model, "sgd")
 sample = generator(mode="train", batch_size=4, drop_last=False).load_batch(0)
 training.check_batch(model, task, sample)
-phases = training.select_phases(args.strategy, weights, config.read_phases(args.from_ckpt))
+checkpoint_phases = config.read_phases(args.from_ckpt)
+phases = training.select_phases(args.strategy, weights, checkpoint_phases, task.end_to_end)
 
 batch_size = args.batch_size
 if batch_size == "auto":
@@ -166,9 +167,12 @@ with training.training_session(run, (train_data, val_data), cb):
     if "finetune" in phases:
         model.trainable = True
         for layer in training.backbone_layers(model):
-            # BatchNorm stays frozen: statistics of small batches are worse than pretrained ones.
-            layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
-        if split := training.find_split(model, task.frozen):
+            # After the head, BatchNorm stays frozen: pretrained statistics are better than those of
+            # small batches.
+            is_batch_norm = isinstance(layer, keras.layers.BatchNormalization)
+            layer.trainable = task.end_to_end or not is_batch_norm
+        split = None if task.end_to_end else training.find_split(model, task.frozen)
+        if split:
             fit_above(*training.split_at(model, split), args.num_epochs)
         else:
             training.freeze_lower(model, task.frozen)

@@ -65,6 +65,9 @@ class Task:
             records on its size.
         supports_mosaic: whether annotations are dictionaries with "boxes", which mosaics combine.
         frozen: fraction of the backbone's layers that stay frozen in fine-tuning.
+        end_to_end: whether fine-tuning trains head and backbone together from the start, on images
+            and with BatchNorm; otherwise the head first, then both, on cached features where layers
+            are frozen.
         prefix: of the names of the layers of ``head``.
         class_weights: factor of each class in the loss, which ``balance_classes`` sets; None: 1.
         column: kind of the column of a table with these labels: "class", "set", "number", "mask".
@@ -85,6 +88,7 @@ class Task:
     is_calibrated = False
     needs_map = False
     frozen = 0.7
+    end_to_end = False
     has_coordinates = True
     supports_mosaic = False
     prefix = ""

@@ -111,6 +111,8 @@ class Detection(DecodedTask):
     learned = ("max_boxes", "threshold")
     needs_map = True
     supports_mosaic = True
+    frozen = 0.3
+    end_to_end = True
 
     def __init__(self, class_names: Names, filters: int = 96, depth: int = 2) -> None:
         super().__init__(class_names)

@@ -19,6 +19,7 @@ def select_phases(
     strategy: Strategy,
     weights: Literal["imagenet", "none"],
     checkpoint_phases: Sequence[str] | None = None,
+    end_to_end: bool = False,
 ) -> tuple[Phase, ...]:
     """Return the phases of a strategy.
 
@@ -30,12 +31,15 @@ def select_phases(
         weights: the pretrained weights of the model.
         checkpoint_phases: the phases of the run that the initial weights are from; () where they
             are unknown, None without ``--from_ckpt``.
+        end_to_end: see ``Task``: "finetune" has no phase of the head alone.
 
     Raises:
         UserError: the strategy needs pretrained weights, but there are none.
 
     >>> select_phases("auto", "imagenet")
     ('head', 'finetune')
+    >>> select_phases("auto", "imagenet", end_to_end=True)
+    ('finetune',)
     >>> select_phases("auto", "none")
     ('scratch',)
     """
@@ -51,7 +55,8 @@ def select_phases(
         )
     if strategy == "head":
         return ("head",)
-    return ("finetune",) if checkpoint_phases is not None else ("head", "finetune")
+    skips_head = checkpoint_phases is not None or end_to_end
+    return ("finetune",) if skips_head else ("head", "finetune")
 
 
 def apply_sample_weights(batches: Any) -> Any:

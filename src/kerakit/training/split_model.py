@@ -197,7 +197,7 @@ def freeze_lower(model: keras.Model, fraction: float) -> None:
     if count:
         print(
             f"frozen: {count} of {len(leaves)} layers, up to {names[count - 1]}; images pass "
-            "through them in each epoch, because the model cannot be split there.",
+            "through them in each epoch.",
             flush=True,
         )
 

@@ -39,7 +39,7 @@ def build(
     backbone = application(
         input_shape=input_shape, input_tensor=x, include_top=False, weights=weights
     )
-    if weights is None:
+    if weights is None or task.end_to_end:
         # Keras averages over thousands of steps (momentum 0.99 or 0.999), for ImageNet: a short
         # training would be validated with the statistics of its first steps.
         for layer in backbone.layers:
