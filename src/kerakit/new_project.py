@@ -29,7 +29,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 
 _SAMPLE_DEFAULTS: dict[str, dict[str, Any]] = {
     **{task: {"INPUT_SIZE_DEFAULT": (128, 128)} for task in TASKS[1:]},
-    "detection": {"INPUT_SIZE_DEFAULT": (128, 128), "NUM_EPOCHS_DEFAULT": 15},
+    "detection": {"INPUT_SIZE_DEFAULT": (128, 128), "NUM_EPOCHS_DEFAULT": 10},
 }
 """Further ones for the sample datasets, whose images have 128 by 128 pixels."""
 
