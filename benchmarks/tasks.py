@@ -273,7 +273,7 @@ def segmentation(bench: Bench) -> None:
 def latency(bench: Bench) -> None:
     """Measure from pixels to boxes, relative to the interpreter alone."""
     project, _ = bench.new("latency", "detection", bench.data / "bccd")
-    flags = ["--input_size", "320,320", "--num_epochs", "5", "--head_epochs", "5"]
+    flags = ["--input_size", "320,320", "--num_epochs", "2", "--head_epochs", "2"]
     bench.train(project, flags, limited=False)
     photos = sorted(map(str, (bench.data / "bccd" / "images").iterdir()))[:105]
     command = [sys.executable, "-c", LATENCY, str(project / "deploy/test/device"), *photos]
