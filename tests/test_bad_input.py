@@ -240,6 +240,6 @@ def test_a_full_disk_is_named_and_leaves_nothing_half_written(trained: Project) 
     command += ["--formats", "float32,int8"]
     done = subprocess.run(command, cwd=trained.path, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "the disk is full: deploy/full could not be written" in done.stderr
+    assert "the limit on the size of files (ulimit -f) is reached: deploy/full/" in done.stderr
     assert "Traceback" not in done.stderr
     assert not any((trained.path / "deploy" / "full").iterdir())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from faults import file_size_limit
 from kerakit import __version__, cli
+from kerakit.flags import Flag, arrange_words
+from kerakit.new_project import new_project
 from projects import PROJECT
 
 
@@ -79,6 +84,10 @@ def test_it_refuses_data_that_cannot_be_read_and_makes_nothing(tmp_path: Path, d
         (["update", "--dry_run=1"], "--dry_run takes no value, got '1'"),
         (["doctor", "x"], "unexpected argument 'x'"),
         (["new", ""], "an argument is empty"),
+        (["check", ""], "an argument is empty"),
+        (["new", "~nosuch/p"], "directory: the user 'nosuch' of ~nosuch/p does not exist."),
+        (["check", "x", "--save_to=~nosuch/a"], "--save_to: the user 'nosuch' of ~nosuch/a does"),
+        (["predict", "model", "a.jpg", "~nosuch/b.jpg"], "images: the user 'nosuch' of"),
     ],
 )
 def test_a_wrong_command_line_is_one_error(
@@ -94,6 +103,25 @@ def test_a_wrong_command_line_is_one_error(
     error = capsys.readouterr().err
     assert error.startswith(f"error: {said}")
     assert error.count("\n") == 1
+
+
+def test_a_project_that_does_not_fit_on_the_disk_leaves_nothing(tmp_path: Path) -> None:
+    """At its first file, in the template, in the sample data."""
+    (tmp_path / "empty").mkdir()
+    for name, size in (("p", 10), ("p", 3_000), ("empty", 20_000)):
+        with file_size_limit(size), pytest.raises(OSError, match=f"/{name}") as caught:
+            new_project(tmp_path / name, "detection", None)
+        assert caught.value.errno == errno.EFBIG
+        assert [*tmp_path.rglob("*")] == [tmp_path / "empty"]
+
+
+def test_the_home_folder_is_found_behind_an_equals_sign(tmp_path: Path) -> None:
+    """No shell expands it there. A file whose name begins with ~ is that file."""
+    flag = Flag("save_to", Path, is_required=False)
+    (tmp_path / "~me").touch()
+    with contextlib.chdir(tmp_path):
+        assert arrange_words(["--save_to=~/a"], [flag], "x") == [f"--save_to={Path.home()}/a"]
+        assert arrange_words(["--save_to", "~me"], [flag], "x") == ["--save_to=~me"]
 
 
 def test_the_version_is_printed() -> None:

@@ -108,5 +108,7 @@ def test_a_limit_on_the_size_of_files_is_a_full_disk(tmp_path: Path) -> None:
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)),
     )
     assert done.returncode == 1
-    assert done.stderr.startswith(f"error: the disk is full: {tmp_path} could not be written")
+    assert done.stderr.startswith(
+        f"error: the limit on the size of files (ulimit -f) is reached: {tmp_path} could not"
+    )
     assert not any(tmp_path.iterdir())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -171,3 +172,37 @@ def test_a_closed_output_leaves_no_stack_trace(photos: Path, output: str, code: 
         ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (code, "")
+
+
+@pytest.mark.parametrize("buffered", ["", "1"], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize(
+    ("command", "output", "code"),
+    [
+        ("-m kerakit new p --data {photos}", "| head -0", 141),
+        ("-m kerakit new p --data {photos}", "> /dev/full", 1),
+        ("-m kerakit --help", "> /dev/full", 1),
+        ("{project}/train.py --help", "> /dev/full", 1),
+        ("{project}/train.py --num_epochs 0", "2> /dev/full", 2),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_an_error(
+    photos: Path,
+    project: Project,
+    tmp_path: Path,
+    command: str,
+    output: str,
+    code: int,
+    buffered: str,
+) -> None:
+    """Python passes over what it cannot write at exit, or prints a trace and exits with 120."""
+    words = command.format(photos=photos, project=project.path)
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", f"{sys.executable} {words} {output}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONUNBUFFERED": buffered},
+    )
+    said = "error: the output cannot be written: No space left on device.\n" if code == 1 else ""
+    assert (done.returncode, done.stderr) == (code, said)

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
 from PIL import Image
 
@@ -16,7 +17,7 @@ from kerakit import UserError
 from kerakit.data.ready import write_ready_data
 from kerakit.new_project import new_project
 from kerakit.update import TASKS, _read_task, create_project, task_template, update_project
-from projects import Project, edit
+from projects import Project, edit, template_modules
 
 SPATIAL = ("segmentation", "keypoints", "detection")
 
@@ -34,6 +35,15 @@ def test_projects_differ_in_few_lines(task: str) -> None:
         if line[0] in "+-"
     ]
     assert len(lines) <= 150
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_search_suggests_mixup_where_labels_can_be_blended(task: str, tmp_path: Path) -> None:
+    create_project(tmp_path / "project", task)
+    with template_modules(tmp_path / "project") as load:
+        args = load("config").TrainConfig(save_to=Path("progress/search"))
+        flags = load("search").suggest(optuna.create_study().ask(), args)
+    assert ("mixup" in flags) == (task in ("classification", "multilabel", "regression"))
 
 
 def make(folder: Path, task: str, count: int) -> Project:

@@ -25,8 +25,12 @@ RESTORE = "Restore it from a backup, or train again."
 MAX_JSON_BYTES = 64 * 2**20
 """Largest JSON file that is read; Kerakit writes at most a few megabytes."""
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Errors of a full disk, of a quota, and of ``ulimit -f``."""
+DISK_FULL = {
+    errno.ENOSPC: ("the disk is full", "Free some space"),
+    errno.EDQUOT: ("your disk quota is reached", "Free some space"),
+    errno.EFBIG: ("the limit on the size of files (ulimit -f) is reached", "Raise it"),
+}
+"""Errors of a full disk, of a quota, and of ``ulimit -f``: cause and advice, by their number."""
 
 _MAX_REASON = 200
 """Largest number of characters of a file that a message shows."""
@@ -45,15 +49,33 @@ def disk_full_code(error: BaseException) -> int | None:
     return next((code for code in DISK_FULL if os.strerror(code) in str(error)), None)
 
 
+def describe_disk_full(code: int, path: object) -> str:
+    """Return the message for one of DISK_FULL.
+
+    >>> describe_disk_full(errno.ENOSPC, "a.txt")
+    'the disk is full: a.txt could not be written. Free some space and start again.'
+    """
+    cause, advice = DISK_FULL[code]
+    return f"{cause}: {path} could not be written. {advice} and start again."
+
+
 @contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Name ``path`` in the error of a full disk that names no file, as that of a write."""
+def naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Name ``path`` in the error of a full disk that names no file, as that of a write.
+
+    A file in the folder ``temporary``, which will become ``path``, is named by its later path.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno not in DISK_FULL or error.filename is not None:
+        if error.errno not in DISK_FULL:
             raise
-        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+        named = Path(error.filename) if isinstance(error.filename, str) else path
+        if temporary is not None and named.is_relative_to(temporary):
+            named = path / named.relative_to(temporary)
+        elif named is not path:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(named)) from error
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ so that each error names the flag, its value and what was expected.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import reprlib
 import types
@@ -171,7 +172,7 @@ def arrange_words(words: Sequence[str], flags: Sequence[Flag], program: str) -> 
         if not value:
             expected = named[name].expected
             raise UserError(f"{spelled} is empty; expected {expected}. Is a shell variable unset?")
-        given[name] = f"--{name}={value}"
+        given[name] = f"--{name}={_expand_user(named[name], value)}"
     missing = [flag for flag in named.values() if flag.is_required and flag.name not in given]
     missing += [flag for flag in positional if flag.is_required][len(values) :]
     if missing:
@@ -179,7 +180,22 @@ def arrange_words(words: Sequence[str], flags: Sequence[Flag], program: str) -> 
         raise UserError(f"missing: {listed}. See {program} --help.")
     if "" in values:
         raise UserError("an argument is empty. Is a shell variable unset?")
+    values = [
+        _expand_user(positional[min(i, len(positional) - 1)], v) for i, v in enumerate(values)
+    ]
     return [*given.values(), *(["--", *values] if values else [])]
+
+
+def _expand_user(flag: Flag, value: str) -> str:
+    """Return a path with the home folder for ~, which no shell expands in ``--flag=~/a``."""
+    if not (flag.expected.startswith("PATH") and value.startswith("~")) or os.path.lexists(value):
+        return value
+    expanded = os.path.expanduser(value)
+    if expanded.startswith("~"):
+        name = flag.name if flag.is_positional else f"--{flag.name}"
+        user = printable(value[1:].partition("/")[0])
+        raise UserError(f"{name}: the user {user!r} of {printable(value)} does not exist.")
+    return expanded
 
 
 def _is_flag(word: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from kerakit import data as readers
 from kerakit.data.ready import write_ready_data
 from kerakit.errors import UserError, list_names, printable
-from kerakit.files import naming, write_text
+from kerakit.files import naming, remove, write_text
 from kerakit.tasks import Classification, MultiLabel, Regression, Segmentation
 from kerakit.update import TASKS, create_project
 
@@ -55,19 +56,28 @@ def new_project(directory: Path, task: str, data: Path | None) -> str:
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UserError(f"{directory} exists and is not empty. Choose another folder.")
     edits = {} if data is None else _check_data(task, data)
-    create_project(directory, task)
     defaults = {
         **_DEFAULTS.get(task, {}),
         **(_SAMPLE_DEFAULTS.get(task, {}) if data is None else {}),
     }
     edits = {("config.py", name): repr(value) for name, value in defaults.items()} | edits
-    if data is None:
-        with naming(directory / "data"):
-            place = write_ready_data(task, directory / "data").relative_to(directory)
-        names = "".join(f' / "{name}"' for name in place.parts)
-        edits["config.py", "DATA_DIR"] = f"Path(__file__).parent{names}"
-    for (file, name), value in edits.items():
-        _set_constant(directory / file, name, value)
+    exists = directory.exists()
+    try:
+        create_project(directory, task)
+        if data is None:
+            with naming(directory / "data"):
+                place = write_ready_data(task, directory / "data").relative_to(directory)
+            names = "".join(f' / "{name}"' for name in place.parts)
+            edits["config.py", "DATA_DIR"] = f"Path(__file__).parent{names}"
+        for (file, name), value in edits.items():
+            _set_constant(directory / file, name, value)
+    except BaseException:  # also Ctrl-C: the folder was empty, and the same command can be repeated
+        with contextlib.suppress(OSError):
+            for path in directory.iterdir():
+                remove(path)
+            if not exists:
+                directory.rmdir()
+        raise
     return _next_steps(directory, task, is_sample=data is None)
 
 

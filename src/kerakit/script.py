@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import errno
 import os
 import re
@@ -9,14 +11,14 @@ import shlex
 import sys
 import traceback
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
 from kerakit.config import Config
 from kerakit.console import open_missing_streams
 from kerakit.errors import KerakitError, printable_lines
-from kerakit.files import disk_full_code
+from kerakit.files import DISK_FULL, describe_disk_full, disk_full_code
 from kerakit.machine import find_address_limit, limit_threads
 from kerakit.run import Run
 from kerakit.signals import Terminated, raise_on_signals
@@ -46,7 +48,7 @@ def parse_args(config_class: type[ConfigT], description: str | None = None) -> C
     >>> parse_args(Flags).num_epochs
     3
     """
-    open_missing_streams()
+    _prepare_output()
     # Before TensorFlow is imported: its C++ log lines bury what the user must read.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     limit_threads()
@@ -58,7 +60,8 @@ def parse_args(config_class: type[ConfigT], description: str | None = None) -> C
         )
     sys.excepthook = exit_on_error
     raise_on_signals()
-    return config_class.parse(description=description)
+    with _checked_output():  # --help exits
+        return config_class.parse(description=description)
 
 
 def exit_on_error(
@@ -71,17 +74,76 @@ def exit_on_error(
         fail(str(error), error.exit_code)
     if isinstance(error, KeyboardInterrupt):
         fail("interrupted.", INTERRUPTED)
-    if isinstance(error, BrokenPipeError):
-        # The reader of the output, such as `head`, has ended; Python would complain when it
-        # flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(PIPE_CLOSED)
+    if isinstance(error, OSError):
+        is_unnamed = error.filename is None and error.errno in (*DISK_FULL, errno.EIO)
+        failure = _write_output("\n" if is_unnamed else "")
+        if isinstance(error, BrokenPipeError):
+            failure = error
+        if failure is not None:
+            raise SystemExit(_report_output(failure))
     if isinstance(error, SyntaxError) and error.filename:
         # The code of the project's owner, or a file of it that a merge left with conflict marks.
         fail(f"{error.filename}, line {error.lineno}: {type(error).__name__}: {error.msg}", 2)
-    if isinstance(error, OSError) and (failure := _describe_os_error(error)) is not None:
-        fail(*failure)
+    if isinstance(error, OSError) and (described := _describe_os_error(error)) is not None:
+        fail(*described)
     _print_trace(kind, error, trace)
+
+
+def _prepare_output() -> None:
+    """Let an output that cannot be written be one error, also where its end is written at exit."""
+    open_missing_streams()
+    atexit.register(_end_output)
+
+
+def _end_output() -> None:
+    """Write the end of the output at exit. Registered first, it runs after all others."""
+    if (error := _write_output()) is not None:
+        os._exit(_report_output(error))  # Python would complain and exit with 120
+
+
+@contextlib.contextmanager
+def _checked_output() -> Iterator[None]:
+    """Exit with an error if the output of a block cannot be written; Python may pass over it."""
+    try:
+        yield
+    except SystemExit:
+        if (error := _write_output()) is not None:
+            raise SystemExit(_report_output(error)) from None
+        raise
+    if (error := _write_output()) is not None:
+        raise SystemExit(_report_output(error))
+
+
+def _write_output(text: str = "") -> OSError | None:
+    """Write ``text`` and what Python still holds to stdout; return the error if that fails."""
+    try:
+        print(end=text, flush=True)
+    except OSError as error:
+        _discard(sys.stdout)
+        return error
+    return None
+
+
+def _discard(stream: TextIO) -> None:
+    """Discard what a stream still holds, and what follows: it cannot be written."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        stream.flush()
+
+
+def _print_error(message: str) -> None:
+    try:
+        print(f"error: {printable_lines(message)}", file=sys.stderr, flush=True)
+    except OSError:  # the exit code still tells
+        _discard(sys.stderr)
+
+
+def _report_output(error: OSError) -> int:
+    """Report that stdout cannot be written, unless its reader, such as `head`, has ended."""
+    if isinstance(error, BrokenPipeError):
+        return PIPE_CLOSED
+    _print_error(f"the output cannot be written: {error.strerror}.")
+    return 1
 
 
 def _print_trace(
@@ -111,10 +173,11 @@ def _is_source(name: str, folder: Path) -> bool:
 
 def call(function: Callable[[], None]) -> None:
     """Call a function with the error handling of scripts."""
-    open_missing_streams()
+    _prepare_output()
     raise_on_signals()
     try:
-        function()
+        with _checked_output():
+            function()
     except (Exception, KeyboardInterrupt) as error:
         exit_on_error(type(error), error, error.__traceback__)
         raise SystemExit(1) from None
@@ -125,15 +188,15 @@ def fail(message: str, code: int) -> None:
 
     A message may contain names from files, and thus control characters: they are escaped.
     """
-    print(f"error: {printable_lines(message)}", file=sys.stderr)
+    _print_error(message)
     raise SystemExit(code)
 
 
 def _describe_os_error(error: OSError) -> tuple[str, int] | None:
     """Return message and exit code of a file-system error; None for errors that are bugs."""
     path = error.filename if isinstance(error.filename, str) else _find_path(str(error))
-    if disk_full_code(error) is not None:
-        return f"the disk is full: {path} could not be written. Free some space and start again.", 1
+    if (code := disk_full_code(error)) is not None:
+        return describe_disk_full(code, path), 1
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"no permission for {path}. Choose another folder, or change its permissions.", 2
     if error.errno == errno.ENAMETOOLONG:

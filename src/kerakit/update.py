@@ -235,8 +235,12 @@ def _record(directory: Path, template: dict[str, str]) -> None:
     state = directory / _STATE
     new = state / "template.new"
     remove(new)
-    for name, text in template.items():
-        _write(new / name, text)
+    try:
+        for name, text in template.items():
+            _write(new / name, text)
+    except BaseException:
+        remove(new)
+        raise
     # The old copy stays complete until the new one is.
     move_into_place(new, state / "template")
     write_text(state / "version", f"{__version__}\n")

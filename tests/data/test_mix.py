@@ -115,6 +115,7 @@ TARGETS: list[tuple[Task, Any, tuple[str, ...]]] = [
 def test_each_task_blends_its_targets_or_says_that_it_cannot(
     task: Task, targets: Any, methods: tuple[str, ...], method: str
 ) -> None:
+    assert task.mix_methods == methods
     mix = Mix(task.soft_targets, **{method: 1.0})
     images, _ = batch()
     if method not in methods:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from kerakit import UserError
 from kerakit.data import (
@@ -23,6 +24,7 @@ from kerakit.data import (
 )
 from kerakit.data.annotations.rle import decode_rle, trace_polygons
 from kerakit.data.check import check_images, open_dataset
+from kerakit.data.split import Mode
 from projects import write_image
 
 SIZE = (200, 100)
@@ -510,15 +512,32 @@ def test_the_check_names_faults_of_boxes(tmp_path: Path) -> None:
     assert not any(finding.exclude for finding in findings)
 
 
+def test_the_check_names_images_of_another_size_than_declared(tmp_path: Path) -> None:
+    """Of a turned photo, its upright size counts."""
+    images(tmp_path, "a.png", "b.png", "turned.jpg")
+    with Image.open(tmp_path / "turned.jpg") as image:
+        exif = image.getexif()
+        exif[0x0112] = 6
+        image.save(tmp_path / "turned.jpg", exif=exif)
+    content = coco(["a.png", "b.png", "turned.jpg"], [box(image=10 + i) for i in range(3)])
+    content["images"][1]["width"] = 2 * SIZE[0]
+    findings = check_images(open_dataset(write(tmp_path / "coco.json", content)), threads=1)
+    assert {(found.key, found.detail) for found in findings if "size" in found.kind} == {
+        ("b.png", "declared 400 by 100, is 200 by 100"),
+        ("turned.jpg", "declared 200 by 100, is 100 by 200"),
+    }
+
+
 def test_lists_of_images_belong_to_their_dataset(tmp_path: Path) -> None:
     """VOCdevkit holds several datasets, and lists of segmentation name the mask after the image."""
-    for year, split in (("VOC2007", "val"), ("VOC2012", "train")):
+    modes: tuple[tuple[str, Mode], ...] = (("VOC2007", "val"), ("VOC2012", "train"))
+    for year, split in modes:
         images(tmp_path / year / "JPEGImages", "a.png", "b.png")
         for name in "ab":
             write(tmp_path / year / f"Annotations/{name}.xml", voc(voc_object()))
         write(tmp_path / year / f"ImageSets/Main/{split}.txt", "a\n/b.png /b_mask.png\n")
         write(tmp_path / year / f"ImageSets/Main/cat_{split}.txt", "a -1\n")
     reader = ObjectReader(tmp_path)
-    for year, split in (("VOC2007", "val"), ("VOC2012", "train")):
+    for year, split in modes:
         keys = [reader.key(int(i)) for i in reader.indices(split)]
         assert keys == [f"{year}/JPEGImages/a.png", f"{year}/JPEGImages/b.png"]

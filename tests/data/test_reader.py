@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from kerakit import UserError
-from kerakit.data import DataReader, check_class_names, held_out_mode
+from kerakit.data import DataReader, check_class_names, data_warnings, held_out_mode
 from kerakit.data.split import MODES
 from projects import write_image
 
@@ -140,6 +140,19 @@ def test_a_class_without_training_images_is_named(tmp_path: Path) -> None:
 def test_other_classes_than_the_models_are_refused(photos: Path) -> None:
     with pytest.raises(UserError, match="pear, apple"):
         check_class_names(DataReader(photos), ("pear", "apple"))
+
+
+@pytest.mark.parametrize("ratio", [2, 1, 0, -0.5, float("nan"), float("inf")])
+def test_an_impossible_train_ratio_is_refused(photos: Path, ratio: float) -> None:
+    with pytest.raises(UserError, match="train_ratio: expected more than 0 and less than 1, got"):
+        DataReader(photos, ratio)
+
+
+def test_a_batch_size_of_more_than_all_images_is_a_warning(photos: Path) -> None:
+    reader = DataReader(photos)
+    assert data_warnings(reader, 48) == []
+    (warning,) = data_warnings(reader, 10**11)
+    assert warning.startswith("--batch_size 100,000,000,000 is larger than the 48 training images")
 
 
 def test_an_unknown_mode_is_named(photos: Path) -> None:

@@ -164,13 +164,13 @@ def copy_project(source: Path, path: Path, photos: Path) -> Project:
 
 
 @contextlib.contextmanager
-def template_modules() -> Iterator[Callable[[str], ModuleType]]:
-    """Yield a function that imports modules of the template; they are forgotten at the end."""
-    sys.path.insert(0, str(PROJECT))
+def template_modules(project: Path = PROJECT) -> Iterator[Callable[[str], ModuleType]]:
+    """Yield a function that imports modules of a project; they are forgotten at the end."""
+    sys.path.insert(0, str(project))
     try:
         yield importlib.import_module
     finally:
-        sys.path.remove(str(PROJECT))
+        sys.path.remove(str(project))
         _forget_template()
 
 

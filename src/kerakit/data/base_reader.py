@@ -88,6 +88,11 @@ class BaseReader:
         seed: int = 0,
         exclusions: Path | Sequence[str] | None = None,
     ) -> None:
+        if not 0 < train_ratio < 1:  # also NaN
+            raise UserError(
+                f"train_ratio: expected more than 0 and less than 1, got {train_ratio}. In a "
+                "project it is TRAIN_RATIO_DEFAULT of config.py."
+            )
         self.data = Path(data)
         self.train_ratio = train_ratio
         self.seed = seed
@@ -124,6 +129,10 @@ class BaseReader:
     def label_faults(self) -> Iterator[LabelFault]:
         """Yield the faults of the labels, for ``kerakit check``."""
         yield from ()
+
+    def declared_sizes(self) -> NDArray[np.int32]:
+        """Return width and height of each image in its annotations, (n, 2); 0 where unknown."""
+        return np.zeros((len(self), 2), np.int32)
 
     def __len__(self) -> int:
         return len(self._keys)

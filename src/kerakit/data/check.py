@@ -23,7 +23,6 @@ from kerakit.data.decode import (
     decode_with_warning,
     detect_extension,
     read_bytes,
-    read_size,
 )
 from kerakit.data.exclusions import read_exclusions, write_list
 from kerakit.data.folders import similar_names
@@ -39,6 +38,7 @@ from kerakit.data.table_reader import (
     infer_kind,
 )
 from kerakit.data.tables import index_columns
+from kerakit.device.photo import upright_size
 from kerakit.errors import ImageError
 
 TINY, HUGE = 32, 50_000_000
@@ -70,6 +70,7 @@ FINDINGS = {
     "box without area": "the box is omitted",
     "box outside the image": "the box is clipped; it is omitted if nothing is left",
     "duplicate box": "the same box of the same class twice; the copy is omitted",
+    "image of another size": "the annotations declare another size, by which boxes are scaled",
     "unreadable mask": "the mask cannot be decoded",
     "mask of another size": "the mask has another size than its image; it is resized",
     "mask in colors": "expected class indices, or a color of each class (class_dict.csv)",
@@ -271,7 +272,7 @@ def _inspect(path: Path) -> _ImageFacts:
         "",
         hashlib.sha256(data).digest(),
         b"" if (bits := fingerprint(thumbnail)) is None else bits.tobytes(),
-        read_size(data),
+        upright_size(data),
         extension,
         frames,
         frame_error,
@@ -293,6 +294,7 @@ def _count_frames(data: bytes, extension: str) -> tuple[int, str]:
 
 def _check_each(reader: BaseReader, facts: list[_ImageFacts]) -> Iterator[Finding]:
     """Yield the findings that concern one image alone."""
+    declared = reader.declared_sizes()
     for i, image in enumerate(facts):
         key = reader.key(i)
         if image.error:
@@ -314,6 +316,9 @@ def _check_each(reader: BaseReader, facts: list[_ImageFacts]) -> Iterator[Findin
             yield Finding(key, "tiny", f"{width} by {height}")
         if width * height > HUGE:
             yield Finding(key, "huge", f"{width} by {height}")
+        if declared[i].all() and tuple(declared[i]) != image.size:
+            detail = f"declared {declared[i][0]} by {declared[i][1]}, is {width} by {height}"
+            yield Finding(key, "image of another size", detail)
 
 
 class _Duplicates:

@@ -5,7 +5,6 @@ Pixels are uint8, 0 to 255, RGB, shape (height, width, 3), upright.
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import stat
@@ -16,11 +15,9 @@ import cv2
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image
 
 from kerakit.device.photo import (
     EXTENSIONS,
-    clean,
     clean_jpeg,
     decode,
     jpeg_frame,
@@ -89,6 +86,7 @@ def read_image(
         ImageError: the file cannot be read, or is not an image.
 
     >>> from tempfile import TemporaryDirectory
+    >>> from PIL import Image
     >>> with TemporaryDirectory() as folder:
     ...     Image.new("RGB", (640, 480), "red").save(f"{folder}/photo.png")
     ...     pixels = read_image(f"{folder}/photo.png", input_size=(224, 192))
@@ -134,6 +132,8 @@ def decode_image(
     Raises:
         ValueError: not an image, or a damaged one.
 
+    >>> import io
+    >>> from PIL import Image
     >>> file = io.BytesIO()
     >>> Image.new("L", (8, 8), 128).save(file, "PNG")
     >>> decode_image(file.getvalue(), input_size=(4, 4))[0, 0].tolist()
@@ -216,14 +216,6 @@ def detect_extension(data: bytes) -> str:
     return next(
         (extension for start, extension in _SIGNATURES.items() if data.startswith(start)), ""
     )
-
-
-def read_size(data: bytes) -> tuple[int, int]:
-    """Return (width, height) in pixels from an image's header, before EXIF orientation."""
-    if data[:2] == b"\xff\xd8":
-        return jpeg_frame(data)[:2]
-    with Image.open(io.BytesIO(clean(data)[0])) as image:
-        return image.size
 
 
 def read_upright_size(path: Path | str) -> tuple[int, int]:

@@ -121,6 +121,11 @@ class _AnnotatedReader(BaseReader):
             ),
         )
 
+    def declared_sizes(self) -> NDArray[np.int32]:
+        """Return the sizes in the annotation files, int32 (n, 2); where they have none, 0."""
+        sizes: NDArray[np.int32] = self._annotations.sizes[self.rows]
+        return sizes
+
     def label_faults(self) -> Iterator[LabelFault]:
         """Yield the faults of the annotation files."""
         for key, kind, detail in self._annotations.faults:

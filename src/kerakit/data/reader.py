@@ -181,10 +181,11 @@ def _describe_names(names: Any) -> str:
     return ", ".join(names)
 
 
-def data_warnings(reader: Reader) -> list[str]:
-    r"""Return warnings about a dataset before training; none for readers without ``BaseReader``.
+def data_warnings(reader: Reader, batch_size: int = 0) -> list[str]:
+    r"""Return warnings about a dataset before training.
 
-    They name: excluded images; files, folders and links that are not used; GIFs, of which only the
+    They name: a batch size of more than the training images. Of readers with ``BaseReader``:
+    excluded images; files, folders and links that are not used; GIFs, of which only the
     first frame is read; classes without validation or test images.
 
     >>> from tempfile import TemporaryDirectory
@@ -196,6 +197,11 @@ def data_warnings(reader: Reader) -> list[str]:
     class 'cat': no validation images, so the accuracy of this class cannot be measured.
     """
     lines: list[str] = []
+    if batch_size > (count := len(reader.indices("train"))):
+        lines.append(
+            f"--batch_size {batch_size:,} is larger than the {count:,} training images: each epoch "
+            "is one step."
+        )
     if not isinstance(reader, BaseReader):
         return lines
     if reader.num_excluded:

@@ -38,11 +38,10 @@ def choose_input_size(reader: Reader, pixels: int) -> tuple[int, int]:
             sizes.append(read_upright_size(reader.image_path(i)))
         except ImageError:
             continue
-    if not sizes:
-        sizes = [(1, 1)]
-        area = pixels
-    else:
-        area = min(pixels, 2 * float(np.median(np.prod(sizes, axis=1))))
+    area = float(pixels)
+    if sizes:
+        area = min(area, 2 * float(np.median(np.prod(sizes, axis=1))))
+    sizes = sizes or [(1, 1)]
     shape = float(np.median([math.log(width / height) for width, height in sizes]))
     shape = min(max(shape, -math.log(2)), math.log(2))
 

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 Mode = Literal["train", "val", "test"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 
+MODE_NAMES: dict[Mode, str] = {"train": "training", "val": "validation", "test": "test"}
+"""Adjectives of messages: validation images."""
+
 CHUNK = 2**16
 """Rows that are Python objects at the same time: a million would take 300 MB."""
 

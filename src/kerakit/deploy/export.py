@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -36,7 +37,6 @@ from kerakit.deploy.results import FormatResult, write_report
 from kerakit.device.preprocessing import FILE as PREPROCESSING
 from kerakit.errors import JobError, KerakitError, first_line
 from kerakit.files import (
-    DISK_FULL,
     disk_full_code,
     naming,
     remove,
@@ -123,7 +123,7 @@ def export_model(
     task.check_model(model)
     model = task.inference_model(model)
     check_preprocess(held_out)  # before anything is written
-    with folder.write() as temporary, naming(folder.path):
+    with folder.write() as temporary, naming(folder.path, temporary):
         source = ExportSource(model, calibration, temporary, edgetpu)
         impossible = _check_formats(replace(source, folder=folder.path), formats, log)
         log("Keras model: predicting the held-out images")
@@ -225,12 +225,8 @@ def _failure(error: Exception, path: Path, model: keras.Model) -> str:
     """
     if isinstance(error, MemoryError):
         raise error
-    if isinstance(error, OSError) and error.errno in DISK_FULL:
-        raise error
-    if disk_full_code(error) is not None:
-        raise JobError(
-            "the disk is full: the export could not be written. Free some space."
-        ) from error
+    if (code := disk_full_code(error)) is not None:
+        raise OSError(code, os.strerror(code), str(path)) from error
     if isinstance(error, KerakitError):
         reason = " ".join(str(error).split())
     else:

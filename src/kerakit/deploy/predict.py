@@ -321,6 +321,7 @@ def write_predictions(predictions: Iterable[Prediction | UserError], as_json: bo
         if not _is_unicode(text):
             text = json.dumps(entries, indent=2)  # JSON has no bytes: Python's escapes of them
         print(text)
+    sys.stdout.flush()  # at exit, Python may pass over an error
     return errors
 
 

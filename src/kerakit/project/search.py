@@ -44,7 +44,7 @@ def suggest(trial: optuna.trial.BaseTrial, args: config.TrainConfig) -> dict[str
         flags["jitter"] = trial.suggest_categorical("jitter", (False, True))
     if flags.get("jitter", args.jitter) and "jitter_strength" not in given:
         flags["jitter_strength"] = trial.suggest_float("jitter_strength", 0.5, 2)
-    if "mixup" not in given:
+    if "mixup" not in given and "mixup" in TASK.mix_methods:
         flags["mixup"] = trial.suggest_categorical("mixup", (0.0, 0.2))
     return flags
 

@@ -89,7 +89,7 @@ generator = partial(generator, batch_size=batch_size, mosaic=Mosaic(args.mosaic,
 train_data, val_data = generator(mode="train"), generator(mode="val")
 print(f"{len(train_data.index)} training and {len(val_data.index)} validation images")
 warnings = describe_unsupported(forecast_model(model)) if args.target == "edgetpu" else []
-for warning in [*data_warnings(reader), *warnings]:
+for warning in [*data_warnings(reader, batch_size), *warnings]:
     print(f"WARNING: {warning}")
 
 # --------------------------------------------------------------------------------------- Training

@@ -63,6 +63,7 @@ class Task:
             take (batch, channels), too.
         has_coordinates: whether predictions depend on the position of the image in the input, or
             records on its size.
+        mix_methods: what ``soft_targets`` can do: "mixup", "cutmix", both, or neither.
         supports_mosaic: whether annotations are dictionaries with "boxes", which mosaics combine.
         frozen: fraction of the backbone's layers that stay frozen in fine-tuning.
         end_to_end: whether fine-tuning trains head and backbone together from the start, on images
@@ -90,6 +91,7 @@ class Task:
     frozen = 0.7
     end_to_end = False
     has_coordinates = True
+    mix_methods: tuple[str, ...] = ()
     supports_mosaic = False
     prefix = ""
     column: Kind | None = None

@@ -98,6 +98,7 @@ class Classification(DecodedTask):
     name = "classification"
     decoder_class = Decoder
     has_coordinates = False
+    mix_methods = ("mixup", "cutmix")
     column = "class"
     main_metric = "accuracy"
     default_loss = "sparse_categorical_crossentropy"

@@ -57,6 +57,7 @@ class MultiLabel(DecodedTask):
     name = "multilabel"
     decoder_class = Decoder
     has_coordinates = False
+    mix_methods = ("mixup", "cutmix")
     column = "set"
     main_metric = "average_precision"
     default_loss = "binary_crossentropy"

@@ -55,6 +55,11 @@ class MultiTask(Task):
         }
         self.needs_map = any(task.needs_map for task in self.tasks.values())
         self.has_coordinates = any(task.has_coordinates for task in self.tasks.values())
+        self.mix_methods = tuple(
+            method
+            for method in ("mixup", "cutmix")
+            if all(method in task.mix_methods for task in self.tasks.values())
+        )
         self.frozen = min(task.frozen for task in self.tasks.values())
         self.end_to_end = any(task.end_to_end for task in self.tasks.values())
 

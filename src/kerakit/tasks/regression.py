@@ -48,6 +48,7 @@ class Regression(DecodedTask):
     name = "regression"
     decoder_class = Decoder
     has_coordinates = False
+    mix_methods = ("mixup",)
     column = "number"
     main_metric = "r2"
     mistakes_title = "Largest errors"
@@ -87,7 +88,7 @@ class Regression(DecodedTask):
 
     def soft_targets(self, targets: Any, method: str) -> Any:
         """Return the targets for MixUp: the mean of two images has the mean of their numbers."""
-        if method != "mixup":
+        if method not in self.mix_methods:
             return super().soft_targets(targets, method)
         return np.asarray(targets, np.float32)
 

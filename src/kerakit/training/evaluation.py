@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from kerakit import nested
 from kerakit.console import print_table
 from kerakit.data.generator import BatchGenerator
+from kerakit.data.split import MODE_NAMES
 from kerakit.files import write_json
 from kerakit.inference import keras_predict_fn, predict_batches
 from kerakit.report import charts
@@ -75,7 +76,7 @@ def evaluate(
         *_show_mistakes(run, task, held_out, predictions, annotations),
     ]
     write_page(run, sections)
-    _print(metrics, details, f"{count:,} {held_out.mode} images")
+    _print(metrics, details, f"{count:,} {MODE_NAMES[held_out.mode]} images")
     print(f"report: {run.page} (data: {run.evaluation})")
     return metrics
 

@@ -6,7 +6,7 @@ import contextlib
 import math
 import re
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -14,6 +14,7 @@ from xml.parsers import expat
 
 import numpy as np
 
+from kerakit.console import progress
 from kerakit.data.annotations.listing import (
     Listing,
     is_in_mask_folder,
@@ -35,6 +36,9 @@ from kerakit.errors import UserError, first_line, list_names
 
 DONT_CARE = "DontCare"
 """Class of KITTI for regions without labels."""
+
+_MANY = 10_000
+"""Number of annotation files whose reading has a progress display."""
 
 Parse = Callable[[bytes, int, "_Collector"], None]
 """Adds the content of an annotation file of an image, given by its row, to a collector."""
@@ -150,6 +154,19 @@ class _Collector:
         self.faults.append((self.file, "invalid annotation", detail))
 
 
+def _track(images: Sequence[str], files: Sequence[str | None]) -> Iterator[tuple[str, str | None]]:
+    """Yield images and their files, with the progress of reading many of them."""
+    pairs = zip(images, files, strict=True)
+    if len(images) < _MANY:
+        yield from pairs
+        return
+    with progress("reading annotations", len(images), "files") as update:
+        for done, pair in enumerate(pairs):
+            yield pair
+            if done % 256 == 255:
+                update(done + 1)
+
+
 def _read(
     listing: Listing,
     files: Sequence[str],
@@ -168,7 +185,7 @@ def _read(
     warnings, unreadable, kept = [], [], []
     ignored = 0
     root = f"{listing.root}/"
-    for image, file in zip(images, pairs, strict=True):
+    for image, file in _track(images, pairs):
         if file is None:
             if image.rpartition("/")[0] in folders:
                 kept.append(image)
