@@ -249,6 +249,8 @@ def test_errors() -> None:
     data = rectangle((0, 0, 8, 8))
     with pytest.raises(UserError, match="'coco'; expected 'pascal_voc'"):
         augment([A.HorizontalFlip()], options={"bbox_params": {"format": "coco"}}, **data)
+    with pytest.raises(UserError, match="RandomGridShuffle tears objects apart"):
+        augment([A.RandomGridShuffle()], **data)
     reflect = A.Affine(translate_px=20, border_mode=cv2.BORDER_REFLECT_101, p=1)
     with pytest.raises(UserError, match=r"made \d+ keypoints of 3.*BORDER_CONSTANT"):
         augment([reflect], **data)
@@ -273,3 +275,41 @@ def test_clipped_boxes_are_inside_and_not_larger(boxes: Any) -> None:
     again, whole = clip_boxes(clipped, 100, 80)
     np.testing.assert_array_equal(again, clipped)
     assert np.isin(whole, [0, 1]).all()
+
+
+DISTORTIONS = {
+    "elastic": lambda: A.ElasticTransform(alpha=200, sigma=8, p=1),
+    "grid": lambda: A.GridDistortion(distort_limit=0.3, p=1),
+    "optical": lambda: A.OpticalDistortion(distort_limit=0.4, p=1),
+    "thin-plate spline": lambda: A.ThinPlateSpline(scale_range=(0.1, 0.2), p=1),
+    "perspective": lambda: A.Perspective(scale=(0.05, 0.1), p=1),
+}
+
+
+@pytest.mark.parametrize("make", DISTORTIONS.values(), ids=DISTORTIONS)
+@given(seed=seeds, x=st.integers(4, WIDTH - 4), y=st.integers(4, HEIGHT - 4))
+@settings(max_examples=25, deadline=None)
+def test_distortions_move_keypoints_with_their_pixels(
+    make: Callable[[], Any], seed: int, x: int, y: int
+) -> None:
+    """Also where a map folds, and a pixel appears twice. No keypoint is lost."""
+    data = rectangle((x - 3, y - 3, x + 3, y + 3))
+    corners = np.array([[0, 0], [WIDTH, 0], [0, HEIGHT], [-5, 20]], np.float32)
+    data["keypoints"] = np.concatenate([np.array([[x, y]], np.float32), corners])
+    out = augment([make()], seed, **data)
+    assert out["keypoints"].shape == (5, 2)
+    assert np.isfinite(out["keypoints"]).all()
+    column, row = (out["keypoints"][0] - 0.5).round().astype(int)
+    if 0 <= column < WIDTH and 0 <= row < HEIGHT:
+        assert out["image"][max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2].max() > 100
+
+
+@pytest.mark.parametrize("make", DISTORTIONS.values(), ids=DISTORTIONS)
+@given(seed=seeds, box=BOXES)
+@settings(max_examples=15, deadline=None)
+def test_the_box_of_a_distorted_object_is_that_of_its_pixels(
+    make: Callable[[], Any], seed: int, box: tuple[int, int, int, int]
+) -> None:
+    out = augment([make()], seed, **rectangle(box))
+    if len(out["bboxes"]) and (out["mask"] == 1).any():
+        np.testing.assert_allclose(out["bboxes"][0], box_of(out["mask"]), atol=3)

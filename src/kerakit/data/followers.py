@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kerakit.data.boxes import clip_boxes, visible_boxes
+from kerakit.data.distortions import follow_distortions
 from kerakit.device.segmentation import IGNORED
 from kerakit.errors import UserError
 
@@ -39,8 +40,8 @@ class FollowingPipeline:
             "xy", as of ``A.Compose``. All keypoints remain, those outside of the image too.
 
     Raises:
-        UserError: the pipeline has no transforms, or the options another format. When called: a
-            transform changed the number of keypoints.
+        UserError: the options have another format, or a transform tears objects apart. When called:
+            a transform changed the number of keypoints.
     """
 
     def __init__(self, pipeline: Any, options: Mapping[str, Any]) -> None:
@@ -53,6 +54,14 @@ class FollowingPipeline:
         else:
             self._sequence = A.Sequential([pipeline], p=1)
         leaves = list(_leaves(self._sequence))
+        follow_distortions(leaves)
+        if "bbox_params" in options and any(
+            isinstance(leaf, A.RandomGridShuffle) for leaf in leaves
+        ):
+            raise UserError(
+                "get_aug_pipeline(): RandomGridShuffle tears objects apart, so they have no boxes. "
+                "Remove it."
+            )
         self._tracker = _BoxTracker(leaf for leaf in leaves if _is_dropout(leaf))
         for compose in _composes(self._sequence):
             compose.check_each_transform = (self._tracker,)

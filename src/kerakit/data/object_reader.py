@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +11,34 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from kerakit.data.annotations.box_table import is_box_table, no_boxes, read_box_tables
 from kerakit.data.annotations.coco import is_coco, read_coco, select_files
 from kerakit.data.annotations.listing import Listing
-from kerakit.data.annotations.objects import Annotations, Boxes, box_faults, clean_boxes, fill_sizes
+from kerakit.data.annotations.objects import (
+    Annotations,
+    Boxes,
+    ObjectColumns,
+    box_faults,
+    clean_boxes,
+    fill_sizes,
+)
 from kerakit.data.annotations.per_image import read_kitti, read_labelme, read_voc, read_yolo
-from kerakit.data.annotations.recognize import FORMATS, DataFormat, recognize_listing
+from kerakit.data.annotations.point_table import read_points
+from kerakit.data.annotations.recognize import (
+    FORMATS,
+    TABLES,
+    DataFormat,
+    recognize,
+    recognize_listing,
+)
 from kerakit.data.base_reader import BaseReader, LabelFault
 from kerakit.data.folders import check_printable, warn_of_case_variants
 from kerakit.data.index import ImageIndex
 from kerakit.data.rarest import rarest_class
+from kerakit.data.tables import index_columns, is_table
 from kerakit.errors import UserError, printable
 
-OBJECT_FORMATS = ("coco", "voc", "yolo", "labelme", "kitti")
+OBJECT_FORMATS = ("coco", "voc", "yolo", "labelme", "kitti", "boxes")
 """Names of the formats with objects."""
 
 
@@ -42,10 +59,14 @@ def read_objects(
     """
     found, listing = recognize_listing(data, task)
     files = []
-    if found.name not in OBJECT_FORMATS or (points and found.name in ("voc", "kitti")):
+    if found.name == "table" and not points and not shapes:
+        raise no_boxes(data)
+    without = ("voc", "kitti", "boxes") if points else ()
+    if found.name not in OBJECT_FORMATS or found.name in without:
         kind = "keypoints" if points else "polygons" if shapes else "boxes"
         formats = ("coco", "yolo", "labelme") if points or shapes else OBJECT_FORMATS
         names = ", ".join(FORMATS[name] for name in formats)
+        names += ", or a table with columns such as nose_x and nose_y" if points else ""
         raise UserError(f"{data} ({found}) has no {kind}. Expected {other}{names}.")
     if listing is None:
         # The images are beside the file, or beside its folder annotations/.
@@ -61,6 +82,16 @@ def read_objects(
             listing, files or select_files(every, points), shapes=shapes, points=points
         )
         _fill_splits(listing, annotations)
+    elif found.name == "boxes":
+        annotations = read_box_tables(
+            listing,
+            files
+            or [
+                path
+                for path in listing.with_extension(*TABLES)
+                if is_box_table(listing.root / path)
+            ],
+        )
     elif found.name == "yolo":
         annotations = read_yolo(listing, shapes, points)
     elif found.name == "labelme":
@@ -133,17 +164,19 @@ class _AnnotatedReader(BaseReader):
 
 
 class ObjectReader(_AnnotatedReader):
-    r"""Images with boxes of objects: COCO, YOLO, Pascal VOC, LabelMe, KITTI.
+    r"""Images with boxes of objects: COCO, YOLO, Pascal VOC, LabelMe, KITTI, tables of boxes.
 
     The format is recognized, see ``recognize``. Annotations are dictionaries: "boxes", float32
     (n, 4), x1, y1, x2, y2 as fractions of width and height of the upright image; "classes", int32
     (n,); "crowd", bool (n,), for regions that are neither an object nor background (COCO:
     ``iscrowd``, Pascal VOC: ``difficult``, KITTI: DontCare). Inverted corners are exchanged, boxes
     are clipped to the image; boxes without area, with NaN or of an unknown class, and copies are
-    omitted; ``warnings`` has their numbers. An image without objects is a valid example.
+    omitted; ``warnings`` has their numbers. An image without objects is a valid example. A table
+    has a row per box: the columns ``path``, ``xmin``, ``ymin``, ``xmax``, ``ymax`` and ``label``,
+    or similar names; a row without a box lists an image without objects.
 
     Args:
-        data: folder, or annotation file (COCO, data.yaml of YOLO).
+        data: folder, table, or annotation file (COCO, data.yaml of YOLO).
         train_ratio: as for ``DataReader``.
         seed: as for ``DataReader``. The split is stratified by the rarest class of an image.
         exclusions: as for ``DataReader``.
@@ -213,15 +246,16 @@ class ObjectReader(_AnnotatedReader):
 
 
 class KeypointReader(_AnnotatedReader):
-    r"""Images with the keypoints of one object each: COCO, YOLO pose, LabelMe.
+    r"""Images with the keypoints of one object each: COCO, YOLO pose, LabelMe, tables.
 
     Annotations are ``{"keypoints": float32 (points, 3)}``: x and y as fractions of width and height
     of the upright image, and the visibility: 0 absent, 1 hidden, 2 visible. Of several objects, the
     largest one is used; images without keypoints are omitted. In LabelMe, points are shapes of type
-    point, whose labels are their names.
+    point, whose labels are their names. A table has a row per image, and columns such as
+    ``nose_x``, ``nose_y`` and optionally ``nose_v``, or ``x1``, ``y1``, ``v1``.
 
     Args:
-        data: folder, or annotation file (COCO, data.yaml of YOLO).
+        data: folder, table, or annotation file (COCO, data.yaml of YOLO).
         train_ratio: as for ``DataReader``.
         seed: as for ``DataReader``.
         exclusions: as for ``DataReader``.
@@ -244,6 +278,8 @@ class KeypointReader(_AnnotatedReader):
 
     def read_index(self, data: Path) -> ImageIndex:
         """Return the index of the images with keypoints."""
+        if is_table(data):
+            return self._read_table(data)
         root, self.format, annotations = read_objects(data, points=True)
         columns, names = annotations.objects, annotations.point_names
         rows = np.frombuffer(columns.rows, np.int64)
@@ -282,6 +318,18 @@ class KeypointReader(_AnnotatedReader):
         }
         warnings = [f"{kind}: {count:,}." for kind, count in counts.items() if count]
         return self._index(root, np.zeros(len(selected), np.int32), warnings)
+
+    def _read_table(self, data: Path) -> ImageIndex:
+        self.format = recognize(data)
+        index, cells = index_columns(data)
+        names, points, warnings = read_points(data, index, cells)
+        check_printable(names, data)
+        self._points = _clean_points(points)
+        if not self._points.any():
+            raise UserError(f"{data} has no keypoints inside of its {len(points):,} images.")
+        sizes = np.zeros((0, 2), np.int32)
+        self._annotations = Annotations([], sizes, index.splits, ObjectColumns(), names)
+        return replace(index, class_names=names, warnings=(*index.warnings, *warnings))
 
     def target(self, i: int) -> dict[str, NDArray[np.float32]]:
         """Return the keypoints of image ``i``."""

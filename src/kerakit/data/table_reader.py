@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from kerakit.data.annotations.mask_files import MaskClasses, find_classes
 from kerakit.data.base_reader import BaseReader, LabelFault
+from kerakit.data.cells import parse_numbers
 from kerakit.data.decode import IMAGE_EXTENSIONS
 from kerakit.data.folders import check_printable, warn_of_case_variants
 from kerakit.data.index import ImageIndex
 from kerakit.data.object_reader import ObjectCounts
 from kerakit.data.rarest import rarest_class
-from kerakit.data.tables import encode, index_columns, is_table, normalize_keys, parse_numbers
+from kerakit.data.tables import encode, index_columns, is_table, normalize_keys
 from kerakit.errors import UserError, list_names
 
 Kind = Literal["class", "set", "number", "mask"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from pyarrow import csv as arrow_csv
 from pyarrow import parquet
 
+from kerakit.data.cells import check_cells, read_splits, read_weights
 from kerakit.data.folders import check_printable, normalize_name, warn_of_case_variants
 from kerakit.data.index import UNASSIGNED, ImageIndex
-from kerakit.data.split import MODES, parse_split
 from kerakit.errors import UserError, first_line
 from kerakit.machine import available_memory
 
@@ -45,7 +45,7 @@ def index_table(path: Path) -> ImageIndex:
     """
     table = _read(path, _REQUIRED)
     for name in _REQUIRED:
-        _check_cells(path, name, table[name])
+        check_cells(path, name, table[name])
     targets, class_names = encode(table["label"])
     if len(class_names) < 2:
         raise UserError(
@@ -83,17 +83,17 @@ def _index(
     path: Path, table: pa.Table, labels: dict[str, NDArray[Any]]
 ) -> tuple[ImageIndex, NDArray[np.int64]]:
     """Return the index of a table without targets, and the row of each image."""
-    _check_cells(path, "path", table["path"])
+    check_cells(path, "path", table["path"])
     keys = normalize_keys(path, table["path"].combine_chunks())
     columns: dict[str, NDArray[Any]] = {**labels, "splits": _splits(path, table)}
     groups = None
     if "group" in table.column_names:
-        _check_cells(path, "group", table["group"])
+        check_cells(path, "group", table["group"])
         columns["groups"], names = encode(table["group"])
         groups = pa.array(names).take(pa.array(columns["groups"])).cast(pa.binary())
     weights = None
     if "sample_weight" in table.column_names:
-        weights = columns["sample weights"] = _read_weights(path, table["sample_weight"])
+        weights = columns["sample weights"] = read_weights(path, table["sample_weight"])
     once = _find_unique(path, keys, columns)
     again = len(keys) - len(once)
     index = ImageIndex(
@@ -117,13 +117,17 @@ def _code(column: pa.Array) -> NDArray[np.int32]:
 
 def _read(path: Path, required: tuple[str, ...], others: bool = False) -> pa.Table:
     """Return the columns of a table as text: those required and optional, or all of them."""
+    return _read_selected(path, partial(_select_columns, path, required, others), others)
+
+
+def _read_selected(path: Path, select: _Select, others: bool) -> pa.Table:
     if (read := _READERS.get(path.suffix.lower())) is None:
         raise UserError(
             f"{path} is not a table. Expected a folder, or a file with the extension .csv, .tsv or "
             ".parquet."
         )
     try:
-        table = read(path, partial(_select_columns, path, required, others), others)
+        table = read(path, select, others)
     except (pa.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:
         is_encoding = isinstance(error, UnicodeDecodeError) or "UTF8" in str(error)
         reason = "it is not UTF-8 text. Save it as UTF-8" if is_encoding else first_line(error)
@@ -334,69 +338,36 @@ def _find_unique(path: Path, keys: Any, columns: dict[str, NDArray[Any]]) -> NDA
     return first.astype(np.int64)
 
 
-def _check_cells(path: Path, name: str, column: Any) -> None:
-    # pandas writes an empty cell of a column of numbers as NaN.
-    blank = pc.is_in(pc.utf8_trim_whitespace(column), value_set=pa.array(["", "nan", "NaN"]))
-    empty = pc.or_(pc.is_null(column), blank)
-    if (row := pc.index(empty, True).as_py()) >= 0:
-        raise UserError(
-            f"{path}, row {row + 1}: the column {name!r} is empty. Fill it in, or remove the row."
-        )
-
-
 def _splits(path: Path, table: pa.Table) -> NDArray[np.int8]:
     if "split" not in table.column_names:
         return np.full(table.num_rows, UNASSIGNED, np.int8)
-    encoded = table["split"].combine_chunks().dictionary_encode()
-    codes = []
-    for value in encoded.dictionary.to_pylist():
-        mode, rest = parse_split(value)
-        if mode is None or rest:
-            raise UserError(
-                f"{path}: unknown split {value!r}. Expected train, val, test, or an empty cell."
-            )
-        codes.append(MODES.index(mode))
-    indices = encoded.indices.fill_null(len(codes)).to_numpy()
-    splits: NDArray[np.int8] = np.array([*codes, UNASSIGNED], np.int8)[indices]
-    return splits
+    return read_splits(path, table["split"])
 
 
-def _read_weights(path: Path, column: Any) -> NDArray[np.float32]:
-    name = "sample_weight"
-    _check_cells(path, name, column)
-    weights = parse_numbers(path, name, column.combine_chunks())
-    if (row := int((weights < 0).argmax())) or weights[row] < 0:
-        raise UserError(
-            f"{path}, row {row + 1}: the column {name!r} has the value {weights[row]:g}. Expected "
-            "a factor of the loss, 0 or more."
-        )
-    return weights
-
-
-def parse_numbers(path: Path, name: str, cells: pa.Array) -> NDArray[np.float32]:
-    """Return a column of text as numbers, float32 (n,).
+def read_text_columns(path: Path, names: Collection[str]) -> pa.Table:
+    """Return some columns of a table as text, by their names in the header.
 
     Raises:
-        UserError: a cell that is not a finite number.
+        UserError: the table cannot be read, has no rows, or two columns of one name.
+    """
+
+    def select(header: list[str]) -> dict[int, str]:
+        columns = _select_columns(path, (), True, header)
+        header = [name.strip() for name in header]
+        return {i: header[i] for i in columns if header[i] in names}
+
+    return _read_selected(path, select, others=True)
+
+
+def read_header(path: Path) -> list[str]:
+    """Return the names of the columns of a table.
+
+    Raises:
+        UserError: it cannot be read.
     """
     try:
-        values: NDArray[np.float64] = pc.cast(cells, pa.float64()).to_numpy()
-    except pa.ArrowInvalid:
-        values = np.array([_to_number(value) for value in cells.to_pylist()])
-    with np.errstate(over="ignore"):
-        numbers = values.astype(np.float32)
-    invalid = ~np.isfinite(numbers)
-    if invalid.any():
-        row = int(np.flatnonzero(invalid)[0])
-        raise UserError(
-            f"{path}, row {row + 1}: the column {name!r} has the value {cells[row].as_py()!r}. "
-            "Expected a number such as 1.5."
-        )
-    return numbers
-
-
-def _to_number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return float("nan")
+        if path.suffix.lower() == ".parquet":
+            return [name.strip() for name in parquet.read_schema(path).names]
+        return [name.strip() for name in _read_header(path)[1]]
+    except (pa.ArrowException, OSError, csv.Error) as error:
+        raise UserError(f"cannot read the table {path}: {first_line(error)}.") from None

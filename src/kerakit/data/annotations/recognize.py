@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from kerakit.data.annotations.box_table import is_box_table
 from kerakit.data.annotations.coco import is_coco
 from kerakit.data.annotations.listing import Listing, pair_files, read_file
 from kerakit.data.annotations.mask_files import find_masks, is_mask_file
@@ -24,6 +25,7 @@ FORMATS = {
     "labelme": "LabelMe",
     "kitti": "KITTI",
     "masks": "images and masks",
+    "boxes": "a table of boxes",
 }
 """Names of the formats, and how messages call them."""
 
@@ -77,7 +79,7 @@ def recognize_listing(data: Path, task: str = "") -> tuple[DataFormat, Listing |
     if data.is_file():
         return _recognize_file(data), None
     listing = Listing(data)
-    checks: list[Callable[[Listing], Iterator[DataFormat]]] = [_json, _xml, _text]
+    checks: list[Callable[[Listing], Iterator[DataFormat]]] = [_json, _xml, _text, _boxes]
     if task == "segmentation":
         checks.insert(0, partial(_masks, any_content=True))
     else:
@@ -90,6 +92,8 @@ def recognize_listing(data: Path, task: str = "") -> tuple[DataFormat, Listing |
 
 def _recognize_file(path: Path) -> DataFormat:
     extension = path.suffix.lower()
+    if extension in TABLES and is_box_table(path):
+        return DataFormat("boxes", f"{path.name} has columns of images and of sides of boxes")
     if extension in TABLES:
         return DataFormat("table", f"{path.name} has the extension {extension}")
     if extension == ".json" and is_coco(path):
@@ -138,6 +142,12 @@ def _text(listing: Listing) -> Iterator[DataFormat]:
             yield DataFormat("yolo", f"{path} has a class number and coordinates per line")
     if names.names is not None and any(pairs):
         yield DataFormat("yolo", "there are names of classes, and text files for images")
+
+
+def _boxes(listing: Listing) -> Iterator[DataFormat]:
+    for path in listing.with_extension(*TABLES)[:_SAMPLE]:
+        if is_box_table(listing.root / path):
+            yield DataFormat("boxes", f"{path} has columns of images and of sides of boxes")
 
 
 def _masks(listing: Listing, any_content: bool = False) -> Iterator[DataFormat]:

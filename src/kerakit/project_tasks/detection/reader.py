@@ -10,7 +10,7 @@ from kerakit import data
 class DataReader(data.ObjectReader):
     """The images of DATA_DIR, each with boxes and classes.
 
-    COCO, YOLO, Pascal VOC, LabelMe or KITTI.
+    COCO, YOLO, Pascal VOC, LabelMe, KITTI, or a table with a row per box.
 
     CHANGE: for other data write a class with ``class_names``, ``__len__``, ``key(i)`` (unique),
     ``image_path(i)``, ``target(i)`` and ``indices(mode)``: the protocol ``kerakit.data.Reader``.

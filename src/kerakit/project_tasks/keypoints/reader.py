@@ -10,7 +10,7 @@ from kerakit import data
 class DataReader(data.KeypointReader):
     """The images of DATA_DIR, each with the points of one object.
 
-    COCO, YOLO pose or LabelMe.
+    COCO, YOLO pose, LabelMe, or a table with columns such as nose_x and nose_y.
 
     CHANGE: for other data write a class with ``class_names``, ``__len__``, ``key(i)`` (unique),
     ``image_path(i)``, ``target(i)`` and ``indices(mode)``: the protocol ``kerakit.data.Reader``.

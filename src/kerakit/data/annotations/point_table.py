@@ -1,0 +1,107 @@
+"""Tables of keypoints: a row per image, with columns of x, y and visibility per point."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from kerakit.data.cells import to_numbers
+from kerakit.data.decode import read_upright_size
+from kerakit.data.index import ImageIndex
+from kerakit.errors import ImageError, UserError, list_names
+from kerakit.machine import available_cores
+
+_LAST = re.compile(r"(?i)(?P<name>.+?)[\s_.-]+(?P<axis>x|y|v|vis|visible|visibility)")
+_FIRST = re.compile(r"(?i)(?P<axis>x|y|v)(?:[\s_.-]+|(?=\d+$))(?P<name>.+)")
+"""Names such as nose_x, and x_nose or x1."""
+
+VISIBLE = 2.0
+"""Visibility of points without a column of it."""
+
+
+def find_points(names: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Return the columns x, y and optionally v of each point, by its name.
+
+    >>> find_points(["x1", "y1", "v1"])
+    {'point 1': {'x': 'x1', 'y': 'y1', 'v': 'v1'}}
+    >>> find_points(["nose_x", "nose_y", "source_x"])
+    {'nose': {'x': 'nose_x', 'y': 'nose_y'}}
+    """
+    points: dict[str, dict[str, str]] = {}
+    for column in names:
+        match = _LAST.fullmatch(column) or _FIRST.fullmatch(column)
+        if match is not None:
+            name = f"point {match['name']}" if match["name"].isdigit() else match["name"]
+            points.setdefault(name, {}).setdefault(match["axis"][0].lower(), column)
+    return {name: axes for name, axes in points.items() if {"x", "y"} <= set(axes)}
+
+
+def read_points(
+    path: Path, index: ImageIndex, cells: Mapping[str, pa.Array]
+) -> tuple[tuple[str, ...], NDArray[np.float32], list[str]]:
+    """Return the names of the points, float32 (n, points, 3), and warnings.
+
+    x and y are fractions of the upright image; in the table they are in pixels, or fractions if
+    most are at most 1. Empty cells are absent points.
+
+    Args:
+        path: the table.
+        index: its images.
+        cells: its columns as text, by their names.
+
+    Raises:
+        UserError: no columns of points, or a cell that is no number.
+    """
+    points = find_points(list(cells))
+    if not points:
+        raise UserError(
+            f"{path} has no keypoints: its columns are {', '.join(['path', *cells])}. Expected two "
+            "or three columns per point: nose_x, nose_y and optionally nose_v, or x1, y1, v1."
+        )
+    values = np.full((len(index.keys), len(points), 3), VISIBLE)
+    for i, axes in enumerate(points.values()):
+        for name, column in axes.items():
+            values[:, i, "xyv".index(name)] = _read_cells(path, column, cells[column])
+    places = values[..., :2]
+    present = np.isfinite(values).all(axis=-1)
+    if present.any() and np.median(places[present]) > 1:
+        values[..., :2] = places / _read_sizes(index)[:, None]
+    used = {column for axes in points.values() for column in axes.values()}
+    unused = [name for name in cells if name not in used]
+    warnings = [f"columns that are not used: {len(unused)} ({list_names(unused)})."]
+    return tuple(points), values.astype(np.float32), warnings if unused else []
+
+
+def _read_cells(path: Path, name: str, cells: pa.Array) -> NDArray[np.float64]:
+    column = pa.chunked_array([cells])
+    numbers = to_numbers(column)
+    text = pc.utf8_lower(pc.utf8_trim_whitespace(pc.fill_null(cells, "")))
+    is_blank = pc.is_in(text, pa.array(["", "nan"])).to_numpy(zero_copy_only=False)
+    if (invalid := np.isnan(numbers) & ~is_blank).any():
+        row = int(np.flatnonzero(invalid)[0])
+        raise UserError(
+            f"{path}, row {row + 1}: the column {name!r} has the value {cells[row].as_py()!r}. "
+            "Expected a number, or an empty cell for a point that is absent."
+        )
+    return numbers
+
+
+def _read_sizes(index: ImageIndex) -> NDArray[np.float64]:
+    """Return width and height of each image, (n, 2); NaN where it cannot be read."""
+
+    def read(key: Any) -> tuple[float, float]:
+        try:
+            return read_upright_size(index.root / key.as_py().decode("utf-8", "surrogateescape"))
+        except ImageError:
+            return (np.nan, np.nan)
+
+    with ThreadPoolExecutor(available_cores()) as pool:
+        return np.array(list(pool.map(read, index.keys)), np.float64).reshape(-1, 2)
