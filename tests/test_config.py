@@ -280,6 +280,7 @@ def test_a_config_is_frozen(config: ModuleType) -> None:
 
 def test_the_file_holds_every_field(config: ModuleType, tmp_path: Path) -> None:
     config.TrainConfig(save_to=Path("x")).save(tmp_path / "config.json")
-    assert set(json.loads((tmp_path / "config.json").read_text())) == set(
-        config.TrainConfig.model_fields
-    )
+    assert set(json.loads((tmp_path / "config.json").read_text())) == {
+        *config.TrainConfig.model_fields,
+        "provenance",
+    }

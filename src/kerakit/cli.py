@@ -152,6 +152,23 @@ def predict(
 
 
 @_command
+def reproduce(run: tyro.conf.Positional[Path], save_to: Path, data_dir: Path | None = None) -> None:
+    """Train a run again with its recorded flags and the project's code, and compare.
+
+    History and best weights are compared to the bit. Exit code 1: they differ; versions, code, data
+    and machine that differ are printed as possible causes.
+
+    Args:
+        run: Run folder inside its project, or of the project in the current folder.
+        save_to: New run folder.
+        data_dir: Dataset; default: that of the run.
+    """
+    from kerakit.reproduce import reproduce
+
+    reproduce(run, save_to, data_dir)
+
+
+@_command
 def placement(file: tyro.conf.Positional[Path], json: bool = False) -> None:
     """Forecast which operators of a TensorFlow Lite file map to the Edge TPU.
 
@@ -180,16 +197,9 @@ def doctor() -> None:
 
 def _predict_in_project(run: Path, images: tuple[Path, ...], top: int | None, as_json: bool) -> int:
     """Run the project's predict.py: its code, not a file of the run, defines the model."""
-    required = ("predict.py", "config.py", "models/__init__.py")
-    folders = [Path.cwd(), *run.resolve().parents]
-    for project in folders:
-        if all((project / name).is_file() for name in required):
-            break
-    else:
-        raise UserError(
-            f"{run} is a run, but its project was not found: there is no predict.py in this folder "
-            "or above the run."
-        )
+    from kerakit.reproduce import find_project
+
+    project = find_project(run, ("predict.py", "config.py", "models/__init__.py"))
     flags = ["--read_from", str(run), *(["--as_json"] if as_json else [])]
     flags += [] if top is None else ["--top", str(top)]
     command = [sys.executable, str(project / "predict.py"), *flags, "--", *map(str, images)]

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Self
 import tyro
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
 
-from kerakit import __version__
+from kerakit import __version__, provenance
 from kerakit.errors import UserError
 from kerakit.files import read_json, write_json
 from kerakit.flags import (
@@ -22,6 +22,12 @@ from kerakit.flags import (
     suggest,
     text_value,
 )
+
+PROVENANCE = "provenance"
+"""Key of config.json that is no field: versions, machine, code and flags of the run."""
+
+UNRECORDED = ("save_to", "overwrite", "resume", "track", "trials")
+"""Flags that do not change the weights of a run."""
 
 
 def _comma_separated(item: Callable[[str], Any], expected: str) -> BeforeValidator:
@@ -231,10 +237,25 @@ class Config(BaseModel):
         given = self.model_dump(exclude_unset=True, exclude_none=True)
         return [_as_flag(name, value) for name, value in given.items()]
 
+    def _recorded_flags(self) -> list[str]:
+        """Return the arguments for all fields that are flags, with defaults, except paths of runs.
+
+        So that another default in config.py does not change what they mean.
+        """
+        values = {flag.name: getattr(self, flag.name) for flag in self._flags()}
+        for name in (*UNRECORDED, *self._data_fields()):
+            values.pop(name, None)
+        return [
+            _as_flag(name, value.absolute() if isinstance(value, Path) else value)
+            for name, value in values.items()
+            if value is not None
+        ]
+
     def save(self, path: Path) -> None:
-        """Write every field to ``path`` as JSON."""
+        """Write every field to ``path`` as JSON, and how the run came about: "provenance"."""
         values = self.model_dump(mode="json")
         project = self._project()
+        values[PROVENANCE] = provenance.describe(project, self._recorded_flags())
         if project is not None:
             for name in self._data_fields():
                 values[name] = _relative(getattr(self, name), project)
@@ -257,6 +278,7 @@ class Config(BaseModel):
             raise UserError(
                 f"{path} does not exist. It is written when training starts; is this a run folder?"
             ) from None
+        values.pop(PROVENANCE, None)
         project = cls._project()
         for name in cls._data_fields():
             if project is not None and isinstance(values.get(name), str):

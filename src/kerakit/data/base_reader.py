@@ -20,6 +20,9 @@ from kerakit.data.labels import are_measurements
 from kerakit.data.split import CHUNK, MODES, Mode, assign
 from kerakit.errors import UserError
 
+_SAMPLED_FILES = 256
+"""Number of image files whose content is part of ``recipe``: the rest may be terabytes."""
+
 
 class LabelFault(NamedTuple):
     """A fault of a label, for ``kerakit check``.
@@ -184,7 +187,8 @@ class BaseReader:
         Returns:
             ``train_ratio`` and ``seed`` as passed; ``exclusions``, the sorted keys of the excluded
             images (percent-encoded if they are not UTF-8); ``fingerprint``, the SHA-256 of the
-            sorted rows of key, label and mode; ``counts``, the number of images per mode.
+            sorted rows of key, label and mode; ``content``, the SHA-256 of up to 256 image files,
+            evenly spaced in the order of their keys; ``counts``, the number of images per mode.
         """
         sides = np.zeros(len(self), np.int8)
         for number, mode in enumerate(MODES):
@@ -202,8 +206,22 @@ class BaseReader:
             "seed": self.seed,
             "exclusions": sorted(_printable(key) for key in self._excluded.to_pylist()),
             "fingerprint": digest.hexdigest(),
+            "content": self._sample_content(),
             "counts": {mode: len(self.indices(mode)) for mode in MODES},
         }
+
+    def _sample_content(self) -> str:
+        """Return the SHA-256 of the sampled image files."""
+        order = pc.sort_indices(self._keys).to_numpy()
+        digest = sha256()
+        sample = np.unique(np.linspace(0, max(0, len(order) - 1), _SAMPLED_FILES).astype(int))
+        for i in order[sample[: len(order)]]:
+            try:
+                content = self.image_path(int(i)).read_bytes()
+            except OSError:
+                content = b""  # reading the image for training will fail with its name
+            digest.update(sha256(content).digest())
+        return digest.hexdigest()
 
     def _labels(self) -> pa.Array:
         """Return the annotation of each image as bytes, binary (n,)."""
