@@ -133,6 +133,9 @@ def test_defaults_are_those_of_the_task_and_of_the_sample_data(
     project = Project(tmp_path / "project")
     steps = new_project(project.path, "detection", data)
     assert "python train.py --save_to progress/test\n" in steps
+    # Few images: more epochs, and early stopping later.
+    patience = f"PATIENCE = {10 if is_sample else 100}\n"
+    assert patience in (project.path / "callbacks.py").read_text()
     owner = project.path / "config.py"
     edit(owner, "BATCH_SIZE_DEFAULT = 8", "BATCH_SIZE_DEFAULT = 6")
     # The values are edits of the template, which an update leaves as they are.
