@@ -154,6 +154,18 @@ def test_defaults_are_those_of_the_task_and_of_the_sample_data(
     assert shown.out == f"True False 6 {size} 0.98 ['--save_to=a', '--no_jitter']\n", shown.err
 
 
+def test_the_input_of_segmentation_has_the_shape_of_the_images(tmp_path: Path) -> None:
+    for name in ("images", "masks"):
+        (tmp_path / "scenes" / name).mkdir(parents=True)
+        for i in range(10):
+            Image.new("L", (480, 360), i % 2).save(tmp_path / "scenes" / name / f"{i}.png")
+    new_project(tmp_path / "project", "segmentation", tmp_path / "scenes")
+    config = (tmp_path / "project" / "config.py").read_text()
+    assert "INPUT_SIZE_DEFAULT = (384, 288)\n" in config
+    assert "NUM_EPOCHS_DEFAULT = 200\n" in config
+    assert "PATIENCE = 100\n" in (tmp_path / "project" / "callbacks.py").read_text()
+
+
 def test_outputs_follow_the_columns_of_a_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

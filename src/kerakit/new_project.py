@@ -10,13 +10,14 @@ from typing import Any
 
 from kerakit import data as readers
 from kerakit.data.ready import write_ready_data
+from kerakit.data.sizes import choose_input_size
 from kerakit.errors import UserError, list_names, printable
 from kerakit.files import naming, remove, write_text
 from kerakit.tasks import Classification, MultiLabel, Regression, Segmentation
 from kerakit.update import TASKS, create_project
 
 _DEFAULTS: dict[str, dict[str, Any]] = {
-    "segmentation": {"BATCH_SIZE_DEFAULT": 16, "JITTER_DEFAULT": True},
+    "segmentation": {"BATCH_SIZE_DEFAULT": 8, "JITTER_DEFAULT": True},
     "keypoints": {"BATCH_SIZE_DEFAULT": 16, "JITTER_DEFAULT": True},
     "detection": {
         "INPUT_SIZE_DEFAULT": (384, 384),
@@ -30,6 +31,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 
 _SAMPLE_DEFAULTS: dict[str, dict[str, Any]] = {
     **{task: {"INPUT_SIZE_DEFAULT": (128, 128)} for task in TASKS[1:]},
+    "segmentation": {"INPUT_SIZE_DEFAULT": (128, 128), "BATCH_SIZE_DEFAULT": 16},
     "detection": {"INPUT_SIZE_DEFAULT": (128, 128), "NUM_EPOCHS_DEFAULT": 10},
 }
 """Further ones for the sample datasets, whose images have 128 by 128 pixels."""
@@ -38,8 +40,11 @@ _SAMPLE_FLAGS = {"classification": " --model small_cnn --input_size 32,32 --num_
 """Flags of train.py for the sample datasets."""
 
 
-_DETECTION_IMAGES = 6000
-"""Images that a detector sees in a training: an epoch of few images has few steps."""
+_IMAGES_SEEN = {"detection": 6000, "segmentation": 6000}
+"""Images that a model sees in a training: an epoch of few images has few steps."""
+
+_MASK_PIXELS = 100_000
+"""Pixels of the input of segmentation."""
 
 
 def new_project(directory: Path, task: str, data: Path | None) -> str:
@@ -105,11 +110,13 @@ def _check_data(task: str, data: Path) -> dict[tuple[str, str], str]:
     if note := _suggest_task(task, data):
         print(f"note:{note}")
     edits = {("config.py", "DATA_DIR"): f"Path({str(data.resolve())!r})"}
-    if task == "detection":
-        epochs = min(max(_DETECTION_IMAGES // len(reader), 10), 200)
+    if task in _IMAGES_SEEN:
+        epochs = min(max(_IMAGES_SEEN[task] // len(reader), 10), 200)
         edits["config.py", "NUM_EPOCHS_DEFAULT"] = str(epochs)
-        # With few images, a detector finds its first objects after many epochs.
+        # With few images, a detector finds its first objects after many epochs, and metrics vary.
         edits["callbacks.py", "PATIENCE"] = str(max(10, epochs // 2))
+    if task == "segmentation":
+        edits["config.py", "INPUT_SIZE_DEFAULT"] = str(choose_input_size(reader, _MASK_PIXELS))
     if isinstance(reader, readers.TableReader):
         names: dict[Any, str] = {
             one.column: one.__name__ for one in (Classification, MultiLabel, Regression)
