@@ -199,7 +199,7 @@ def row(name: str, trained: Trained) -> str:
     """Return the row of a table."""
     report = trained.report
     metric = report["main_metric"]
-    formats = {one["format"]: one["metrics"][metric] for one in report["formats"]}
+    formats = {one["format"]: one["metrics"][metric] for one in report["formats"] if one["metrics"]}
     values = [report["keras_metrics"][metric], formats["float32"], formats["int8"]]
     cells = " | ".join(f"{100 * value:.2f}" for value in values)
     mapped, others = trained.operators
