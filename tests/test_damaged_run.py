@@ -15,9 +15,19 @@ import keras
 import numpy as np
 import pytest
 
-from kerakit import KerakitError, Run, load_weights
+from kerakit import KerakitError, Run, UserError, load_weights
 from kerakit.data.recorded import _read_split
 from kerakit.deploy import ExportFolder
+from kerakit.deploy.predict import _check_outputs, _check_values, _read_task
+from kerakit.inference import name_outputs
+from kerakit.tasks import (
+    Classification,
+    MultiLabel,
+    MultiTask,
+    Regression,
+    Segmentation,
+    Task,
+)
 from kerakit.training.page import write_page
 from mutations import mutate
 
@@ -155,6 +165,44 @@ def test_a_damaged_file_is_a_message(
     path.unlink()
     path.symlink_to("/dev/zero")
     read_all(run, trained, model)
+
+
+SPECS: list[tuple[Task, dict[str, tuple[int, ...]]]] = [
+    (Classification(["a", "b"]), {"": (1, 2)}),
+    (MultiLabel(["a", "b"]), {"": (1, 2)}),
+    (Regression(["a"], low=[0], high=[2]), {"": (1, 1)}),
+    (Segmentation(["a", "b"]), {"": (1, 8, 8, 2)}),
+    (
+        MultiTask({"x": Classification(["a", "b"]), "y": Regression(["n"], low=[0], high=[1])}),
+        {"x": (1, 2), "y": (1, 1)},
+    ),
+]
+
+
+@pytest.mark.parametrize(("task", "outputs"), SPECS, ids=[task.name for task, _ in SPECS])
+def test_a_damaged_task_is_a_message(
+    task: Task, outputs: dict[str, tuple[int, ...]], tmp_path: Path
+) -> None:
+    """task.json of an export: what is accepted decodes the outputs of its model."""
+    names = [name for name in outputs if name]
+    path = tmp_path / "task.json"
+    content = json.dumps({**task.spec(), "outputs": names}).encode()
+    used = refused = 0
+    for damaged in (content, *damages(content, 120)):
+        path.write_bytes(damaged)
+        try:
+            read, found = _read_task(tmp_path / "model.tflite")
+            shapes = tuple(outputs.values())
+            _check_outputs(tmp_path / "model.tflite", read, found, shapes)
+            _check_values(tmp_path / "model.tflite", read, found, shapes)
+        except UserError:
+            refused += 1
+            continue
+        used += 1
+        values = [np.full(shape, 0.5, np.float32) for shape in shapes]
+        read.describe(read.decode(name_outputs(values, found))[0])
+    assert used >= 1
+    assert refused > 60
 
 
 def test_a_damaged_checkpoint_is_a_message(run: Run, model: keras.Model, tmp_path: Path) -> None:

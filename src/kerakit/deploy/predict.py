@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import reprlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +28,7 @@ from kerakit.deploy.formats.base import LABELS, TASK
 from kerakit.deploy.formats.tflite import INT8
 from kerakit.device.preprocessing import FILE as PREPROCESSING
 from kerakit.device.preprocessing import Preprocessing
-from kerakit.errors import ImageError, UserError, list_names, printable
+from kerakit.errors import ImageError, UserError, first_line, list_names, printable
 from kerakit.files import read_json
 from kerakit.inference import PredictFn, name_outputs
 from kerakit.machine import available_cores
@@ -119,6 +120,7 @@ def load_exported(path: Path) -> ExportedModel:
     except UserError as error:
         raise UserError(f"cannot use {file}: {error}") from None
     _check_outputs(file, task, output_names, model.outputs)
+    _check_values(file, task, output_names, model.outputs)
 
     def predict(images: Pixels) -> Any:
         try:
@@ -165,7 +167,9 @@ def _read_task(file: Path) -> tuple[Task, tuple[str, ...]]:
         return Classification(_read_labels(file.with_name(LABELS))), ()
     try:
         values = read_json(path, dict)
-        task, names = make_task(values), tuple(map(str, values.get("outputs", ())))
+        task, names = make_task(values), values.get("outputs", [])
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise UserError(f"outputs: expected a list of names, got {reprlib.repr(names)}.")
     except UserError as error:
         raise UserError(f"{path}: {error} Copy it again from the export folder.") from None
     if file.with_name(LABELS).is_file() and isinstance(task, Classification):
@@ -177,7 +181,7 @@ def _read_task(file: Path) -> tuple[Task, tuple[str, ...]]:
                 f"{len(task.class_names)} classes. Copy both again from the export folder."
             )
         task = Classification(labels)
-    return task, names
+    return task, tuple(names)
 
 
 def _check_outputs(
@@ -201,6 +205,24 @@ def _check_outputs(
             f"{file.with_name(LABELS)} has {len(task.class_names)} lines, the output of {file} "
             f"{shape[-1]} classes."
         )
+
+
+def _check_values(
+    file: Path, task: Task, names: tuple[str, ...], shapes: tuple[tuple[int, ...], ...]
+) -> None:
+    """Raise UserError unless the values of task.json decode the outputs of the file."""
+    if not file.with_name(TASK).exists():
+        return
+    try:
+        for value in (0.0, 1.0):
+            outputs = name_outputs([np.full(shape, value, np.float32) for shape in shapes], names)
+            task.describe(task.decode(outputs)[0], None, (16, 16))
+    except Exception as error:
+        raise UserError(
+            f"{file.with_name(TASK)} does not fit the outputs of {file} "
+            f"({type(error).__name__}: {printable(first_line(error))}). Copy both again from the "
+            "export folder."
+        ) from None
 
 
 def _read_labels(path: Path) -> tuple[str, ...]:

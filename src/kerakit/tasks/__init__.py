@@ -1,9 +1,10 @@
 """Tasks: label encoding, model head, loss, decoding, metrics and drawing."""
 
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
-from kerakit.errors import UserError
+from kerakit.errors import UserError, first_line
 from kerakit.tasks.base import Task
 from kerakit.tasks.classification import Classification, ClassPredictions
 from kerakit.tasks.detection import Detection, Objects
@@ -43,16 +44,27 @@ def make_task(spec: Mapping[str, Any]) -> Task:
     >>> make_task({"task": "classification", "classes": ["cat", "dog"]}).class_names
     ('cat', 'dog')
     """
-    name, classes = spec.get("task"), spec.get("classes")
-    if name == MultiTask.name and isinstance(spec.get("tasks"), dict):
-        return MultiTask({key: make_task(value) for key, value in spec["tasks"].items()})
+    if spec.get("task") == MultiTask.name and isinstance(spec.get("tasks"), dict):
+        return MultiTask({key: _make_one(value) for key, value in spec["tasks"].items()})
+    return _make_one(spec)
+
+
+def _make_one(spec: Any) -> Task:
+    values = spec if isinstance(spec, Mapping) else {}
+    name, classes = values.get("task"), values.get("classes")
     if (
-        name not in _TASKS
+        not isinstance(name, str)
+        or name not in _TASKS
         or not isinstance(classes, list)
         or not all(isinstance(one, str) for one in classes)
     ):
         raise UserError(
-            f"the task is {name!r}; expected one of {', '.join([*_TASKS, MultiTask.name])}, with "
-            "classes. The predict.py of a project runs tasks of its own."
+            f"the task is {reprlib.repr(name)}; expected one of "
+            f"{', '.join([*_TASKS, MultiTask.name])}, with classes. The predict.py of a project runs tasks of its own."
         )
-    return _TASKS[name](classes).restore(spec)
+    try:
+        return _TASKS[name](classes).restore(values)
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise UserError(
+            f"the values of the task {name} are damaged: {first_line(error)}."
+        ) from None
