@@ -58,7 +58,7 @@ class WeightsNotFoundError(UserError):
     """Pretrained weights are not available on this machine."""
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     r"""Return the first line of an error's message, or its type if it has none.
 
     >>> first_line(ValueError("wrong shape\nat layer 3")), first_line(AssertionError())

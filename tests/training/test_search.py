@@ -386,6 +386,29 @@ def test_a_truncated_database_is_damaged(part: float, study_once: Path, tmp_path
         folder.load_study()
 
 
+@pytest.mark.parametrize(
+    ("word", "other"),
+    [
+        (b"MAXIMIZE", b"MAXIMIZ3"),
+        (b"COMPLETE", b"COMPLET3"),
+        (b"{}", b"{]"),
+        (b"flags", b"flagz"),
+        (b"2026-", b"202--"),
+    ],
+)
+def test_damaged_values_of_a_database_are_a_message(
+    word: bytes, other: bytes, study_once: Path, tmp_path: Path
+) -> None:
+    """Of a study that was stored, whose database is intact: Optuna raises errors of many types."""
+    content = study_once.read_bytes()
+    year = f"{time.localtime().tm_year}-".encode()
+    changed = content.replace(year if word == b"2026-" else word, other)
+    assert changed != content
+    (tmp_path / "study.db").write_bytes(changed)
+    with pytest.raises(UserError, match=r"is damaged or belongs to another program: .+ Restore"):
+        SearchFolder(tmp_path).load_study()
+
+
 def test_a_lost_database_needs_overwrite(tmp_path: Path) -> None:
     folder = SearchFolder(tmp_path / "a?b {c} 100%#ä")  # characters with a meaning in URLs
     run = folder.run(0).create()

@@ -60,7 +60,8 @@ def _make_one(spec: Any) -> Task:
     ):
         raise UserError(
             f"the task is {reprlib.repr(name)}; expected one of "
-            f"{', '.join([*_TASKS, MultiTask.name])}, with classes. The predict.py of a project runs tasks of its own."
+            f"{', '.join([*_TASKS, MultiTask.name])}, with classes. "
+            "The predict.py of a project runs tasks of its own."
         )
     try:
         return _TASKS[name](classes).restore(values)

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from kerakit import __version__
 from kerakit.config import Config
 from kerakit.console import print_table
-from kerakit.errors import JobError, UserError
+from kerakit.errors import JobError, UserError, first_line
 from kerakit.extras import install_command, is_installed
 from kerakit.files import OutputFolder, atomic_write, write_text
 from kerakit.locks import locked
@@ -107,7 +107,6 @@ class SearchFolder(OutputFolder):
     def load_study(self) -> Study:
         """Load the study. Raises UserError for a damaged database, or one of another program."""
         import optuna
-        from sqlalchemy.exc import SQLAlchemyError
 
         try:
             # Without new tables: a database of another program stays as it is.
@@ -120,8 +119,13 @@ class SearchFolder(OutputFolder):
                 )
             if count * size != self.database.stat().st_size:
                 reason = "the file is truncated"
-        except (KeyError, RuntimeError, SQLAlchemyError, optuna.exceptions.OptunaError) as error:
-            reason = "no study of Kerakit" if isinstance(error, KeyError) else _find_cause(error)
+            if reason == "ok":
+                reason = _read_all(study)
+        except KeyError:
+            reason = "no study of Kerakit"
+        # Damaged values raise errors of many types: of Optuna, SQLAlchemy, json, datetime.
+        except Exception as error:
+            reason = first_line(_find_cause(error))
         if reason != "ok":
             raise UserError(
                 f"{self.database} is damaged or belongs to another program: {reason}. Restore it "
@@ -141,6 +145,19 @@ def _open_storage(path: Path, **options: Any) -> RDBStorage:
         "poolclass": sqlalchemy.pool.NullPool,
     }
     return optuna.storages.RDBStorage("sqlite://", engine_kwargs=engine, **options)
+
+
+def _read_all(study: Study) -> str:
+    """Read every value of a study, which raises errors for damaged ones; return "ok" or why not."""
+    if study.direction.name not in ("MINIMIZE", "MAXIMIZE"):
+        return "it has no direction"
+    if not isinstance(study.user_attrs.get("flags"), dict):
+        return "the flags of the search are missing"
+    for trial in study.trials:
+        is_complete = trial.state.name == "COMPLETE"
+        if is_complete and not (trial.value is not None and math.isfinite(trial.value)):
+            return f"trial {trial.number} has no score"
+    return "ok"
 
 
 def _find_cause(error: BaseException) -> BaseException:
