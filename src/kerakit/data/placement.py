@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +45,7 @@ class Placement:
         """Positions of the pixels of the image in the input."""
         size = (1, 1) if self._preprocessing.resize == "stretch" else self.image_size
         try:
-            return self._preprocessing.layout(*size, self.input_size)
+            return _find_layout(self._preprocessing, size, self.input_size)
         except ValueError as error:
             raise ImageError(self._path, str(error)) from None
 
@@ -67,3 +67,10 @@ class Placement:
         It has the value of the nearest pixel, and IGNORED outside the image.
         """
         return np.asarray(self.layout.mask_to_input(mask, IGNORED), np.uint8)
+
+
+@lru_cache(256)
+def _find_layout(
+    preprocessing: Preprocessing, size: tuple[int, int], input_size: tuple[int, int]
+) -> Layout:
+    return preprocessing.layout(*size, input_size)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kerakit import nested
-from kerakit.data.boxes import BBOX_PARAMS, clip_boxes, visible_boxes
+from kerakit.data.boxes import BBOX_PARAMS, MIN_SIDE, clip_boxes, visible_boxes
 from kerakit.device.detection import Decoder, draw_boxes
 from kerakit.errors import UserError
 from kerakit.tasks import detection_metrics as metrics
@@ -430,6 +430,8 @@ class Detection(DecodedTask):
 def _visible(annotation: Mapping[str, Any], size: tuple[int, int]) -> dict[str, NDArray[Any]]:
     """Return the annotation with boxes clipped to the input, without those that are cut away."""
     boxes = np.asarray(annotation["boxes"], np.float32).reshape(-1, 4)
+    if _are_visible(boxes, size):  # the usual case, after augmentation
+        return {**annotation, "boxes": boxes, "crowd": np.asarray(annotation["crowd"], bool)}
     clipped, left = clip_boxes(boxes, *size)
     kept = visible_boxes(clipped, left)
     return {
@@ -438,3 +440,12 @@ def _visible(annotation: Mapping[str, Any], size: tuple[int, int]) -> dict[str, 
         "classes": np.asarray(annotation["classes"], np.int32)[kept],
         "crowd": np.asarray(annotation["crowd"], bool)[kept],
     }
+
+
+def _are_visible(boxes: NDArray[np.float32], size: tuple[int, int]) -> bool:
+    """Whether all boxes are inside the input, with sides that remain."""
+    if not len(boxes):
+        return True
+    low, high = boxes[:, :2], boxes[:, 2:]
+    inside = low.min() >= 0 and high[:, 0].max() <= size[0] and high[:, 1].max() <= size[1]
+    return bool(inside and (high - low).min() >= MIN_SIDE)
