@@ -35,6 +35,9 @@ class Labels:
     def __init__(self, annotations: list[Any]) -> None:
         self.annotations = annotations
 
+    def __len__(self) -> int:
+        return len(self.annotations)
+
     def target(self, i: int) -> Any:
         return self.annotations[i]
 
@@ -143,6 +146,14 @@ def test_objects_count_by_their_class() -> None:
     values = [loss([0, 1], [1, factor]) for factor in (0, 1, 2)]
     assert values[2] - values[1] == pytest.approx(values[1] - values[0], rel=1e-4)
     assert values[1] > values[0] + 0.1
+
+
+def test_detection_as_one_of_several_outputs_adapts_to_its_labels() -> None:
+    boxes = {"boxes": np.zeros((9, 4)), "classes": np.zeros(9, int), "crowd": np.zeros(9, bool)}
+    cells, kind = Detection(["a"]), Classification(["x", "y"])
+    labels = [{"cells": boxes, "kind": np.int32(0)}] * 3
+    MultiTask({"cells": cells, "kind": kind}).adapt(Labels(labels))  # type: ignore[arg-type]
+    assert cells.max_boxes == 18
 
 
 def test_each_output_has_its_own_weights() -> None:

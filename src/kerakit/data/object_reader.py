@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -112,22 +112,66 @@ def _fill_splits(listing: Listing, annotations: Annotations) -> None:
         annotations.splits = listing.given_splits(annotations.images)
 
 
-class ObjectCounts:
-    """Numbers of objects per image and class.
-
-    Args:
-        data: folder, or annotation file.
+@dataclass(frozen=True)
+class ListedObjects:
+    """Images and boxes of annotation files.
 
     Attributes:
-        counts: int32 (n, classes).
+        format: their format.
+        annotations: their content.
+        boxes: the valid boxes.
+        counts: int32 (n, classes), number of objects per image and class.
         index: index of the images; its targets are the rarest class of each.
     """
 
-    def __init__(self, data: Path) -> None:
-        reader = ObjectReader.__new__(ObjectReader)
-        reader._other = "a table, or annotations of objects: "
-        self.index = reader.read_index(data)
-        self.counts: NDArray[np.int32] = reader._counts
+    format: DataFormat
+    annotations: Annotations
+    boxes: Boxes
+    counts: NDArray[np.int32]
+    index: ImageIndex
+
+
+def list_objects(data: Path, other: str = "") -> ListedObjects:
+    """Return images and boxes of annotation files.
+
+    Args:
+        data: folder, table, or annotation file.
+        other: formats that the caller reads itself, for the error.
+
+    Raises:
+        UserError: no data of these formats, or no boxes.
+    """
+    root, found, annotations = read_objects(data, other=other)
+    boxes = clean_boxes(annotations)
+    if not len(boxes.classes):
+        note = " ".join(boxes.warnings())
+        raise UserError(
+            f"{data} ({found}) has no boxes in its {len(annotations.images):,} images. "
+            f"{note}".rstrip()
+        )
+    counts = boxes.presence(len(annotations.class_names))
+    warnings = boxes.warnings()
+    if without := int((np.diff(boxes.offsets) == 0).sum()):
+        warnings.append(f"images without objects, which are examples, too: {without:,}.")
+    index = _make_index(root, annotations, rarest_class(counts > 0), warnings)
+    return ListedObjects(found, annotations, boxes, counts, index)
+
+
+def _make_index(
+    root: Path, annotations: Annotations, strata: NDArray[np.int32], warnings: Sequence[str]
+) -> ImageIndex:
+    return ImageIndex(
+        root,
+        pa.array([image.encode("utf-8", "surrogateescape") for image in annotations.images]),
+        strata,
+        annotations.class_names,
+        annotations.splits,
+        warnings=(
+            *warn_of_case_variants(annotations.class_names),
+            *map(printable, annotations.warnings),
+            *warnings,
+        ),
+    )
 
 
 class _AnnotatedReader(BaseReader):
@@ -136,21 +180,6 @@ class _AnnotatedReader(BaseReader):
     _annotations: Annotations
     _boxes: Boxes
     format: DataFormat
-
-    def _index(self, root: Path, strata: NDArray[np.int32], warnings: Sequence[str]) -> ImageIndex:
-        annotations = self._annotations
-        return ImageIndex(
-            root,
-            pa.array([image.encode("utf-8", "surrogateescape") for image in annotations.images]),
-            strata,
-            annotations.class_names,
-            annotations.splits,
-            warnings=(
-                *warn_of_case_variants(annotations.class_names),
-                *map(printable, annotations.warnings),
-                *warnings,
-            ),
-        )
 
     def declared_sizes(self) -> NDArray[np.int32]:
         """Return the sizes in the annotation files, int32 (n, 2); where they have none, 0."""
@@ -202,23 +231,12 @@ class ObjectReader(_AnnotatedReader):
     ([[0.375, 0.25, 0.625, 0.75]], (0, 4))
     """
 
-    _other = ""
-
     def read_index(self, data: Path) -> ImageIndex:
         """Return the index of the images that annotation files list."""
-        root, self.format, self._annotations = read_objects(data, other=self._other)
-        self._boxes = boxes = clean_boxes(self._annotations)
-        if not len(boxes.classes):
-            note = " ".join(boxes.warnings())
-            raise UserError(
-                f"{data} ({self.format}) has no boxes in its {len(self._annotations.images):,} "
-                f"images. {note}".rstrip()
-            )
-        self._counts = boxes.presence(len(self._annotations.class_names))
-        warnings = boxes.warnings()
-        if without := int((np.diff(boxes.offsets) == 0).sum()):
-            warnings.append(f"images without objects, which are examples, too: {without:,}.")
-        return self._index(root, rarest_class(self._counts > 0), warnings)
+        found = list_objects(data)
+        self.format, self._annotations = found.format, found.annotations
+        self._boxes, self._counts = found.boxes, found.counts
+        return found.index
 
     def target(self, i: int) -> Any:
         """Return boxes, classes and crowds of image ``i``."""
@@ -309,6 +327,7 @@ class KeypointReader(_AnnotatedReader):
         without = len(annotations.images) - len(selected)
         annotations.images = [annotations.images[row] for row in selected]
         annotations.splits = annotations.splits[selected]
+        annotations.sizes = annotations.sizes[selected]
         annotations.class_names = names
         self._annotations = annotations
         counts = {
@@ -317,7 +336,7 @@ class KeypointReader(_AnnotatedReader):
             "images without keypoints, omitted": without,
         }
         warnings = [f"{kind}: {count:,}." for kind, count in counts.items() if count]
-        return self._index(root, np.zeros(len(selected), np.int32), warnings)
+        return _make_index(root, annotations, np.zeros(len(selected), np.int32), warnings)
 
     def _read_table(self, data: Path) -> ImageIndex:
         self.format = recognize(data)
@@ -327,7 +346,7 @@ class KeypointReader(_AnnotatedReader):
         self._points = _clean_points(points)
         if not self._points.any():
             raise UserError(f"{data} has no keypoints inside of its {len(points):,} images.")
-        sizes = np.zeros((0, 2), np.int32)
+        sizes = np.zeros((len(points), 2), np.int32)
         self._annotations = Annotations([], sizes, index.splits, ObjectColumns(), names)
         return replace(index, class_names=names, warnings=(*index.warnings, *warnings))
 

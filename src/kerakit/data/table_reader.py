@@ -18,13 +18,16 @@ from kerakit.data.cells import parse_numbers
 from kerakit.data.decode import IMAGE_EXTENSIONS
 from kerakit.data.folders import check_printable, warn_of_case_variants
 from kerakit.data.index import ImageIndex
-from kerakit.data.object_reader import ObjectCounts
+from kerakit.data.object_reader import ListedObjects, list_objects
 from kerakit.data.rarest import rarest_class
 from kerakit.data.tables import encode, index_columns, is_table, normalize_keys
 from kerakit.errors import UserError, list_names
 
 Kind = Literal["class", "set", "number", "mask"]
 KINDS: tuple[Kind, ...] = ("class", "set", "number", "mask")
+
+_OTHER = "a table, or annotations of objects: "
+"""Start of the formats in the error for data without labels."""
 
 SEPARATOR = ";"
 """Between the labels of a set."""
@@ -235,7 +238,7 @@ class MultiLabelReader(BaseReader):
     def read_index(self, data: Path) -> ImageIndex:
         """Return the index of a table, or of annotation files."""
         if not is_table(data):
-            objects = ObjectCounts(data)
+            objects = list_objects(data, _OTHER)
             self._presence = objects.counts > 0
             return objects.index
         index, cells = index_columns(data)
@@ -314,7 +317,7 @@ class RegressionReader(BaseReader):
     def read_index(self, data: Path) -> ImageIndex:
         """Return the index of a table, or of annotation files."""
         if not is_table(data):
-            return self._count_objects(ObjectCounts(data))
+            return self._count_objects(list_objects(data, _OTHER))
         index, cells = index_columns(data)
         names = self._selected or (["label"] if "label" in cells else _find_numbers(cells))
         if missing := [name for name in names if name not in cells]:
@@ -334,7 +337,7 @@ class RegressionReader(BaseReader):
             warnings=(*index.warnings, *(note if unused else ())),
         )
 
-    def _count_objects(self, objects: ObjectCounts) -> ImageIndex:
+    def _count_objects(self, objects: ListedObjects) -> ImageIndex:
         classes = objects.index.class_names
         names = tuple(self._selected or classes)
         if missing := [name for name in names if name not in classes]:

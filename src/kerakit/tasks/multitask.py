@@ -352,6 +352,9 @@ class _OneOutput:
     def __init__(self, reader: Reader, name: str) -> None:
         self._reader, self._name = reader, name
 
+    def __len__(self) -> int:
+        return len(self._reader)
+
     def target(self, i: int) -> Any:
         target: Any = self._reader.target(i)
         return target[self._name]
