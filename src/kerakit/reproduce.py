@@ -12,7 +12,7 @@ from typing import Any
 from kerakit.config import PROVENANCE, UNRECORDED
 from kerakit.errors import JobError, UserError, list_names, printable
 from kerakit.files import damaged, read_json
-from kerakit.run import Run
+from kerakit.run import Run, check_hdf5
 
 _OWN_FLAGS = (*UNRECORDED, "data_dir")
 """Flags that a record does not have: they do not change the weights, or are passed here."""
@@ -125,6 +125,7 @@ def _compare_weights(one: Path, other: Path) -> tuple[int, int, float]:
 
     def read(path: Path) -> dict[str, Any]:
         arrays = {}
+        check_hdf5(path)
         with h5py.File(path, "r") as file:
 
             def add(name: str, item: Any) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from kerakit import __version__
 from kerakit.architecture import fingerprint
-from kerakit.errors import JobError, UserError, first_line, list_names
+from kerakit.errors import JobError, UserError, first_line, list_names, printable
 from kerakit.files import (
     RESTORE,
     OutputFolder,
@@ -47,6 +47,9 @@ _PLOTS = ("train_batch", "val_batch", "curves", "confusion_matrix", "mistakes")
 
 _STARTED = {"kerakit": __version__}
 """Content of config.json until the flags of the run are written."""
+
+_MAX_DEPTH = 100
+"""Depth of groups in a weights file; that of Keras is the nesting of models."""
 
 _WEIGHTS_FILE = r"epoch-\d{4,9}\.weights\.h5"
 _TEMPORARY = r"(\.[0-9a-f]{8}\.)?"
@@ -467,6 +470,7 @@ def load_weights(model: keras.Model, path: Path | str) -> Path:
         )
     if not path.name.endswith(".weights.h5"):
         raise UserError(f"{path} is not a checkpoint: expected the file extension .weights.h5.")
+    check_hdf5(path)
     try:
         with warnings.catch_warnings():
             # Keras names each layer that does not fit; one message says it below.
@@ -485,6 +489,38 @@ def load_weights(model: keras.Model, path: Path | str) -> Path:
         _check_architecture(model, run)
     check_weights(model, str(path))
     return path
+
+
+def check_hdf5(path: Path) -> None:
+    """Raise UserError for a file that refers to other files, or is damaged.
+
+    HDF5 follows such references silently: weights would be the content of any file of this machine.
+    """
+    import h5py
+
+    def check(group: h5py.Group, depth: int) -> None:
+        for name in group:
+            link = group.get(name, getlink=True)
+            item = group.get(name) if isinstance(link, h5py.HardLink) else None
+            is_external = isinstance(item, h5py.Dataset) and (item.external or item.is_virtual)
+            if not isinstance(link, h5py.HardLink) or is_external:
+                raise UserError(
+                    f"{path} refers to other data at {printable(name)}; expected a file of weights "
+                    "without links. It was not written by Keras."
+                )
+            if isinstance(item, h5py.Group):
+                if depth > _MAX_DEPTH:
+                    raise ValueError("its groups are nested too deeply")
+                check(item, depth + 1)
+
+    try:
+        with h5py.File(path, "r") as file:
+            check(file, 0)
+    except UserError:
+        raise
+    except Exception as error:
+        # h5py raises OSError, RuntimeError, TypeError and others for damaged files.
+        raise damaged(path, first_line(error)) from None
 
 
 def check_weights(model: keras.Model, origin: str) -> None:

@@ -44,6 +44,8 @@ def make_task(spec: Mapping[str, Any]) -> Task:
     >>> make_task({"task": "classification", "classes": ["cat", "dog"]}).class_names
     ('cat', 'dog')
     """
+    if not isinstance(spec, Mapping):
+        raise UserError(f"the task is {spec!r}; expected an object with its values.")
     if spec.get("task") == MultiTask.name and isinstance(spec.get("tasks"), dict):
         return MultiTask({key: _make_one(value) for key, value in spec["tasks"].items()})
     return _make_one(spec)
