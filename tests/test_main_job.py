@@ -171,6 +171,6 @@ def test_ctrl_c_keeps_the_checkpoints_and_prints_how_to_resume(project: Project)
     assert process.returncode == 130, err
     assert "progress/test/report.html" in out
     assert "interrupted" in Page(project.path / "progress" / "test" / "report.html").text
-    assert "--from_ckpt progress/test --save_to progress/test-2" in err
+    assert "To resume, repeat your command with --resume" in err
     assert "Traceback" not in err
     assert project.deploy("--formats", "keras").code == 0

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         InputSize,
         List,
         OutputPath,
+        Resume,
         check_choice,
     )
     from kerakit.console import quiet_startup
@@ -37,6 +38,7 @@ _HOMES = {
     "JobError": "kerakit.errors",
     "KerakitError": "kerakit.errors",
     "List": "kerakit.config",
+    "Resume": "kerakit.config",
     "OutputPath": "kerakit.config",
     "Run": "kerakit.run",
     "UserError": "kerakit.errors",
@@ -58,6 +60,7 @@ __all__ = [
     "KerakitError",
     "List",
     "OutputPath",
+    "Resume",
     "Run",
     "UserError",
     "check_choice",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import tyro
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
@@ -15,6 +15,7 @@ from kerakit.errors import UserError
 from kerakit.files import read_json, write_json
 from kerakit.flags import (
     REGISTRY,
+    BareFlag,
     Flag,
     arrange_words,
     describe_invalid,
@@ -141,6 +142,16 @@ def check_choice(what: str, value: str, choices: Iterable[str]) -> str:
     raise ValueError(
         f"unknown {what} {value!r}{suggest(value, names)} Expected one of {', '.join(names)}"
     )
+
+
+Resume = Annotated[Literal["no", "yes", "auto"], BareFlag("yes")]
+"""Value of ``--resume``; without a value: "yes".
+
+>>> class Flags(Config):
+...     resume: Resume = "no"
+>>> Flags.parse(["--resume"]).resume, Flags.parse(["--resume", "auto"]).resume
+('yes', 'auto')
+"""
 
 
 class List:

@@ -326,6 +326,9 @@ class OutputFolder:
     kind = "output"
     """Noun of the content for messages, such as "run"."""
 
+    advice = ""
+    """Advice for messages, other than replacing existing content."""
+
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
 
@@ -360,7 +363,7 @@ class OutputFolder:
         if existing and not overwrite and self.has_results():
             raise UserError(
                 f"{self.path} already holds a {self.kind} ({existing[0].name}). Choose another "
-                "--save_to, or pass --overwrite to replace it."
+                f"--save_to, or pass {self.advice}--overwrite to replace it."
             )
 
 

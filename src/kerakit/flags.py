@@ -61,6 +61,17 @@ def _metavar(annotation: Any) -> str | None:
 
 
 @dataclass(frozen=True)
+class BareFlag:
+    """Annotation of a flag that may be given without a value.
+
+    Attributes:
+        value: the value that it then has.
+    """
+
+    value: str
+
+
+@dataclass(frozen=True)
 class Flag:
     """A flag, or a positional argument, of a script or command.
 
@@ -91,6 +102,12 @@ class Flag:
     def is_positional(self) -> bool:
         """Return whether its values are given without its name."""
         return _POSITIONAL in get_args(self.annotation)
+
+    @property
+    def bare_value(self) -> str | None:
+        """Return its value where it is given without one; None if it needs a value."""
+        bare = (one for one in get_args(self.annotation) if isinstance(one, BareFlag))
+        return next((one.value for one in bare), None)
 
     @property
     def is_suppressed(self) -> bool:
@@ -165,7 +182,12 @@ def arrange_words(words: Sequence[str], flags: Sequence[Flag], program: str) -> 
         if name not in named or not spelled.startswith("--"):
             _reject_flag(spelled, [*named, *switches], program)
         if not equals:
-            if place == len(words) or _is_flag(words[place]):
+            bare = named[name].bare_value
+            is_bare = place == len(words) or _is_flag(words[place])
+            if is_bare and bare is not None:
+                given[name] = f"--{name}={bare}"
+                continue
+            if is_bare:
                 raise UserError(f"{spelled} has no value; expected {named[name].expected}.")
             value = words[place]
             place += 1

@@ -39,6 +39,7 @@ from kerakit.locks import (
 )
 from kerakit.set_aside import SetAside
 from kerakit.signals import shielded
+from kerakit.state_folder import StateFolder
 
 if TYPE_CHECKING:
     import keras
@@ -50,6 +51,9 @@ _STARTED = {"kerakit": __version__}
 
 _MAX_DEPTH = 100
 """Depth of groups in a weights file; that of Keras is the nesting of models."""
+
+MIN_SECONDS = 60
+"""Shortest training before the end of the first epoch that Ctrl-C and errors do not discard."""
 
 _WEIGHTS_FILE = r"epoch-\d{4,9}\.weights\.h5"
 _TEMPORARY = r"(\.[0-9a-f]{8}\.)?"
@@ -106,12 +110,15 @@ class Run(OutputFolder):
         evaluation: path of evaluation.json.
         report: path of report.json.
         page: path of report.html.
+        state: path of the folder of saved states, for a resume.
+        complete: path of the record that the training is complete.
 
     >>> Run("progress/test").history.as_posix()
     'progress/test/history.csv'
     """
 
     kind = "run"
+    advice = "--resume to continue it, or "
 
     def __init__(self, path: Path | str) -> None:
         super().__init__(path)
@@ -125,16 +132,19 @@ class Run(OutputFolder):
         self.evaluation = self.path / "evaluation.json"
         self.report = self.path / "report.json"
         self.page = self.path / "report.html"
+        self.state = self.path / "state"
+        self.complete = self.state / "complete.json"
         self._previous = SetAside(self.path)
         self._files = (
             *(self.config, self.split, self.history, self.evaluation, self.report, self.page),
+            self.complete,
         )
 
     # ------------------------------------------------------------------------------ create and open
 
     def owned(self) -> list[Path]:
         """Return the files and folders of a run."""
-        return [*self._files, self.checkpoints, self.logs, self.plots]
+        return [*self._files, self.checkpoints, self.logs, self.plots, self.state]
 
     def is_ours(self) -> bool:
         """Whether config.json is one of ours; other programs have files of that name too."""
@@ -149,7 +159,8 @@ class Run(OutputFolder):
 
     def has_results(self) -> bool:
         """Whether an epoch was completed; otherwise the same command can be repeated."""
-        return self.history.exists() or self.index.exists() or any(self._saved_weights())
+        is_trained = self.history.exists() or self.index.exists() or any(self._saved_weights())
+        return is_trained or bool(StateFolder(self.state).find())
 
     def check_new(self, overwrite: bool) -> None:
         """Raise UserError if another process trains here, or if a run would be replaced."""
@@ -157,25 +168,32 @@ class Run(OutputFolder):
         self._recover()
         super().check_new(overwrite)
 
-    def create(self, overwrite: bool = False) -> Self:
+    def create(self, overwrite: bool = False, resume: bool = False) -> Self:
         """Create the folder and lock it until this process ends.
 
         An earlier run is set aside until the first checkpoint replaces it; if there is none, it is
         restored. Other files are kept.
 
+        Args:
+            overwrite: replace an existing run.
+            resume: continue an existing run, all of whose files are kept.
+
         Raises:
             UserError: the folder contains a run and ``overwrite`` is false, or files of
                 another program with the names of a run, or another process writes to it.
         """
-        self.check_new(overwrite)
+        if not resume:
+            self.check_new(overwrite)
         lock_folder(self.path)
-        super().check_new(overwrite)  # another process may have written meanwhile
-        if self.is_ours() and self.has_results():
-            self._previous.add(self._owned_files())
+        if not resume:
+            super().check_new(overwrite)  # another process may have written meanwhile
+            if self.is_ours() and self.has_results():
+                self._previous.add(self._owned_files())
         # Before all others: whatever ends this process, the folder is recognized as a run.
         if not self.config.exists():
             write_json(self.config, _STARTED)
-        self._remove(keep=self.config)
+        if not resume:
+            self._remove(keep=self.config)
         for folder in (self.checkpoints, self.logs, self.plots):
             make_dir(folder)
         return self
@@ -218,9 +236,15 @@ class Run(OutputFolder):
                 "it. Nothing more is saved there: train again, and leave the folder as it is."
             )
 
-    def discard_if_empty(self) -> None:
-        """Remove a run without a checkpoint, so that the same command can be repeated."""
-        if not self.list_checkpoints():
+    def discard_if_empty(self, seconds: float = 0) -> None:
+        """Remove a run without a completed epoch, so that the same command can be repeated.
+
+        Args:
+            seconds: of training; a saved state remains from a minute on.
+        """
+        is_trained = seconds > MIN_SECONDS or self.history.exists()
+        is_saved = is_trained and bool(StateFolder(self.state).find())
+        if not (is_saved or self.list_checkpoints()):
             self.remove()
 
     def remove(self) -> None:
@@ -239,6 +263,7 @@ class Run(OutputFolder):
         files = [
             self.index,
             *self._weights_files(),
+            *(file for state in StateFolder(self.state).find() for file in state.iterdir()),
             *(self.plots / f"{name}.png" for name in _PLOTS),
             *logs,
             # config.json last: ``is_ours`` recognizes a run by it, also after a kill.
@@ -253,6 +278,7 @@ class Run(OutputFolder):
         for path in self._owned_files():
             if path != keep:
                 path.unlink(missing_ok=True)
+        StateFolder(self.state).prune(0)
         for folder in (
             self.logs / "train",
             self.logs / "validation",
@@ -338,12 +364,14 @@ class Run(OutputFolder):
         self.check_intact()
         with shielded():
             check_disk_space(self.checkpoints, estimate_weights_size(model))
+            others = [one for one in self.list_checkpoints() if one.file != path.name]
+            if len(others) < len(self.list_checkpoints()):
+                self._write_index(others)  # no entry has the SHA-256 of a file that is replaced
             with atomic_write(path) as temporary:
                 model.save_weights(temporary)
             checkpoint = Checkpoint(
                 path.name, epoch, value if math.isfinite(value) else None, sha256(path)
             )
-            others = [one for one in self.list_checkpoints() if one.file != path.name]
             ranked = sorted(
                 [checkpoint, *others],
                 key=lambda one: (sort_key(one.value, higher_is_better), -one.epoch),
@@ -355,6 +383,20 @@ class Run(OutputFolder):
                 (self.checkpoints / dropped.file).unlink(missing_ok=True)
             self.drop_previous()
         return checkpoint
+
+    def is_intact(self, checkpoint: Checkpoint) -> bool:
+        """Return whether the file of a checkpoint has the SHA-256 that it had when saved."""
+        path = self.checkpoints / checkpoint.file
+        return path.is_file() and not path.is_symlink() and sha256(path) == checkpoint.sha256
+
+    def drop_checkpoints_after(self, epoch: int) -> None:
+        """Remove the checkpoints of later epochs, which are trained again with other settings."""
+        checkpoints = self.list_checkpoints()
+        later = [one for one in checkpoints if one.epoch > epoch]
+        if later:
+            self._write_index([one for one in checkpoints if one.epoch <= epoch])
+        for checkpoint in later:
+            (self.checkpoints / checkpoint.file).unlink(missing_ok=True)
 
     def best(self) -> Path:
         """Return the path of the best checkpoint's weights file, after verifying its SHA-256.

@@ -29,14 +29,17 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 + SIGINT, as shells expect."""
 PIPE_CLOSED = 141
 """Exit code after a closed pipe: 128 + SIGPIPE."""
+PREEMPTED = 33
+"""Exit code of a training that SIGTERM ended and another start continues: "run me again"."""
 
 
 def parse_args(config_class: type[ConfigT], description: str | None = None) -> ConfigT:
     """Parse the flags of a script; from here on, errors cause a message and an exit code.
 
-    Exit codes: 0 completed; 1 the job failed; 2 wrong flags or bad input; 130 interrupted; 143 and
-    129 terminated by SIGTERM and SIGHUP, after the removal of temporary files. A user error causes
-    a message without a stack trace; a bug keeps its stack trace.
+    Exit codes: 0 completed; 1 the job failed; 2 wrong flags or bad input; 33 a training was
+    preempted; 130 interrupted; 143 and 129 terminated by SIGTERM and SIGHUP, after the removal of
+    temporary files. A user error causes a message without a stack trace; a bug keeps its stack
+    trace.
 
     Args:
         config_class: class whose fields are the flags.

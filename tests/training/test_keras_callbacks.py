@@ -108,7 +108,7 @@ def test_a_learning_rate_of_ones_own_is_the_one_that_is_used(project: Project) -
 @pytest.mark.parametrize(
     ("source", "named"),
     [
-        ("keras.callbacks.BackupAndRestore(run.path / 'backup')", "--from_ckpt"),
+        ("keras.callbacks.BackupAndRestore(run.path / 'backup')", "--resume"),
         ("keras.callbacks.SwapEMAWeights(swap_on_epoch=True)", "--ema"),
     ],
 )

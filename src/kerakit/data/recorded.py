@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import inspect
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,19 +24,22 @@ ReaderT = TypeVar("ReaderT", bound=Reader)
 _COLUMNS = ["path", "split"]
 
 
-def record_split(reader: Reader, run: Run) -> dict[str, Any]:
+def record_split(
+    reader: Reader, run: Run, expected: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     r"""Write split.csv, the split of each image by its key; return the entry of config.json.
 
     Args:
         reader: the dataset; its keys must be unique.
         run: an existing run folder.
+        expected: the entry of a run that is resumed.
 
     Returns:
         ``sha256`` of the file, the number of images per split, and ``recipe``: that of a
         ``DataReader``; a reader of another class has none.
 
     Raises:
-        UserError: two images have one key.
+        UserError: two images have one key, or the split differs from the expected one.
 
     >>> from tempfile import TemporaryDirectory
     >>> from kerakit.data import DataReader
@@ -63,8 +66,22 @@ def record_split(reader: Reader, run: Run) -> dict[str, Any]:
                 counts[mode] = len(keys)
                 digests.append(_digests(keys))
         _check_unique(np.concatenate(digests), reader)
+        digest = sha256(temporary)
+        if expected and expected.get("sha256") != digest:
+            _reject_split(run, expected, counts)
     recipe = getattr(reader, "recipe", None)
-    return {"sha256": sha256(run.split), **counts, "recipe": recipe() if recipe else None}
+    return {"sha256": digest, **counts, "recipe": recipe() if recipe else None}
+
+
+def _reject_split(run: Run, expected: Mapping[str, Any], counts: Mapping[str, int]) -> NoReturn:
+    before, now = (
+        ", ".join(f"{each.get(mode)} {mode}" for mode in MODES) for each in (expected, counts)
+    )
+    raise UserError(
+        f"{run.path} cannot be resumed: its images, or their split, changed since it was started: "
+        f"{before}, now {now}. Restore them (data, TRAIN_RATIO_DEFAULT, check.csv), or start a new "
+        "run with another --save_to."
+    )
 
 
 def restore_reader(

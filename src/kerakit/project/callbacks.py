@@ -26,6 +26,7 @@ def get(
     limit_checkpoints: bool = True,
     early_stopping: bool = True,
     overwrite: bool = False,
+    resume: bool = False,
     model: keras.Model | None = None,
     track: Sequence[str] | None = None,
 ) -> list[keras.callbacks.Callback]:
@@ -38,6 +39,7 @@ def get(
         limit_checkpoints: keep only the MAX_CHECKPOINTS best checkpoints.
         early_stopping: stop after PATIENCE epochs without improvement of MONITOR.
         overwrite: replace an existing run instead of raising an error.
+        resume: continue an existing run.
         model: the model whose weights are saved; default: the model that is fitted.
         track: experiment trackers: "mlflow", "wandb".
     """
@@ -56,5 +58,5 @@ def get(
     callbacks += trackers
     # Last: an error above leaves an existing run as it is.
     training.check_callbacks(callbacks)
-    run.create(overwrite)
+    run.create(overwrite, resume)
     return callbacks

@@ -104,6 +104,15 @@ class TrainConfig(kerakit.Config):
     )
     drop_last: bool = Field(False, description="Drop the last training batch if it is incomplete.")
     overwrite: bool = Field(False, description="Replace an existing run in --save_to.")
+    resume: kerakit.Resume = Field(
+        "no", description="Continue the run in --save_to. auto: continue it, or start one."
+    )
+    allow_changes: bool = Field(
+        False, description="Let --resume continue with other flags than the run was started with."
+    )
+    save_minutes: float = Field(
+        5, ge=0, description="Minutes between saves of the training state; 0: after epochs only."
+    )
     weights: Literal["auto", "imagenet", "none"] = Field(
         "auto",
         description="Initial weights. auto: ImageNet if available, else random; imagenet: "

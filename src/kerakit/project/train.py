@@ -21,7 +21,8 @@ if args.trials:
 
     search.run(args)
     sys.exit()
-run.check_new(args.overwrite)
+state = training.TrainingState(run, args)  # with --resume: the state that was saved
+args = state.args
 
 with kerakit.quiet_startup():
     import keras
@@ -60,9 +61,9 @@ generator = partial(
 )
 
 # ------------------------------------------------------------------------------------------ Model
-initial = "none" if args.from_ckpt else args.weights
+initial = "none" if args.from_ckpt or state.is_resumed else args.weights
 model, weights = build_model(config.MODELS[args.model], args.input_size, task, initial)
-if args.from_ckpt:
+if args.from_ckpt and not state.is_resumed:
     kerakit.load_weights(model, args.from_ckpt)
 
 
@@ -76,8 +77,10 @@ task.check_model(model)
 compile_model(model, "sgd")
 sample = generator(mode="train", batch_size=4, drop_last=False).load_batch(0)
 training.check_batch(model, task, sample)
-checkpoint_phases = config.read_phases(args.from_ckpt)
-phases = training.select_phases(args.strategy, weights, checkpoint_phases, task.end_to_end)
+phases = args.phases  # of a resumed run
+if not phases:
+    checkpoint_phases = config.read_phases(args.from_ckpt)
+    phases = training.select_phases(args.strategy, weights, checkpoint_phases, task.end_to_end)
 
 batch_size = args.batch_size
 if batch_size == "auto":
@@ -93,28 +96,30 @@ for warning in [*data_warnings(reader, batch_size), *warnings]:
     print(f"WARNING: {warning}")
 
 # --------------------------------------------------------------------------------------- Training
-cb = callbacks.get(run.path, overwrite=args.overwrite, model=model, track=args.track)
+cb = callbacks.get(
+    run.path, overwrite=args.overwrite, resume=state.is_resumed, model=model, track=args.track
+)
 recorded = {
-    "weights": weights,
+    "weights": args.weights if state.is_resumed else weights,
     "phases": phases,
     "class_names": task.class_names,
     "task": task.spec(),
     "batch_size": batch_size,
     "preprocessing": config.PREPROCESSING,
-    "split": record_split(reader, run),
+    "split": record_split(reader, run, args.split),
     "architecture": kerakit.fingerprint(model),
 }
+state.attach(model, recorded)
 config.save(args.model_copy(update=recorded), run)
-epochs_done = 0
 
 
-def fit(part: keras.Model, data: Any, val: Any, epochs: int) -> None:
+def fit(part: keras.Model, data: Any, val: Any) -> None:
     """Compile and fit the model, or the part of it above frozen layers."""
-    global epochs_done
     rate = args.learning_rate
     if rate == "auto":
-        rate = training.find_learning_rate(part, compile_model, data)
-    steps = epochs * len(data)
+        find = partial(training.find_learning_rate, part, compile_model, data)
+        rate = state.recall("learning_rate", find)
+    steps = state.phase_epochs * len(data)
     warm_up = max(1, steps // 20)
 
     def schedule(step: int) -> float:
@@ -129,42 +134,42 @@ def fit(part: keras.Model, data: Any, val: Any, epochs: int) -> None:
     swap = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if args.ema else []
     on_images = data is train_data
     progress = training.ThroughputMonitor(data) if on_images else training.EpochLogger()
-    history = part.fit(
-        training.apply_sample_weights(data),
+    part.fit(
+        state.remaining(training.apply_sample_weights(data)),
         validation_data=val,
-        initial_epoch=epochs_done,
-        epochs=epochs_done + epochs,
-        callbacks=[
-            *(*swap, training.StepScheduler(schedule), data.epoch_callback()),
-            *(training.FailOnNaN(data), training.TaskMetrics(task, val), *cb, progress),
-        ],
+        initial_epoch=state.first_epoch,
+        epochs=state.last_epoch,
+        callbacks=state.callbacks(
+            [
+                *(*swap, training.StepScheduler(schedule), data.epoch_callback()),
+                *(training.FailOnNaN(data), training.TaskMetrics(task, val), *cb, progress),
+            ]
+        ),
         shuffle=False,  # the dataset shuffles itself
         verbose=(1 if sys.stdout.isatty() else 2) if on_images else 0,
     )
-    epochs_done += len(history.epoch)
-    if len(history.epoch) < epochs:
-        print(f"stopped after epoch {epochs_done}, before the last one", flush=True)
 
 
-def fit_above(frozen: keras.Model, part: keras.Model, epochs: int) -> None:
+def fit_above(frozen: keras.Model, part: keras.Model) -> None:
     """Fit the part above frozen layers on cached features, or on images where these differ."""
     store = training.FeatureStore(frozen, config.CACHE_DIR / "features")
     # Augmented or mixed versions of each training image.
     views = 4 if args.jitter or args.mixup or args.cutmix else 1
     if features := store.datasets(train_data, val_data, views):
-        fit(part, *features, epochs)
+        fit(part, *features)
     else:
         frozen.trainable = False
-        fit(model, train_data, val_data, epochs)
+        fit(model, train_data, val_data)
 
 
-with training.training_session(run, (train_data, val_data), cb):
+with training.training_session(run, (train_data, val_data), cb, state):
     train_data.visualize(0, run.plots / "train_batch.png")
     val_data.visualize(0, run.plots / "val_batch.png")
     print(f"phases: {', '.join(phases)}", flush=True)
-    if "head" in phases:
-        fit_above(*training.split_at(model, "features"), head_epochs)
-    if "finetune" in phases:
+    # Phases that a resumed run has completed are skipped.
+    if "head" in phases and state.begin("head", head_epochs):
+        fit_above(*training.split_at(model, "features"))
+    if "finetune" in phases and state.begin("finetune", args.num_epochs):
         model.trainable = True
         for layer in training.backbone_layers(model):
             # After the head, BatchNorm stays frozen: pretrained statistics are better than those of
@@ -173,13 +178,14 @@ with training.training_session(run, (train_data, val_data), cb):
             layer.trainable = task.end_to_end or not is_batch_norm
         split = None if task.end_to_end else training.find_split(model, task.frozen)
         if split:
-            fit_above(*training.split_at(model, split), args.num_epochs)
+            fit_above(*training.split_at(model, split))
         else:
             training.freeze_lower(model, task.frozen)
-            fit(model, train_data, val_data, args.num_epochs)
-    if "scratch" in phases:
-        fit(model, train_data, val_data, args.num_epochs)
+            fit(model, train_data, val_data)
+    if "scratch" in phases and state.begin("scratch", args.num_epochs):
+        fit(model, train_data, val_data)
 
 if training.choose_thresholds(model, task, val_data, run):
     config.save(args.model_copy(update={**recorded, "task": task.spec()}), run)
+state.complete()
 print(f"best checkpoint: {run.best()}\nnext: {kerakit.deploy_command(run)}")

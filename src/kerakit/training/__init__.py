@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kerakit.training.evaluation import choose_thresholds, evaluate
     from kerakit.training.features import FeatureDataset, FeatureStore
     from kerakit.training.phases import apply_sample_weights, select_phases
+    from kerakit.training.resume import TrainingState
     from kerakit.training.search import Search
     from kerakit.training.session import check_callbacks, training_session
     from kerakit.training.split_model import (
@@ -55,6 +56,7 @@ _HOMES = {
     "HistoryWriter": "kerakit.training.callbacks",
     "Search": "kerakit.training.search",
     "TaskMetrics": "kerakit.training.task_metrics",
+    "TrainingState": "kerakit.training.resume",
     "ThroughputMonitor": "kerakit.training.throughput",
     "check_trackers": "kerakit.extras",
     "check_callbacks": "kerakit.training.session",
@@ -82,6 +84,7 @@ __all__ = [
     "StepScheduler",
     "TaskMetrics",
     "ThroughputMonitor",
+    "TrainingState",
     "apply_sample_weights",
     "backbone_layers",
     "check_batch",

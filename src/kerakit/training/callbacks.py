@@ -85,7 +85,26 @@ class Checkpoints(keras.callbacks.Callback):
             if epoch not in (saved.epoch for saved in self._run.list_checkpoints()):
                 self._save(self._whole, epoch, value)
 
+    def get_state(self) -> dict[str, Any]:
+        """Return the best weights of the part, for a resume."""
+        if self._best is None:
+            return {}
+        _, epoch, value, weights = self._best
+        return {"epoch": epoch, "value": value, "weights": list(weights)}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continue from a state."""
+        value = state["value"]
+        rank = sort_key(value, self._higher_is_better)
+        self._best = rank, state["epoch"], value, state["weights"]
+
     def _save(self, model: keras.Model, epoch: int, value: float) -> None:
+        """Save, unless an earlier attempt at this epoch, before a resume, was as good."""
+        rank = sort_key(value, self._higher_is_better)
+        for saved in self._run.list_checkpoints():
+            is_as_good = sort_key(saved.value, self._higher_is_better) <= rank
+            if saved.epoch == epoch and is_as_good and self._run.is_intact(saved):
+                return
         self._run.add_checkpoint(model, epoch, value, self._limit, self._higher_is_better)
 
 
@@ -120,6 +139,16 @@ class HistoryWriter(keras.callbacks.Callback):
         metrics = {name: float(value) for name, value in logs.items()}
         self._rows.append({"epoch": epoch + 1, **metrics})
         self._run.write_history(self._rows)
+
+    def get_state(self) -> dict[str, Any]:
+        """Return the rows, for a resume."""
+        return {"rows": self._rows, "phase_starts": self.phase_starts}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continue from a state; later rows of the file are removed."""
+        self._rows, self.phase_starts = state["rows"], state["phase_starts"]
+        if self._rows:
+            self._run.write_history(self._rows)
 
     def on_train_end(self, logs: Any = None) -> None:  # noqa: ARG002 - Keras's signature
         """Plot the curves."""
@@ -168,6 +197,10 @@ class StepScheduler(keras.callbacks.Callback):
         schedule: function from the number of steps done to the learning rate, such as a
             ``keras.optimizers.schedules.LearningRateSchedule``.
 
+    Attributes:
+        first_step: step of the schedule at which the optimizer was created; not 0 where a training
+            was resumed with other batches.
+
     >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     >>> model.compile(keras.optimizers.SGD(1.0), "mse")
     >>> data = keras.ops.ones((4, 2)), keras.ops.ones((4, 1))
@@ -182,6 +215,7 @@ class StepScheduler(keras.callbacks.Callback):
         self._schedule = schedule
         self._last: float | None = None
         self._has_ended = False
+        self.first_step = 0
 
     def on_train_begin(self, logs: Any = None) -> None:  # noqa: ARG002 - Keras's signature
         """Start the schedule; a callback of the start of an epoch sees its first value."""
@@ -200,8 +234,18 @@ class StepScheduler(keras.callbacks.Callback):
             return
         self._set(optimizer)
 
+    def get_state(self) -> dict[str, Any]:
+        """Return the position in the schedule, for a resume."""
+        return {"last": self._last, "ended": self._has_ended, "first_step": self.first_step}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continue from a state."""
+        self._last, self._has_ended = state["last"], state["ended"]
+        self.first_step = state["first_step"]
+
     def _set(self, optimizer: Any) -> None:
-        optimizer.learning_rate = float(self._schedule(int(optimizer.iterations)))
+        step = self.first_step + int(optimizer.iterations)
+        optimizer.learning_rate = float(self._schedule(step))
         self._last = float(optimizer.learning_rate)  # rounded to float32
 
 

@@ -21,7 +21,10 @@ _PACKAGES = ("keras", "numpy")
 
 @contextlib.contextmanager
 def write_training_report(
-    run: Run, generators: Sequence[BatchGenerator], callbacks: Sequence[Any]
+    run: Run,
+    generators: Sequence[BatchGenerator],
+    callbacks: Sequence[Any],
+    seconds_before: float = 0,
 ) -> Iterator[None]:
     """Write report and page when the block ends, however it ends, if an epoch was completed.
 
@@ -29,6 +32,7 @@ def write_training_report(
         run: the run folder.
         generators: generators of training and validation images.
         callbacks: callbacks of ``fit``; Kerakit's hold the monitored metric and phase starts.
+        seconds_before: seconds of training before a resume.
     """
     start, status = time.monotonic(), "failed"
     try:
@@ -44,7 +48,7 @@ def write_training_report(
             report = {
                 **describe_machine(_PACKAGES),
                 "status": status,
-                "seconds": round(time.monotonic() - start, 1),
+                "seconds": round(seconds_before + time.monotonic() - start, 1),
                 **_count_images(generators),
                 **_describe_callbacks(callbacks),
             }

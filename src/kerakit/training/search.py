@@ -34,6 +34,7 @@ from kerakit.locks import locked
 from kerakit.run import Run
 from kerakit.script import INTERRUPTED, deploy_command
 from kerakit.signals import Terminated
+from kerakit.state_folder import StateFolder
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -202,7 +203,9 @@ class Search:
         self.folder = SearchFolder(args.save_to)
         self._args, self._suggest = args, suggest
         self._score, self._higher_is_better = score, higher_is_better
-        self._given = args.model_fields_set - {"trials", "save_to", "overwrite"}
+        self._given = args.model_fields_set - {
+            *("trials", "save_to", "overwrite", "resume", "allow_changes"),
+        }
 
     def run(self) -> None:
         """Train until ``args.trials`` trials have ended; print, write and plot their scores.
@@ -344,6 +347,7 @@ class Search:
         try:
             _run_process([sys.executable, *command], lock)
             score, epoch = self._read_score(self.folder.run(trial.number))
+            StateFolder(self.folder.run(trial.number).state).prune(0)  # a trial is not resumed
         except JobError as failure:
             error = str(failure)
         except BaseException:

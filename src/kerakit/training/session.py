@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import shlex
 import sys
+import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 
@@ -16,11 +18,15 @@ from kerakit.data.generator import BatchGenerator
 from kerakit.errors import KerakitError, UserError, first_line
 from kerakit.files import disk_full_code
 from kerakit.run import Run
-from kerakit.script import INTERRUPTED, deploy_command
-from kerakit.signals import Terminated
+from kerakit.script import INTERRUPTED, PREEMPTED, deploy_command
+from kerakit.signals import Terminated, shielded
 from kerakit.training.callbacks import Checkpoints
 from kerakit.training.report import write_training_report
+from kerakit.training.signals import StopSignals
 from kerakit.training.trackers import tracking
+
+if TYPE_CHECKING:
+    from kerakit.training.resume import TrainingState
 
 _SHAPE_MISMATCH = r"target.*output.*(rank|shape)|[Ss]hapes? .* incompatible"
 """Pattern of Keras's messages about a loss that does not fit targets and outputs."""
@@ -28,45 +34,59 @@ _SHAPE_MISMATCH = r"target.*output.*(rank|shape)|[Ss]hapes? .* incompatible"
 
 @contextlib.contextmanager
 def training_session(
-    run: Run, generators: Sequence[BatchGenerator], callbacks: Sequence[Any] = ()
+    run: Run,
+    generators: Sequence[BatchGenerator],
+    callbacks: Sequence[Any] = (),
+    state: TrainingState[Any] | None = None,
 ) -> Iterator[None]:
     """Wrap all calls of ``fit`` of a training run.
 
     When the block ends, also by an error, the best weights that ``Checkpoints`` holds in memory are
     saved, the report is written, and the generators stop prefetching. An error of a generator (an
-    unreadable image) is raised unwrapped, not as a TensorFlow error. Ctrl-C prints the
-    saved checkpoints and the command that resumes, and exits with 130. Trackers among ``callbacks``
-    log the whole block as one run.
+    unreadable image) is raised unwrapped, not as a TensorFlow error. Ctrl-C and SIGTERM stop
+    between two steps, after the state is saved, print the command that resumes, and exit with 130
+    and 33. Trackers among ``callbacks`` log the whole block as one run.
 
     Args:
         run: the run folder.
         generators: generators of training and validation images.
         callbacks: callbacks of ``fit``.
+        state: the saved state; without it, Ctrl-C stops within a step.
 
     >>> with training_session(Run("progress/test"), generators=()):
     ...     pass  # model.fit(...)
     """
+    signals = state.signals if state else StopSignals()
+    handlers = contextlib.ExitStack()
+    handlers.enter_context(signals.installed())
+    before, start = state.seconds_before if state else 0.0, time.monotonic()
     try:
         check_callbacks(callbacks)
         _warn_of_partial_saves(callbacks)
-        with tracking(callbacks), write_training_report(run, generators, callbacks):
+        if state:
+            state.restore_trackers(callbacks)
+        with tracking(callbacks), write_training_report(run, generators, callbacks, before):
             try:
                 yield
             except BaseException:
-                for callback in callbacks:
-                    if isinstance(callback, Checkpoints):
-                        callback.on_train_end()
+                signals.defer(False)
+                with shielded():  # a second Ctrl-C discards nothing
+                    for callback in callbacks:
+                        if isinstance(callback, Checkpoints):
+                            callback.on_train_end()
                 raise
             run.drop_previous()  # callbacks need not save checkpoints
     except KeyboardInterrupt as error:
-        print(_resume_advice(run), file=sys.stderr)
-        run.discard_if_empty()
-        raise SystemExit(
-            error.exit_code if isinstance(error, Terminated) else INTERRUPTED
-        ) from None
+        is_terminated = isinstance(error, Terminated)
+        exit_code = INTERRUPTED
+        if isinstance(error, Terminated):
+            exit_code = PREEMPTED if state else error.exit_code
+        run.discard_if_empty(math.inf if is_terminated else before + time.monotonic() - start)
+        print(_resume_advice(run, state, is_terminated), file=sys.stderr)
+        raise SystemExit(exit_code) from None
     except Exception as error:
         run.check_intact()  # whatever else failed, it did so by that
-        run.discard_if_empty()
+        run.discard_if_empty(before + time.monotonic() - start)
         for generator in generators:
             if isinstance(generator.error, (KerakitError, OSError)):
                 raise generator.error from None
@@ -79,6 +99,7 @@ def training_session(
             ) from None
         raise
     finally:
+        handlers.close()
         for generator in generators:
             generator.close()
             for message in generator.unreadable.values():
@@ -103,7 +124,7 @@ def check_callbacks(callbacks: Sequence[Any]) -> None:
         if isinstance(callback, keras.callbacks.BackupAndRestore):
             raise UserError(
                 "BackupAndRestore in callbacks.py resumes one fit, and a run has several. Omit it; "
-                "to resume, pass --from_ckpt: checkpoints are saved after each epoch."
+                "to resume, pass --resume."
             )
         if isinstance(callback, keras.callbacks.SwapEMAWeights):
             raise UserError(
@@ -122,8 +143,19 @@ def _warn_of_partial_saves(callbacks: Sequence[Any]) -> None:
             )
 
 
-def _resume_advice(run: Run) -> str:
+def _resume_advice(run: Run, state: TrainingState[Any] | None, is_preempted: bool) -> str:
     checkpoints = run.list_checkpoints()
+    if state and state.folder.find():
+        ended = "Preempted" if is_preempted else "Interrupted"
+        best = (
+            f", the best of epoch {checkpoints[0].epoch}. To deploy it:\n  {deploy_command(run)}"
+            if checkpoints
+            else "."
+        )
+        return (
+            f"\n{ended}. The state is saved in {state.folder.path}. To resume, repeat your command "
+            f"with --resume\n{run.path} holds {len(checkpoints)} checkpoints{best}"
+        )
     if not checkpoints:
         return "\nInterrupted before the end of the first epoch; nothing was saved."
     path = shlex.quote(str(run.path))

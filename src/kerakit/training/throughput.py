@@ -20,6 +20,9 @@ class ThroughputMonitor(keras.callbacks.Callback):
     Args:
         generator: the training batches.
 
+    Attributes:
+        is_paused: whether the steps of the current epoch are not measured.
+
     >>> ThroughputMonitor(generator=None).on_epoch_begin(0)
     """
 
@@ -28,6 +31,7 @@ class ThroughputMonitor(keras.callbacks.Callback):
         self._generator = generator
         self._steps: list[float] = []
         self._is_reported = False
+        self.is_paused = False
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002 - Keras's signature
         """Start the timer of the epoch."""
@@ -43,6 +47,8 @@ class ThroughputMonitor(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002 - Keras's signature
         """Stop it; report after the last step of the first epoch."""
+        if self.is_paused:
+            return
         self._steps.append(time.perf_counter() - self._step_start)
         is_last = batch + 1 == len(self._generator)
         if is_last and not self._is_reported and len(self._steps) > 4:

@@ -42,6 +42,15 @@ class Tracker(keras.callbacks.Callback, ABC):
         super().__init__()
         self._run = run
         self._is_active = False
+        self.id: str | None = None
+
+    def get_state(self) -> dict[str, Any]:
+        """Return the id of the tracked run, which a resumed training continues."""
+        return {"id": self.id} if self.id else {}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continue the tracked run of a state."""
+        self.id = state["id"]
 
     def __enter__(self) -> Self:
         """Start the tracked run. Raises UserError if the service fails."""
@@ -123,11 +132,13 @@ class MLflow(Tracker):
     }
 
     def start(self, name: str, settings: dict[str, Any]) -> None:
-        """Start a run of the experiment in MLFLOW_EXPERIMENT_NAME; parameters: the settings."""
+        """Start or resume a run of MLFLOW_EXPERIMENT_NAME; parameters: the settings."""
         import mlflow
 
-        mlflow.start_run(run_name=name)
-        mlflow.log_params(settings)
+        is_resumed = self.id is not None
+        self.id = mlflow.start_run(run_id=self.id, run_name=name).info.run_id
+        if not is_resumed:  # MLflow rejects other values of a parameter
+            mlflow.log_params(settings)
 
     def log(self, epoch: int, metrics: dict[str, float]) -> None:
         """Log metrics."""
@@ -159,10 +170,12 @@ class WandB(Tracker):
     _tracked: Any
 
     def start(self, name: str, settings: dict[str, Any]) -> None:
-        """Start a run of the project in WANDB_PROJECT; config: the settings."""
+        """Start or resume a run of the project in WANDB_PROJECT; config: the settings."""
         import wandb
 
-        self._tracked = wandb.init(name=name, config=settings)
+        resume = "allow" if self.id else None
+        self._tracked = wandb.init(name=name, config=settings, id=self.id, resume=resume)
+        self.id = self._tracked.id
 
     def log(self, epoch: int, metrics: dict[str, float]) -> None:
         """Log metrics."""

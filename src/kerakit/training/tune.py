@@ -108,6 +108,8 @@ def find_learning_rate(model: keras.Model, compile_with: CompileFn, batches: Any
     growth = (MAX_RATE / MIN_RATE) ** (1 / RANGE_STEPS)
     rates = keras.optimizers.schedules.ExponentialDecay(MIN_RATE, 1, growth)
     compile_with(model, keras.optimizers.AdamW(rates, global_clipnorm=1.0))
+    if hasattr(batches, "epoch"):
+        batches.epoch = 0  # the same batches before and after a resume
     smoothed, lowest, best = 0.0, math.inf, MIN_RATE
     for step in range(RANGE_STEPS):
         batch = batches[step % len(batches)]

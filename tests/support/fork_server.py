@@ -1,0 +1,134 @@
+"""A process that has imported TensorFlow and forks a child per script: starts take no time.
+
+Run as a program, it reads one JSON object per line: ``script``, ``args``, ``folder``, ``output``;
+it prints the process id of each child, and then its exit code, negative for a signal.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+
+class ForkServer:
+    """Starts scripts of a project in processes of their own.
+
+    Args:
+        environment: variables of the processes.
+    """
+
+    def __init__(self, **environment: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
+        )
+
+    def start(self, folder: Path, output: Path, script: str, *args: object) -> Child:
+        """Start a script in ``folder``; its output is written to ``output``."""
+        request = {
+            "script": script,
+            "args": [str(each) for each in args],
+            "folder": str(folder),
+            "output": str(output),
+        }
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return Child(int(self._process.stdout.readline()), output, self._process.stdout)
+
+    def close(self) -> None:
+        """End the server."""
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.close()
+        self._process.wait()
+        self._process.stdout.close()
+
+
+class Child:
+    """A process of a script; only one at a time."""
+
+    def __init__(self, pid: int, output: Path, codes: Any) -> None:
+        self.pid, self._output = pid, output
+        self._code: int | None = None
+        self._reader = threading.Thread(target=self._read, args=(codes,), daemon=True)
+        self._reader.start()
+
+    def _read(self, codes: Any) -> None:
+        self._code = int(codes.readline())
+
+    def wait(self, timeout: float = 300) -> int:
+        """Return the exit code, negative for a signal."""
+        self._reader.join(timeout)
+        assert self._code is not None, f"still running: {self.output[-2000:]}"
+        return self._code
+
+    def is_running(self) -> bool:
+        """Whether it has not ended."""
+        return self._reader.is_alive()
+
+    def kill(self, number: int) -> None:
+        """Send a signal."""
+        if self.is_running():
+            os.kill(self.pid, number)
+
+    @property
+    def output(self) -> str:
+        """The output so far."""
+        return self._output.read_text(errors="replace")
+
+
+def _run(request: dict[str, Any]) -> None:
+    """Run a script in this child, and exit."""
+    from kerakit.script import exit_on_error
+
+    output = os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for stream in (1, 2):
+        os.dup2(output, stream)
+    os.chdir(request["folder"])
+    sys.argv = [request["script"], *request["args"]]
+    sys.path.insert(0, request["folder"])
+    code: Any = 0
+    try:
+        try:
+            runpy.run_path(request["script"], run_name="__main__")
+        except BaseException as error:
+            if isinstance(error, SystemExit):
+                raise
+            exit_on_error(type(error), error, error.__traceback__)
+            code = 1
+    except SystemExit as stop:
+        code = stop.code or 0
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _serve() -> None:
+    import keras  # noqa: F401 - for the children
+    import sklearn.metrics  # noqa: F401
+
+    from kerakit.training import session, state_callback  # noqa: F401
+
+    state_callback.MAX_FRACTION = float(os.environ.get("MAX_FRACTION", "0.02"))
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            _run(json.loads(line))
+        print(pid, flush=True)
+        _, status = os.waitpid(pid, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+if __name__ == "__main__":
+    _serve()
