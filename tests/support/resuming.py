@@ -87,7 +87,7 @@ class Trainings:
         the training on a fast and on a busy machine.
         """
         child = self.start(name, "--resume", "auto", *flags)
-        state, number = self.run(name).state, self.random.randint(3, 12)
+        state, number = self.run(name).state, self.random.randint(1, 4)
         pattern = ".*.tmp" if in_save else "0*"
         seen = {path.name for path in state.glob("0*")}
         number += len(seen)
