@@ -27,7 +27,9 @@ from kerakit.flags import (
 PROVENANCE = "provenance"
 """Key of config.json that is no field: versions, machine, code and flags of the run."""
 
-UNRECORDED = ("save_to", "overwrite", "resume", "track", "trials")
+UNRECORDED = (
+    *("save_to", "overwrite", "resume", "allow_changes", "save_minutes", "track", "trials"),
+)
 """Flags that do not change the weights of a run."""
 
 
