@@ -93,6 +93,7 @@ class Trainings:
         number += len(seen)
         while len(seen) < number and child.is_running():
             seen |= {path.name for path in state.glob(pattern)}
+            time.sleep(0.0003)
         time.sleep(self.random.uniform(0, 0.01 if in_save else 0.3))
         was_running = child.is_running()
         self.kills_in_save += was_running and any(self.run(name).state.glob(".*.tmp"))
