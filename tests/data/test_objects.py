@@ -241,7 +241,7 @@ def test_faults_of_a_coco_file(tmp_path: Path) -> None:
         ('{"images": [], "annotations": [', "damaged after"),
         ('{"images": [{"id": 1}], "annotations": []}', "no file_name"),
         ('{"annotations": [], "categories": []}', "has no 'images'"),
-        ({"images": [], "annotations": [], "categories": []}, "has no boxes in its 0 images"),
+        ({"images": [], "annotations": [], "categories": []}, "has no usable images"),
         (coco(["gone.png"], [box()]), "none of the 1 images"),
         (coco(["a.png"], []), "has no boxes"),
         ({**coco(["a.png"], [box()], (1, 1))}, "two categories with the id 1"),
@@ -250,6 +250,47 @@ def test_faults_of_a_coco_file(tmp_path: Path) -> None:
 )
 def test_unusable_coco_files(tmp_path: Path, content: Any, message: str) -> None:
     images(tmp_path, "a.png")
+    with pytest.raises(UserError, match=message):
+        ObjectReader(write(tmp_path / "coco.json", content))
+
+
+VOC_SIZE = f"<size><width>{10**12}</width><height>1e400</height></size>"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.xml", '<?xml version="1.0" encoding="nope"?><annotation/>'),
+        ("a.json", '{"shapes": [{"label": "a", "points": [], "shape_type": "point"}]}'),
+        ("a.json", f'{{"shapes": [], "imageWidth": {"9" * 400}, "imageHeight": 1e999}}'),
+        ("a.xml", f"<annotation>{VOC_SIZE}</annotation>"),
+    ],
+)
+def test_a_file_of_one_image_never_ends_the_work(tmp_path: Path, name: str, content: str) -> None:
+    images(tmp_path, "a.png", "b.png")
+    write(tmp_path / name, content)
+    shape = {"label": "cat", "points": [[1, 2], [30, 40]], "shape_type": "rectangle"}
+    valid: dict[str, Any] = {
+        ".xml": "<annotation><object><name>cat</name><bndbox><xmin>1</xmin><ymin>2</ymin>"
+        "<xmax>30</xmax><ymax>40</ymax></bndbox></object></annotation>",
+        ".json": {"shapes": [shape]},
+    }
+    write(tmp_path / f"b{Path(name).suffix}", valid[Path(name).suffix])
+    reader = ObjectReader(tmp_path)
+    last = reader.target(len(reader) - 1)
+    np.testing.assert_allclose(last["boxes"], [[1 / 200, 2 / 100, 30 / 200, 40 / 100]], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("listed", "message"),
+    [
+        ([{"id": 10, "file_name": name} for name in ("a.png", "b.png")], "has no usable images"),
+        ([{"id": [1], "file_name": "a.png"}], "the image id is of type list"),
+    ],
+)
+def test_ids_of_coco_that_name_no_image(tmp_path: Path, listed: Any, message: str) -> None:
+    images(tmp_path, "a.png", "b.png")
+    content = {**coco(["a.png", "b.png"], [box()]), "images": listed}
     with pytest.raises(UserError, match=message):
         ObjectReader(write(tmp_path / "coco.json", content))
 

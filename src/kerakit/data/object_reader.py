@@ -99,6 +99,9 @@ def read_objects(
     else:
         read = {"voc": read_voc, "kitti": read_kitti}[found.name]
         annotations = read(listing)
+    if not annotations.images:
+        notes = " ".join(map(printable, annotations.warnings))
+        raise UserError(f"{data} ({found}) has no usable images. {notes}".rstrip())
     check_printable(annotations.class_names, data)
     annotations.warnings += listing.warnings()
     fill_sizes(listing.root, annotations)

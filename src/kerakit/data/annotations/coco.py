@@ -13,7 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kerakit.data.annotations.listing import Listing, split_of_path
-from kerakit.data.annotations.objects import UNKNOWN, Annotations, ObjectColumns
+from kerakit.data.annotations.objects import (
+    UNKNOWN,
+    Annotations,
+    ObjectColumns,
+    declared_size,
+)
 from kerakit.data.folders import normalize_name
 from kerakit.data.index import UNASSIGNED
 from kerakit.data.split import MODES, Mode, parse_split
@@ -303,21 +308,24 @@ class _Reader:
             self._counts["annotations without an image, omitted"] += lost
 
 
+def _check_id(value: Any, owner: str) -> None:
+    if not isinstance(value, int | float | str):
+        kind = type(value).__name__
+        raise ValueError(f"the {owner} id is of type {kind}; expected a number or a text")
+
+
 def _read_image(item: Any) -> tuple[Any, str, int, int]:
     if not isinstance(item, dict) or "id" not in item or "file_name" not in item:
         raise ValueError("an image has no id or no file_name")
-    try:
-        hash(item["id"])
-        size = int(item.get("width") or 0), int(item.get("height") or 0)
-    except (TypeError, ValueError):
-        size = (0, 0)
+    _check_id(item["id"], "image")
+    size = declared_size(item.get("width"), item.get("height"))
     return item["id"], str(item["file_name"]), *size
 
 
 def _read_category(item: Any) -> tuple[Any, str, Sequence[Any]]:
     if not isinstance(item, dict) or "id" not in item:
         raise ValueError("a category has no id")
-    hash(item["id"])
+    _check_id(item["id"], "category")
     name = normalize_name(str(item.get("name", item["id"])))
     return item["id"], name, item.get("keypoints") or ()
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,23 @@ FAULTS = {
 
 UNKNOWN = -1
 """Class index of an object whose class is unknown."""
+
+
+MAX_SIDE = 2**31 - 1
+"""Largest width and height that an annotation file may declare."""
+
+
+def declared_size(width: Any, height: Any) -> tuple[int, int]:
+    """Return width and height as an annotation file declares them; (0, 0) where they are invalid.
+
+    >>> declared_size("640", 480.0), declared_size(None, 480), declared_size("1e400", -1)
+    ((640, 480), (0, 0), (0, 0))
+    """
+    try:
+        size = int(float(width)), int(float(height))
+    except (TypeError, ValueError, OverflowError):
+        return (0, 0)
+    return size if 0 < min(size) <= max(size) <= MAX_SIDE else (0, 0)
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import re
 from array import array
@@ -27,6 +26,7 @@ from kerakit.data.annotations.objects import (
     UNKNOWN,
     Annotations,
     ObjectColumns,
+    declared_size,
     sort_names,
 )
 from kerakit.data.annotations.yolo import YoloNames, add_boxes, add_lines, parse_boxes
@@ -196,7 +196,14 @@ def _read(
         size = len(collector.columns)
         try:
             parse(read_file(root + file), len(kept), collector)
-        except (UserError, ValueError, ElementTree.ParseError, expat.ExpatError) as error:
+        # LookupError: an unknown encoding of XML.
+        except (
+            UserError,
+            ValueError,
+            LookupError,
+            ElementTree.ParseError,
+            expat.ExpatError,
+        ) as error:
             if len(collector.columns) > size:
                 raise AssertionError("objects of a file that cannot be read") from error
             unreadable.append(file)
@@ -284,10 +291,7 @@ def _parse_voc(data: bytes, row: int, into: _Collector) -> None:
         if each.tag == "object":
             _add_object(each, row, into)
         elif each.tag == "size":
-            with contextlib.suppress(ValueError, OverflowError):
-                width, height = (int(float(each.findtext(side, ""))) for side in _SIDES)
-                if width > 0 and height > 0:
-                    into.sizes[row] = (width, height)
+            into.sizes[row] = declared_size(*map(each.findtext, _SIDES))
 
 
 def _add_object(each: ElementTree.Element, row: int, into: _Collector) -> None:
@@ -318,16 +322,11 @@ def _parse_labelme(data: bytes, row: int, into: _Collector) -> None:
     content = parse_json(data)
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
         raise ValueError("it has no list 'shapes'")
-    try:
-        size = int(content["imageWidth"]), int(content["imageHeight"])
-    except (KeyError, TypeError, ValueError):
-        size = (0, 0)
-    if min(size) > 0:
-        into.sizes[row] = size
+    into.sizes[row] = declared_size(content.get("imageWidth"), content.get("imageHeight"))
     for shape in content["shapes"]:
         try:
             _add_shape(shape, row, into)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             into.invalid(
                 f"a shape without {error.args[0]}" if isinstance(error, KeyError) else str(error)
             )
