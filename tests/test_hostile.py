@@ -217,7 +217,8 @@ def test_a_task_is_chosen_among_ours(folder: Path, name: Any) -> None:
 
 
 def test_tasks_of_a_task_are_checked(folder: Path) -> None:
-    for value in ([], None, {"task": []}, SHELL):
+    values: tuple[Any, ...] = ([], None, {"task": []}, SHELL)
+    for value in values:
         with pytest.raises(UserError):
             make_task({"task": "multitask", "tasks": {"a": value}})
 
