@@ -157,6 +157,7 @@ class StateSaver(keras.callbacks.Callback):
         failed, self._failure = bool(self._failure), ""
         with shielded():
             try:
+                self._state.run.check_intact()
                 self._state.folder.save(*self._collect())
             except (OSError, KerakitError, MemoryError) as error:
                 self._failure = (
