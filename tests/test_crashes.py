@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from kerakit.deploy import ExportFolder
 from kerakit.errors import UserError
 from kerakit.locks import release_all
 from kerakit.run import Run
+from projects import Project
 
 DRIVER = """
 import errno, os, shutil, signal, sys
@@ -192,3 +194,60 @@ def test_an_export_is_replaced_in_one_step(tmp_path: Path, fault: str) -> None:
             pass
         assert not any(path.name.startswith(".") for path in folder.path.iterdir())
     assert found == {"old", "new"}
+
+
+# ------------------------------------------------------------------------- real commands, slow
+
+
+def run_with_faults(project: Project, folder: Path, fault: str, *words: object) -> dict[str, int]:
+    """Run a script with a fault at changes of its folder; return exit codes by their number."""
+    driver = Path(__file__).parent / "support" / "fault_driver.py"
+    command = [sys.executable, str(driver), str(project.path), str(folder), fault]
+    done = subprocess.run([*command, *map(str, words)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    codes: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
+    return codes
+
+
+STEP = int(os.environ.get("KERAKIT_FAULT_STEP", "1"))
+"""1: a fault at every change of a folder, which takes about 20 minutes per test on two cores."""
+
+REAL_FAULTS = {"SIGKILL": {-9}, "SIGTERM": {143, 0}, "ENOSPC": {1, 0}, "EIO": {1, 0}}
+"""Exit codes by fault. 0: it hit what a command does without, such as a temporary file's removal,
+or, for SIGTERM, what is done before the command ends."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", REAL_FAULTS)
+def test_deploy_leaves_the_old_or_the_new_export(trained: Project, fault: str) -> None:
+    assert trained.deploy("--formats", "h5").code == 0
+    folder = trained.path / "deploy" / "test"
+    (folder / "labels.txt").write_text("old\npear\n")
+    words = ("deploy.py", "--read_from", "progress/test", "--formats", "h5,float32", "--overwrite")
+    codes = run_with_faults(trained, folder, fault, STEP, *words)
+    assert set(codes.values()) <= REAL_FAULTS[fault], codes
+    for number in codes:
+        export = ExportFolder(folder.with_name(f"{folder.name}-{number}"))
+        export.check_file(export.path / "model.h5")
+        formats = json.loads(export.report.read_text())["formats"]
+        labels = (export.path / "labels.txt").read_text().split()
+        assert labels == (["old", "pear"] if len(formats) == 1 else ["apple", "pear"]), number
+        for one in formats:
+            export.check_file(export.path / one["file"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", REAL_FAULTS)
+def test_train_leaves_the_old_or_the_new_run(trained: Project, fault: str) -> None:
+    folder = trained.path / "progress" / "test"
+    before = json.loads(Run(folder).index.read_text())[0]["sha256"]
+    small = ("--model", "small_cnn", "--input_size", "16,12", "--num_epochs", 2, "--seed", 1)
+    codes = run_with_faults(trained, folder, fault, STEP, "train.py", *small, "--overwrite")
+    allowed = REAL_FAULTS[fault] | ({33} if fault == "SIGTERM" else set())
+    assert set(codes.values()) <= allowed, codes
+    for number in codes:
+        run = Run.open(folder.with_name(f"{folder.name}-{number}"))
+        best = run.best()  # verifies its SHA-256
+        seed = json.loads(run.config.read_text())["seed"]
+        assert (digest(best) == before) == (seed == 0), number

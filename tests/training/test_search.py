@@ -203,14 +203,21 @@ def test_a_trial_that_is_killed_is_repeated_once(quick: Project) -> None:
     assert "1 of 2 trials completed" in out
 
 
-def test_ctrl_c_ends_the_trial_and_the_printed_command_resumes(quick: Project) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_ends_the_trial_and_the_printed_command_resumes(
+    quick: Project, number: int, code: int
+) -> None:
     (quick.path / "hold").touch()
     flags = ("--save_to", "search", "--trials", "2", "--kind", "plain", "--overwrite")
     search = start(quick, *flags)
-    process_of(quick.path / "search" / "trial_001")
-    os.kill(search.pid, signal.SIGINT)
+    trial = process_of(quick.path / "search" / "trial_001")
+    os.kill(search.pid, number)
     out, err = search.communicate(timeout=120)
-    assert search.returncode == 130, err
+    assert search.returncode == code, err
+    with pytest.raises(ProcessLookupError):
+        os.kill(trial, 0)
+    # No program that reads the study takes it for running.
+    assert load(quick, "search").trials[1].state == optuna.trial.TrialState.WAITING
     assert "Traceback" not in out + err
     assert "1 of 1 trials completed" in out
     # The trial ended with the search; it did not fail, so it is repeated.
