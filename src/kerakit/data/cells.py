@@ -50,7 +50,7 @@ def read_weights(path: Path, column: Any) -> NDArray[np.float32]:
     """Return the column of sample weights, float32 (n,).
 
     Raises:
-        UserError: a cell that is no number of 0 or more.
+        UserError: a cell without a number of 0 or more.
     """
     name = "sample_weight"
     check_cells(path, name, column)

@@ -58,7 +58,7 @@ def read_points(
         cells: its columns as text, by their names.
 
     Raises:
-        UserError: no columns of points, or a cell that is no number.
+        UserError: no columns of points, or text where a number is expected.
     """
     points = find_points(list(cells))
     if not points:
