@@ -461,3 +461,19 @@ def test_other_outputs_are_errors() -> None:
     task.check_model(_model(task))
     with pytest.raises(UserError, match="NaN"):
         task.check_outputs({"box_8": np.full((2, 3), np.nan)})
+
+
+def test_labels_of_boxes_at_the_border_are_drawn_whole() -> None:
+    from kerakit.device.detection import draw_boxes
+
+    drawn = [
+        np.asarray(
+            draw_boxes(
+                np.zeros((64, 128, 3), np.uint8), np.array([[x, 0.5, x, 0.9, 0.9, 0]]), ["c"]
+            )
+        )
+        for x in (0.3, 1.0)
+    ]
+    # The label is filled in the color of the class.
+    middle, right = ((image[18:30] > 0).any(-1).sum() for image in drawn)
+    assert right == pytest.approx(middle, abs=12)

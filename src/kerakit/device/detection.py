@@ -236,9 +236,12 @@ def draw_boxes(
             score = "" if np.isnan(row[4]) else f" {row[4]:.2f}"  # true boxes have none
             text = f"{classes[kind]}{score}"
             top = y1 - 12 if y1 >= 12 else y1
-            left, upper, right, lower = pen.textbbox((x1 + 2, top), text)
+            # Labels of boxes at the right border move to the left, as far as they are whole.
+            length = pen.textbbox((0, 0), text)[2]
+            start = max(2, min(x1 + 2, photo.width - length - 2))
+            left, upper, right, lower = pen.textbbox((start, top), text)
             pen.rectangle([left - 2, upper - 1, right + 2, lower + 1], fill=chosen)
-            pen.text((x1 + 2, top), text, fill="white")
+            pen.text((start, top), text, fill="white")
     return photo
 
 
