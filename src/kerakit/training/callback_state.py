@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from kerakit.state_folder import decode, encode
 
-_IGNORED = {"params", "_model", "validation_data"}
-"""Attributes that ``fit`` sets."""
+_IGNORED = {"params", "_model", "validation_data", "min_delta"}
+"""Attributes that ``fit`` sets, and a setting whose sign Keras changes in each process."""
 
 
 def pack(value: Any, prefix: str, arrays: dict[str, NDArray[Any]]) -> Any:
