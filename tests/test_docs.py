@@ -202,7 +202,7 @@ def test_each_format_is_documented() -> None:
 
 def test_each_exit_code_is_documented() -> None:
     codes = {errors.UserError.exit_code, errors.JobError.exit_code}
-    codes |= {0, script.INTERRUPTED, script.PIPE_CLOSED}
+    codes |= {0, script.INTERRUPTED, script.PIPE_CLOSED, script.PREEMPTED}
     codes |= {Terminated(number).exit_code for number in TERMINATION}
     listed = set(map(int, re.findall(r"^\| `(\d+)` \|", page("reference/exit-codes.md"), re.M)))
     assert listed == codes
