@@ -16,6 +16,7 @@ from kerakit.deploy import ExportFolder
 from kerakit.errors import UserError
 from kerakit.locks import release_all
 from kerakit.run import Run
+from kerakit.state_folder import StateFolder
 from projects import Project
 
 DRIVER = """
@@ -139,6 +140,32 @@ def test_a_run_stays_until_another_one_can_replace_it(tmp_path: Path, fault: str
         run.create(overwrite=True)
         release_all()
     assert found == {"old", "new"}
+
+
+def test_a_saved_state_without_a_checkpoint_and_the_earlier_run_both_stay(tmp_path: Path) -> None:
+    class Model:
+        weights = ()
+
+        def save_weights(self, path: Path) -> None:
+            path.write_bytes(b"old")
+
+    run = Run(tmp_path / "run").create()
+    run.add_checkpoint(Model(), 1, 0.5)
+    release_all()
+    run.create(overwrite=True)
+    state = StateFolder(run.state).save({"epoch": 0}, {})
+    release_all()
+    run.check_new(overwrite=True)  # as the start of train.py
+    assert state.exists()
+    run.create(resume=True)
+    release_all()
+    assert state.exists()
+    assert not run.list_checkpoints()
+    # Replaced again before its first checkpoint, the earlier run is still there.
+    run.create(overwrite=True)
+    assert not state.exists()
+    run.discard_if_empty()
+    assert run.best().read_text() == "old"
 
 
 def write_export(folder: Path, name: str, files: dict[str, str]) -> None:

@@ -187,6 +187,8 @@ class Run(OutputFolder):
         lock_folder(self.path)
         if not resume:
             super().check_new(overwrite)  # another process may have written meanwhile
+            if self._previous.exists():
+                self._restore()  # of a run before that has a saved state alone
             if self.is_ours() and self.has_results():
                 self._previous.add(self._owned_files())
         # Before all others: whatever ends this process, the folder is recognized as a run.
@@ -205,14 +207,11 @@ class Run(OutputFolder):
             return
         # Another process trains, or the folder is read-only.
         with contextlib.suppress(UserError, OSError), locked(self.path):
-            if self._previous.is_whole() and self._has_replaced():
+            if self._previous.is_whole() and self.list_checkpoints():
                 self._previous.remove()
-            else:
+            elif not (self._previous.is_whole() and StateFolder(self.state).find()):
                 self._restore()
-
-    def _has_replaced(self) -> bool:
-        """Whether this run is worth more than the earlier one that --overwrite set aside."""
-        return bool(self.list_checkpoints())
+            # With a saved state and no checkpoint, both stay: a resume may continue this run.
 
     def _restore(self) -> None:
         """Restore the earlier run, in place of one without a checkpoint."""
