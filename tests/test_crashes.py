@@ -120,6 +120,7 @@ def test_a_run_stays_until_another_one_can_replace_it(tmp_path: Path, fault: str
     old.add_checkpoint(Model(), 1, 0.5)
     old.write_history([{"epoch": 1}])
     (old.logs / "events.out.tfevents.1").touch()
+    StateFolder(old.state).save({"epoch": 1}, {})
     (old.path / "notes.txt").write_text("mine")
     release_all()
     before, found = content(old.path), set()

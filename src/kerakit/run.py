@@ -160,7 +160,7 @@ class Run(OutputFolder):
     def has_results(self) -> bool:
         """Whether an epoch was completed; otherwise the same command can be repeated."""
         is_trained = self.history.exists() or self.index.exists() or any(self._saved_weights())
-        return is_trained or bool(StateFolder(self.state).find())
+        return is_trained or self._has_state()
 
     def check_new(self, overwrite: bool) -> None:
         """Raise UserError if another process trains here, or if a run would be replaced."""
@@ -209,9 +209,13 @@ class Run(OutputFolder):
         with contextlib.suppress(UserError, OSError), locked(self.path):
             if self._previous.is_whole() and self.list_checkpoints():
                 self._previous.remove()
-            elif not (self._previous.is_whole() and StateFolder(self.state).find()):
+            elif not (self._previous.is_whole() and self._has_state()):
                 self._restore()
             # With a saved state and no checkpoint, both stay: a resume may continue this run.
+
+    def _has_state(self) -> bool:
+        """Whether there is a saved state; the folder of one that was set aside is empty."""
+        return any(any(state.iterdir()) for state in StateFolder(self.state).find())
 
     def _restore(self) -> None:
         """Restore the earlier run, in place of one without a checkpoint."""
@@ -242,7 +246,7 @@ class Run(OutputFolder):
             seconds: of training; a saved state remains from a minute on.
         """
         is_trained = seconds > MIN_SECONDS or self.history.exists()
-        is_saved = is_trained and bool(StateFolder(self.state).find())
+        is_saved = is_trained and self._has_state()
         if not (is_saved or self.list_checkpoints()):
             self.remove()
 
