@@ -70,7 +70,8 @@ class _Lock:
     handle: int
     owner: int
     """Process id: a forked child inherits the registry, but must not remove the file."""
-    is_new_folder: bool
+    created: list[Path]
+    """The folder and its parents, as far as they were created for the lock."""
 
 
 class _NotSupportedError(Exception):
@@ -87,9 +88,9 @@ _warned: set[int] = set()
 def lock_folder(folder: Path, wait: bool = False) -> int:
     """Lock a folder until ``unlock_folder`` or the end of this process, by whatever cause.
 
-    The folder is created if it does not exist, and removed with the lock if it is empty then. On
-    a file system without locks, a warning is printed once. A process may lock a folder twice; its
-    first ``unlock_folder`` releases it.
+    The folder is created if it does not exist, and removed with the lock if it is empty then; its
+    parents likewise, at the end of the process. On a file system without locks, a warning is
+    printed once. A process may lock a folder twice; its first ``unlock_folder`` releases it.
 
     Args:
         folder: the folder.
@@ -101,7 +102,7 @@ def lock_folder(folder: Path, wait: bool = False) -> int:
     Raises:
         UserError: another process holds the lock; the message names it.
     """
-    is_new = not folder.exists()
+    created = [one for one in (folder, *folder.parents) if not one.exists()]
     make_dir(folder)
     key, path = folder.resolve(), folder / FILE
     while True:
@@ -129,7 +130,7 @@ def lock_folder(folder: Path, wait: bool = False) -> int:
     with contextlib.suppress(OSError):  # a full disk: the lock is held, but names nobody
         os.ftruncate(handle, 0)
         os.pwrite(handle, json.dumps(me).encode(), 0)
-    _held[key] = _Lock(handle, os.getpid(), is_new)
+    _held[key] = _Lock(handle, os.getpid(), [one.absolute() for one in created])
     return handle
 
 
@@ -154,8 +155,11 @@ def is_lost(folder: Path) -> bool:
 
 def release_all() -> None:
     """Release all locks of this process, as its end does."""
-    for key in list(_held):
+    for key, held in list(_held.items()):
         _release(key)
+        with contextlib.suppress(OSError):  # not empty
+            for folder in held.created[1:]:
+                folder.rmdir()
 
 
 atexit.register(release_all)
@@ -195,7 +199,7 @@ def _release(key: Path) -> None:
         if held.owner == os.getpid() and _is_file_of(held.handle, path):
             # While the lock is held: whoever opened the file meanwhile finds that it is gone.
             path.unlink()
-            if held.is_new_folder:
+            if held.created:
                 key.rmdir()  # only if it is empty
     os.close(held.handle)
 

@@ -312,4 +312,6 @@ def test_the_box_of_a_distorted_object_is_that_of_its_pixels(
 ) -> None:
     out = augment([make()], seed, **rectangle(box))
     if len(out["bboxes"]) and (out["mask"] == 1).any():
-        np.testing.assert_allclose(out["bboxes"][0], box_of(out["mask"]), atol=3)
+        # Splines bend the most between two corners of a box.
+        limit = 6 if isinstance(make(), A.ThinPlateSpline) else 3
+        np.testing.assert_allclose(out["bboxes"][0], box_of(out["mask"]), atol=limit)

@@ -423,7 +423,7 @@ def test_a_lost_database_needs_overwrite(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--overwrite"):
         folder.check_new(overwrite=False)
     folder.check_new(overwrite=True)
-    folder.create_study("minimize", {"score": "val_loss"})
+    folder.create_study("minimize", {"score": "val_loss", "flags": {}})
     assert folder.load_study().user_attrs["score"] == "val_loss"
     assert not run.path.exists()
 
@@ -455,7 +455,9 @@ def test_the_journal_of_an_old_database_is_not_applied_to_a_new_one(
     copy = SearchFolder(Path(shutil.copytree(tmp_path, tmp_path / "copy")))
     assert len(folder.load_study().trials) == 1  # rolled back
     copy.database.unlink()
-    assert copy.create_study("minimize", {"score": "loss"}).user_attrs["score"] == "loss"
+    assert (
+        copy.create_study("minimize", {"score": "loss", "flags": {}}).user_attrs["score"] == "loss"
+    )
 
 
 # ---------------------------------------------------------------------------------------- a project

@@ -8,8 +8,9 @@ import numpy as np
 from albumentations.augmentations.geometric.distortion import BaseDistortion
 from numpy.typing import NDArray
 
-_MIN_SCALE = 0.05
-"""Smallest area of a pixel of the output, in pixels of the input, whose slope is used."""
+_MIN_SCALE = 0.2
+"""Smallest width of a pixel of the output, in pixels of the input, where the slope is used: below,
+the map folds, and its inverse would move a point by many pixels."""
 
 
 def follow_distortions(transforms: list[Any]) -> None:
@@ -63,7 +64,9 @@ def move_points(
             axis=1,
         )
         rest = point - maps[row, column]
-        if abs(np.linalg.det(slope)) > _MIN_SCALE:
+        is_visible = distance[row, column] <= 1
+        if np.linalg.svd(slope, compute_uv=False)[-1] > _MIN_SCALE:
             rest = np.linalg.solve(slope, rest)
-        moved[i] = np.array([column, row]) + rest
+        # The nearest pixel shows a visible point: it is not further away than the next one.
+        moved[i] = np.array([column, row]) + (np.clip(rest, -1, 1) if is_visible else rest)
     return moved

@@ -102,6 +102,7 @@ def export_model(
         UserError: the model doesn't fit the task, or ``preprocess`` of ``held_out`` changes pixels.
         JobError: none of the formats can be exported on this machine, or of this model.
 
+    >>> import tempfile
     >>> import keras
     >>> from kerakit.tasks import Classification
     >>> image = keras.Input((8, 8, 3))

@@ -46,7 +46,8 @@ def save_image(image: Image.Image, path: Path | str) -> None:
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
     ...     save_image(Image.new("RGB", (4, 3)), f"{folder}/batch.png")
-    ...     Image.open(f"{folder}/batch.png").size
+    ...     with Image.open(f"{folder}/batch.png") as image:
+    ...         image.size
     (4, 3)
     """
     with atomic_write(Path(path)) as temporary:

@@ -95,10 +95,19 @@ class Regression(DecodedTask):
     # ------------------------------------------------------------------------------------- training
 
     def head(self, features: keras.KerasTensor) -> keras.KerasTensor:
-        """Return a number per quantity, (batch, quantities), from a map or averaged features."""
+        """Return a number per quantity, (batch, quantities), from a map or averaged features.
+
+        Before training, it is 0 for each image: sums of random features vary more than labels
+        within their range, and few images have few steps to unlearn that.
+        """
         from keras import layers
 
-        dense = layers.Dense(len(self.class_names), name=f"{self.prefix}values", dtype="float32")
+        dense = layers.Dense(
+            len(self.class_names),
+            kernel_initializer="zeros",
+            name=f"{self.prefix}values",
+            dtype="float32",
+        )
         return dense(layers.Dropout(0.1)(pool(features)))
 
     def check_model(self, model: keras.Model) -> None:

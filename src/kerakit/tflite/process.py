@@ -85,8 +85,9 @@ class ModelProcess:
         process = self._start()
         assert process.stdin is not None and process.stdout is not None  # noqa: S101, PT018
         timer = threading.Timer(self._timeout_s, process.kill)
-        timer.start()
+        timer.daemon = True  # a signal during its start does not leave it to delay the exit
         try:
+            timer.start()
             send(process.stdin, kind, content)
             reply = receive(process.stdout)
         except BrokenPipeError:

@@ -15,14 +15,14 @@ _IGNORED = {"params", "_model", "validation_data", "min_delta"}
 """Attributes that ``fit`` sets, and a setting whose sign Keras changes in each process."""
 
 
-def pack(value: Any, prefix: str, arrays: dict[str, NDArray[Any]]) -> Any:
+def separate_arrays(value: Any, prefix: str, arrays: dict[str, NDArray[Any]]) -> Any:
     """Return ``value`` for JSON; arrays in it are added to ``arrays``, with names after ``prefix``.
 
     Raises:
         TypeError: it has parts that are neither values of JSON nor arrays of numbers.
 
     >>> arrays = {}
-    >>> pack({"best": 0.5, "weights": [np.zeros(2)]}, "callback", arrays)
+    >>> separate_arrays({"best": 0.5, "weights": [np.zeros(2)]}, "callback", arrays)
     {'best': 0.5, 'weights': [{'array': 'callback/0'}]}
     """
     if isinstance(value, np.ndarray):
@@ -32,21 +32,21 @@ def pack(value: Any, prefix: str, arrays: dict[str, NDArray[Any]]) -> Any:
         arrays[name] = value
         return {"array": name}
     if isinstance(value, list | tuple):
-        return [pack(each, prefix, arrays) for each in value]
+        return [separate_arrays(each, prefix, arrays) for each in value]
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return {key: pack(each, prefix, arrays) for key, each in value.items()}
+        return {key: separate_arrays(each, prefix, arrays) for key, each in value.items()}
     return encode(value)
 
 
-def unpack(value: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
-    """Return the value that ``pack`` was given, with lists for tuples."""
+def restore_arrays(value: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
+    """Return the value that ``separate_arrays`` was given, with lists for tuples."""
     if isinstance(value, list):
-        return [unpack(each, arrays) for each in value]
+        return [restore_arrays(each, arrays) for each in value]
     if isinstance(value, dict):
         if value.keys() == {"array"}:
             return arrays[value["array"]]
         if value.keys() != {"float"}:
-            return {key: unpack(each, arrays) for key, each in value.items()}
+            return {key: restore_arrays(each, arrays) for key, each in value.items()}
     return decode(value)
 
 
@@ -91,7 +91,7 @@ class CallbackStates:
                     if key not in before or not _equal(value, before[key])
                 }
             if state:
-                states[name] = pack(state, f"callbacks/{name}", arrays)
+                states[name] = separate_arrays(state, f"callbacks/{name}", arrays)
         return states
 
     def restore(
@@ -104,7 +104,7 @@ class CallbackStates:
         for name, callback in _named(callbacks):
             if name not in states:
                 continue
-            state = unpack(states[name], arrays)
+            state = restore_arrays(states[name], arrays)
             if hasattr(callback, "set_state"):
                 callback.set_state(state)
             else:
@@ -132,7 +132,7 @@ def _plain_attributes(callback: Any) -> dict[str, Any]:
         if name in _IGNORED or isinstance(value, str):  # text: names and paths
             continue
         try:
-            pack(value, "", {})
+            separate_arrays(value, "", {})
         except TypeError:
             continue
         plain[name] = _copied(value)
@@ -151,5 +151,5 @@ def _copied(value: Any) -> Any:
 def _equal(one: Any, other: Any) -> bool:
     first: dict[str, NDArray[Any]] = {}
     second: dict[str, NDArray[Any]] = {}
-    same = pack(one, "", first) == pack(other, "", second)
+    same = separate_arrays(one, "", first) == separate_arrays(other, "", second)
     return same and all(np.array_equal(first[name], second[name]) for name in first)
