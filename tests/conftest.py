@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,10 @@ from projects import Project, copy_project, new_project, template_modules, write
 
 # TensorFlow reads it when it is first imported, in whichever test that is.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+# Started in the background by a shell, the tests and the processes that they interrupt ignore Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A busy machine does not violate a property.
 settings.register_profile("kerakit", deadline=None)
