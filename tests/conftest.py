@@ -19,7 +19,7 @@ from projects import Project, copy_project, new_project, template_modules, write
 # TensorFlow reads it when it is first imported, in whichever test that is.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-# Started in the background by a shell, the tests and the processes that they interrupt ignore Ctrl-C.
+# Started in the background by a shell, tests and the processes that they start ignore Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
