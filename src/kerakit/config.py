@@ -25,7 +25,7 @@ from kerakit.flags import (
 )
 
 PROVENANCE = "provenance"
-"""Key of config.json that is no field: versions, machine, code and flags of the run."""
+"""Key of config.json beside the fields: versions, machine, code and flags of the run."""
 
 UNRECORDED = (
     *("save_to", "overwrite", "resume", "allow_changes", "save_minutes", "track", "trials"),

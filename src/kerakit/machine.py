@@ -10,7 +10,7 @@ import re
 import resource
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -109,3 +109,15 @@ def has_accelerator() -> bool:
     import keras
 
     return any(not device.startswith("cpu") for device in keras.distribution.list_devices())
+
+
+def package_version(name: str) -> str | None:
+    """Return the version of an installed package; None if it is not installed.
+
+    >>> package_version("no-such-package") is None
+    True
+    """
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

@@ -8,13 +8,12 @@ import re
 import shutil
 import sys
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from kerakit import __version__
 from kerakit.errors import JobError
-from kerakit.machine import available_cores, cpu_name
+from kerakit.machine import available_cores, cpu_name, package_version
 from kerakit.programs import run_program
 
 _BACKENDS = ("tensorflow", "jax", "torch")
@@ -32,19 +31,12 @@ def describe_versions() -> dict[str, str | None]:
     versions: dict[str, str | None] = {
         "python": platform.python_version(),
         "kerakit": __version__,
-        **{name: _version(name) for name in ("keras", "numpy")},
+        **{name: package_version(name) for name in ("keras", "numpy")},
         "backend": backend,
     }
     if backend in _BACKENDS:  # as imported: the package may be tensorflow-cpu
         versions[backend] = getattr(sys.modules.get(backend), "__version__", None)
     return versions
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 @cache

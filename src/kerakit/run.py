@@ -367,8 +367,9 @@ class Run(OutputFolder):
         self.check_intact()
         with shielded():
             check_disk_space(self.checkpoints, estimate_weights_size(model))
-            others = [one for one in self.list_checkpoints() if one.file != path.name]
-            if len(others) < len(self.list_checkpoints()):
+            listed = self.list_checkpoints()
+            others = [one for one in listed if one.file != path.name]
+            if len(others) < len(listed):
                 self._write_index(others)  # no entry has the SHA-256 of a file that is replaced
             with atomic_write(path) as temporary:
                 model.save_weights(temporary)
@@ -382,7 +383,7 @@ class Run(OutputFolder):
             # Once, and before files are removed: a kill in between leaves an unlisted file, never a
             # listed one that is missing, or the newest in the place of the best.
             self._write_index(ranked[:limit])
-            for dropped in ranked[len(ranked[:limit]) :]:
+            for dropped in ranked[limit:] if limit is not None else []:
                 (self.checkpoints / dropped.file).unlink(missing_ok=True)
             self.drop_previous()
         return checkpoint

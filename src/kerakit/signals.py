@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 TERMINATION = (signal.SIGTERM, signal.SIGHUP)
 """Sent by schedulers, ``kill`` and closed terminals."""
@@ -46,8 +46,15 @@ def raise_on_signals() -> None:
 
 
 def _raise(number: int, _frame: FrameType | None) -> None:
-    # A scheduler repeats its signal: only the first one interrupts, the others would interrupt
-    # what cleans up.
+    terminate(number)
+
+
+def terminate(number: int) -> NoReturn:
+    """Raise ``Terminated`` for a signal.
+
+    A scheduler repeats its signal: only the first one interrupts, the others would interrupt what
+    saves and cleans up.
+    """
     for other in TERMINATION:
         signal.signal(other, signal.SIG_IGN)
     raise Terminated(number)

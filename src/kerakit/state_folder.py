@@ -195,7 +195,7 @@ def _load(path: Path) -> SavedState:
 
 
 def _remove(path: Path) -> None:
-    """Remove the folder of a state; its manifest first, without which it is no state."""
+    """Remove the folder of a state; its manifest first, without which it is damaged."""
     with contextlib.suppress(OSError):
         (path / _MANIFEST).unlink(missing_ok=True)
     shutil.rmtree(path, ignore_errors=True)

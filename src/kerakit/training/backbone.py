@@ -8,7 +8,6 @@ import importlib
 import io
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import keras
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from kerakit import nested
 from kerakit.errors import JobError
 from kerakit.inference import PredictFn, keras_predict_fn, output_names
-from kerakit.machine import available_cores, has_accelerator
+from kerakit.machine import available_cores, has_accelerator, package_version
 
 Features = NDArray[np.float32]
 
@@ -56,19 +55,12 @@ class Backbone:
             identity.update(np.ascontiguousarray(weight).tobytes())
         backend = keras.backend.backend()
         versions = (
-            *(backend, keras.version(), _version("ai-edge-litert"), has_accelerator()),
+            *(backend, keras.version(), package_version("ai-edge-litert") or "", has_accelerator()),
             getattr(importlib.import_module(backend), "__version__", ""),
             keras.config.dtype_policy().name,
         )
         identity.update(repr(versions).encode())
         return identity.digest()
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
 
 
 def _fastest_predict_fn(backbone: keras.Model) -> PredictFn:

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
-from kerakit.signals import TERMINATION, Terminated
+from kerakit.signals import TERMINATION, terminate
 
 
 class StopSignals:
@@ -55,9 +55,7 @@ class StopSignals:
         self._is_deferred = False
         if self.requested in (None, signal.SIGINT):
             raise KeyboardInterrupt
-        for one in TERMINATION:  # a repeated one would interrupt what saves and cleans up
-            signal.signal(one, signal.SIG_IGN)
-        raise Terminated(self.requested or signal.SIGTERM)
+        terminate(self.requested or signal.SIGTERM)
 
     def _receive(self, number: int, frame: Any) -> None:  # noqa: ARG002 - of the signal module
         is_first = self.requested is None

@@ -76,7 +76,7 @@ class StateSaver(keras.callbacks.Callback):
             if self._remaining.is_active:
                 self._skipped = self._remaining.start
                 assert self._saved is not None  # noqa: S101 - _restore() was called
-                _assign("metrics", self.model.metrics_variables, self._saved)
+                restore_variables("metrics", self.model.metrics_variables, self._saved)
                 metrics = self.model.get_metrics_result()
                 self._skipped_logs = {name: float(value) for name, value in metrics.items()}
                 self._train_function = self.model.train_function
@@ -237,7 +237,7 @@ class StateSaver(keras.callbacks.Callback):
             self.model.jax_state_sync()
         variables = self._variables()
         for group in groups:
-            _assign(group, variables[group], saved)
+            restore_variables(group, variables[group], saved)
         values, steps = saved.values, self.params["steps"]
         self._state.callback_states.restore(self._callbacks, values["callbacks"], saved.arrays)
         if values["steps"] != steps:  # with another batch size
@@ -314,16 +314,12 @@ def _to_numpy(variable: Any) -> NDArray[Any]:
     return array.view(f"u{array.dtype.itemsize}") if array.dtype.kind == "V" else array
 
 
-def restore_variables(group: str, variables: Iterable[Any], saved: SavedState) -> None:
+def restore_variables(group: str, variables: Sequence[Any], saved: SavedState) -> None:
     """Set variables to those of a saved state.
 
     Raises:
         UserError: numbers or shapes of the variables differ.
     """
-    _assign(group, list(variables), saved)
-
-
-def _assign(group: str, variables: Sequence[Any], saved: SavedState) -> None:
     names = sorted(name for name in saved.arrays if name.startswith(f"{group}/"))
     arrays = [saved.arrays[name] for name in names]
     shapes = [tuple(array.shape) for array in arrays]

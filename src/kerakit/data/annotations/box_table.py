@@ -154,6 +154,9 @@ class _Collected:
 
     def __init__(self, listing: Listing) -> None:
         self._listing = listing
+        self._stems = {
+            image.rpartition("/")[2].rpartition(".")[0]: image for image in listing.images
+        }
         self._rows: dict[str, int] = {}
         self._splits: list[int] = []
         self._sizes: list[tuple[int, int]] = []
@@ -199,13 +202,10 @@ class _Collected:
     def _find_rows(self, file: str, names: Sequence[str]) -> NDArray[np.int64]:
         """Return the row of each image, -1 for those that do not exist."""
         folder = file.rpartition("/")[0]
-        stems = {
-            image.rpartition("/")[2].rpartition(".")[0]: image for image in self._listing.images
-        }
         found, mode = [], split_of_path(file)
         for name in names:
             image = self._listing.find_image(name.removeprefix("./"), folder, mode)
-            image = image or stems.get(name.rpartition("/")[2])  # image_id without extension
+            image = image or self._stems.get(name.rpartition("/")[2])  # image_id without extension
             if image is None:
                 self._faults.append((f"{file}: {name}", "label without image", ""))
                 found.append(-1)
