@@ -12,7 +12,8 @@ from typing import Any
 from kerakit.config import PROVENANCE, UNRECORDED
 from kerakit.errors import JobError, UserError, list_names, printable
 from kerakit.files import damaged, read_json
-from kerakit.run import Run, check_hdf5
+from kerakit.run import Run
+from kerakit.weights import check_hdf5
 
 _OWN_FLAGS = (*UNRECORDED, "data_dir")
 """Flags that a record does not have: they do not change the weights, or are passed here."""

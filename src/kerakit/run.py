@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from kerakit import __version__
 from kerakit.architecture import fingerprint
-from kerakit.errors import JobError, UserError, first_line, list_names, printable
+from kerakit.errors import JobError, UserError, first_line
 from kerakit.files import (
     RESTORE,
     OutputFolder,
@@ -40,6 +40,7 @@ from kerakit.locks import (
 from kerakit.set_aside import SetAside
 from kerakit.signals import shielded
 from kerakit.state_folder import StateFolder
+from kerakit.weights import check_hdf5, check_weights, estimate_weights_size
 
 if TYPE_CHECKING:
     import keras
@@ -48,9 +49,6 @@ _PLOTS = ("train_batch", "val_batch", "curves", "confusion_matrix", "mistakes")
 
 _STARTED = {"kerakit": __version__}
 """Content of config.json until the flags of the run are written."""
-
-_MAX_DEPTH = 100
-"""Depth of groups in a weights file; that of Keras is the nesting of models."""
 
 MIN_SECONDS = 60
 """Shortest training before the end of the first epoch that Ctrl-C and errors do not discard."""
@@ -485,11 +483,6 @@ def sort_key(value: float | None, higher_is_better: bool) -> float:
     return -value if higher_is_better else value
 
 
-def estimate_weights_size(model: keras.Model) -> int:
-    """Return the approximate size of a weights file of ``model`` in bytes (float32, HDF5)."""
-    return int(sum(math.prod(weight.shape) for weight in model.weights) * 4 * 1.05) + 2**20
-
-
 def load_weights(model: keras.Model, path: Path | str) -> Path:
     """Load weights into ``model``; return the path of the weights file.
 
@@ -535,65 +528,6 @@ def load_weights(model: keras.Model, path: Path | str) -> Path:
         _check_architecture(model, run)
     check_weights(model, str(path))
     return path
-
-
-def check_hdf5(path: Path) -> None:
-    """Raise UserError for a file that refers to other files, or is damaged.
-
-    HDF5 follows such references silently: weights would be the content of any file of this machine.
-    """
-    import h5py
-
-    def check(group: h5py.Group, depth: int) -> None:
-        for name in group:
-            link = group.get(name, getlink=True)
-            item = group.get(name) if isinstance(link, h5py.HardLink) else None
-            is_external = isinstance(item, h5py.Dataset) and (item.external or item.is_virtual)
-            if not isinstance(link, h5py.HardLink) or is_external:
-                raise UserError(
-                    f"{path} refers to other data at {printable(name)}; expected a file of weights "
-                    "without links. It was not written by Keras."
-                )
-            if isinstance(item, h5py.Group):
-                if depth > _MAX_DEPTH:
-                    raise ValueError("its groups are nested too deeply")
-                check(item, depth + 1)
-
-    try:
-        with h5py.File(path, "r") as file:
-            check(file, 0)
-    except UserError:
-        raise
-    except Exception as error:
-        # h5py raises OSError, RuntimeError, TypeError and others for damaged files.
-        raise damaged(path, first_line(error)) from None
-
-
-def check_weights(model: keras.Model, origin: str) -> None:
-    """Raise UserError if weights are NaN or infinite, as after a diverged training.
-
-    Args:
-        model: a built model.
-        origin: the weights' file or model, for the message.
-
-    >>> import keras
-    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, name="scores")])
-    >>> model.set_weights([weight + float("nan") for weight in model.get_weights()])
-    >>> check_weights(model, "best.weights.h5")
-    Traceback (most recent call last):
-    kerakit.errors.UserError: best.weights.h5 has NaN or infinite weights in 2 of 2 arrays, ...
-    """
-    import numpy as np
-
-    invalid = [weight for weight in model.weights if not np.isfinite(np.asarray(weight)).all()]
-    if invalid:
-        # A weight's path is LAYER/WEIGHT, with nested models in front.
-        layers = list(dict.fromkeys(weight.path.rpartition("/")[0] for weight in invalid))
-        raise UserError(
-            f"{origin} has NaN or infinite weights in {len(invalid)} of {len(model.weights)} "
-            f"arrays, those of the layers {list_names(layers)}. The training diverged: train again "
-            "with a lower --learning_rate, or from another checkpoint."
-        )
 
 
 def _check_architecture(model: keras.Model, run: Run) -> None:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from kerakit.errors import UserError, first_line
 from kerakit.inference import keras_predict_fn
-from kerakit.run import check_weights
 from kerakit.tasks.base import Task, label_lines
+from kerakit.weights import check_weights
 
 _OTHER_SHAPES = ("circle", "ctc")
 """Losses of Keras whose targets have another shape than the outputs."""

@@ -12,7 +12,7 @@ from kerakit.deploy.formats.base import ExportSource, WrittenFormat
 from kerakit.errors import JobError, first_line
 from kerakit.files import check_disk_space
 from kerakit.inference import PredictFn, keras_predict_fn
-from kerakit.run import estimate_weights_size
+from kerakit.weights import estimate_weights_size
 
 if TYPE_CHECKING:
     import keras

@@ -12,7 +12,7 @@ from kerakit.console import quiet_logs
 from kerakit.deploy.formats.base import ExportSource, WrittenFormat
 from kerakit.files import check_disk_space
 from kerakit.inference import PredictFn, name_outputs, output_names
-from kerakit.run import estimate_weights_size
+from kerakit.weights import estimate_weights_size
 
 if TYPE_CHECKING:
     import keras
