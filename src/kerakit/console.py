@@ -16,8 +16,9 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from kerakit.errors import UserError, printable_lines
 from kerakit.errors import printable as printable
-from kerakit.errors import printable_lines
+from kerakit.extras import BACKENDS, install_command, is_installed
 
 SECONDS_BETWEEN_LINES = 2
 """Interval of progress lines where stdout is not a terminal."""
@@ -80,11 +81,16 @@ def quiet_startup() -> Iterator[None]:
     ``keras.wrappers``, ``keras.visualization`` and a converter: a third of the import time. To use
     these, import the package before.
 
+    Raises:
+        UserError: the package of Keras's backend is not installed.
+
     >>> with quiet_startup():
     ...     import keras
     """
     optional = ["sklearn", "matplotlib"]
-    if _keras_backend() == "tensorflow":
+    backend = _keras_backend()
+    check_backend(backend)
+    if backend == "tensorflow":
         optional.append("jax")
     hidden = [name for name in optional if name not in sys.modules]
     with redirect_native_output():
@@ -94,6 +100,20 @@ def quiet_startup() -> Iterator[None]:
         finally:
             for name in hidden:
                 sys.modules.pop(name, None)
+
+
+def check_backend(name: str) -> None:
+    """Raise UserError if the package of a backend of Keras is not installed.
+
+    >>> check_backend("tensorflow")
+    """
+    if name not in BACKENDS or is_installed(name):
+        return
+    install = install_command(BACKENDS[name]) if BACKENDS[name] else f"pip install {name}"
+    needed = ", which an export needs," if name == "tensorflow" else ""
+    others = [f"KERAS_BACKEND={other}" for other in BACKENDS if is_installed(other)]
+    use = f" Or train and evaluate with {' or '.join(others)}." if others else ""
+    raise UserError(f"Keras's backend {name}{needed} is not installed: {install}{use and '.'}{use}")
 
 
 def _keras_backend() -> str:

@@ -10,6 +10,13 @@ from collections.abc import Iterable
 
 from kerakit.errors import UserError
 
+BACKENDS = {"tensorflow": "cpu", "jax": "jax", "torch": ""}
+"""Backends of Keras, by the names of their packages, and the extra of each, if any.
+
+>>> BACKENDS["jax"]
+'jax'
+"""
+
 
 def install_command(extra: str) -> str:
     """Return the pip command that installs the packages of an extra, such as ``onnx``.

@@ -69,8 +69,32 @@ def keras_predict_fn(model: keras.Model, names: tuple[str, ...] = ()) -> Predict
     >>> keras_predict_fn(model)(np.zeros((5, 2, 2, 3), np.uint8)).shape
     (5, 12)
     """
+    import keras
+
     names = names or output_names(model)
-    return lambda images: name_outputs(model.predict_on_batch(images), names)
+    run = _jax_predict_fn(model) if keras.backend.backend() == "jax" else model.predict_on_batch
+    return lambda images: name_outputs(run(images), names)
+
+
+def _jax_predict_fn(model: keras.Model) -> Callable[[Any], Any]:
+    """Return the function without donation: Keras's own deletes the arrays of all variables.
+
+    The moving averages of an optimizer share arrays with the variables of the model.
+    """
+    import jax
+    import keras
+
+    def run(variables: Any, images: Any) -> Any:
+        return model.stateless_call(*variables, images, training=False)[0]
+
+    compiled = jax.jit(run)
+
+    def predict(images: Any) -> Any:
+        variables = model.trainable_variables, model.non_trainable_variables
+        values = [[variable.value for variable in part] for part in variables]
+        return keras.tree.map_structure(np.asarray, compiled(values, images))
+
+    return predict
 
 
 def check_finite(outputs: Any) -> Any:

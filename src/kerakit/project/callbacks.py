@@ -51,7 +51,7 @@ def get(
         callbacks.append(training.Checkpoints(run, MONITOR, HIGHER_IS_BETTER, limit, model))
     callbacks.append(training.HistoryWriter(run))
     if tensorboard:
-        callbacks.append(keras.callbacks.TensorBoard(run.logs, write_graph=False))
+        callbacks.append(training.TensorBoard(run.logs))
     if early_stopping:
         mode = "max" if HIGHER_IS_BETTER else "min"
         callbacks.append(keras.callbacks.EarlyStopping(MONITOR, patience=PATIENCE, mode=mode))

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         split_at,
     )
     from kerakit.training.task_metrics import TaskMetrics
+    from kerakit.training.tensorboard_logs import TensorBoard
     from kerakit.training.throughput import ThroughputMonitor
     from kerakit.training.trackers import get_trackers
     from kerakit.training.tune import find_batch_size, find_learning_rate, set_mixed_precision
@@ -56,6 +57,7 @@ _HOMES = {
     "HistoryWriter": "kerakit.training.callbacks",
     "Search": "kerakit.training.search",
     "TaskMetrics": "kerakit.training.task_metrics",
+    "TensorBoard": "kerakit.training.tensorboard_logs",
     "TrainingState": "kerakit.training.resume",
     "ThroughputMonitor": "kerakit.training.throughput",
     "check_trackers": "kerakit.extras",
@@ -83,6 +85,7 @@ __all__ = [
     "Search",
     "StepScheduler",
     "TaskMetrics",
+    "TensorBoard",
     "ThroughputMonitor",
     "TrainingState",
     "apply_sample_weights",

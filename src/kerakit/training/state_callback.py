@@ -340,7 +340,7 @@ def restore_variables(group: str, variables: Sequence[Any], saved: SavedState) -
 def _measure_logs(callbacks: Iterable[Any], folder: Path) -> dict[str, int]:
     """Return the size of each event file, after what was logged so far was written."""
     for callback in callbacks:
-        if isinstance(callback, keras.callbacks.TensorBoard):
+        if isinstance(callback, keras.callbacks.TensorBoard):  # added in callbacks.py
             for writer in callback._writers.values():
                 writer.flush()
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in _events(folder)}
