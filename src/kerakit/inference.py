@@ -72,29 +72,38 @@ def keras_predict_fn(model: keras.Model, names: tuple[str, ...] = ()) -> Predict
     import keras
 
     names = names or output_names(model)
-    run = _jax_predict_fn(model) if keras.backend.backend() == "jax" else model.predict_on_batch
+    is_jax = keras.backend.backend() == "jax"
+    run = compiled_call(model) if is_jax else model.predict_on_batch
     return lambda images: name_outputs(run(images), names)
 
 
-def _jax_predict_fn(model: keras.Model) -> Callable[[Any], Any]:
-    """Return the function without donation: Keras's own deletes the arrays of all variables.
+def compiled_call(model: keras.Model) -> Callable[[Any], Any]:
+    """Return ``model(images, training=False)`` as one compiled function on JAX.
 
-    The moving averages of an optimizer share arrays with the variables of the model.
+    There, Keras compiles each operation of such a call, and its ``predict`` deletes the arrays of
+    the variables, which the moving averages of an optimizer may share. On other backends: the call.
+
+    >>> import keras
+    >>> model = keras.Sequential([keras.Input((2, 2, 3)), keras.layers.Flatten()])
+    >>> compiled_call(model)(np.zeros((5, 2, 2, 3), np.uint8)).shape[1]
+    12
     """
-    import jax
     import keras
+
+    if keras.backend.backend() != "jax":
+        return lambda images: model(images, training=False)
+    import jax
 
     def run(variables: Any, images: Any) -> Any:
         return model.stateless_call(*variables, images, training=False)[0]
 
     compiled = jax.jit(run)
 
-    def predict(images: Any) -> Any:
+    def call(images: Any) -> Any:
         variables = model.trainable_variables, model.non_trainable_variables
-        values = [[variable.value for variable in part] for part in variables]
-        return keras.tree.map_structure(np.asarray, compiled(values, images))
+        return compiled([[variable.value for variable in part] for part in variables], images)
 
-    return predict
+    return call
 
 
 def check_finite(outputs: Any) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kerakit.errors import UserError, first_line
-from kerakit.inference import keras_predict_fn
+from kerakit.inference import compiled_call, keras_predict_fn
 from kerakit.tasks.base import Task, label_lines
 from kerakit.weights import check_weights
 
@@ -70,7 +70,7 @@ def _predict(model: keras.Model, images: Any) -> list[NDArray[Any]]:
     if len(model.outputs) == 1 and _ends_in_softmax(model):
         shape = (len(images), *model.outputs[0].shape[1:])
         return [np.full(shape, 1 / shape[-1], np.float32)]
-    outputs = keras.tree.flatten(model(images, training=False))
+    outputs = keras.tree.flatten(compiled_call(model)(images))
     return [keras.ops.convert_to_numpy(output) for output in outputs]
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from kerakit import __version__
 from kerakit.errors import KerakitError, UserError, first_line
+from kerakit.inference import compiled_call
 from kerakit.signals import shielded
 from kerakit.state_folder import SavedState
 from kerakit.training.callbacks import StepScheduler
@@ -250,7 +251,7 @@ class StateSaver(keras.callbacks.Callback):
         """Create the variables of metrics, as the first step does: to be restored before it."""
         assert self._remaining is not None  # noqa: S101 - by the caller
         x, y, weights = keras.utils.unpack_x_y_sample_weight(_first_samples(self._remaining[0]))
-        outputs = self.model(x, training=False)
+        outputs = compiled_call(self.model)(x)
         self.model.compute_loss(x, y, outputs, weights, training=False)
         self.model.compute_metrics(x, y, outputs, weights)
 
