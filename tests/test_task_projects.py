@@ -40,10 +40,17 @@ def test_projects_differ_in_few_lines(task: str) -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_the_search_suggests_mixup_where_labels_can_be_blended(task: str, tmp_path: Path) -> None:
     create_project(tmp_path / "project", task)
-    with template_modules(tmp_path / "project") as load:
+    assert suggests_mixup(tmp_path / "project") == (task not in SPATIAL)
+    if task == "multitask":
+        edit(tmp_path / "project" / "task.py", '"size": Regression', '"size": Segmentation')
+        edit(tmp_path / "project" / "task.py", "MultiTask, Regression", "MultiTask, Segmentation")
+        assert not suggests_mixup(tmp_path / "project")
+
+
+def suggests_mixup(project: Path) -> bool:
+    with template_modules(project) as load:
         args = load("config").TrainConfig(save_to=Path("progress/search"))
-        flags = load("search").suggest(optuna.create_study().ask(), args)
-    assert ("mixup" in flags) == (task in ("classification", "multilabel", "regression"))
+        return "mixup" in load("search").suggest(optuna.create_study().ask(), args)
 
 
 def make(folder: Path, task: str, count: int) -> Project:

@@ -19,7 +19,8 @@ from sklearn.datasets import load_sample_image
 
 from kerakit import ImageError
 from kerakit.data import DataReader, read_image
-from kerakit.data.check import Finding, check_images
+from kerakit.data.check import check_images
+from kerakit.data.findings import Finding
 from projects import write_image
 
 PHOTO = load_sample_image("china.jpg")

@@ -15,6 +15,7 @@ from pyarrow import parquet
 
 from kerakit import UserError
 from kerakit.data import KeypointReader, ObjectReader, recognize
+from kerakit.data.check import check_images, open_dataset
 
 SIZE = (40, 20)
 
@@ -232,3 +233,42 @@ def test_near_misses_of_points(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "points.csv").write_text(text)
     with pytest.raises(UserError, match=message):
         KeypointReader(tmp_path / "points.csv")
+
+
+def test_the_check_names_faults_of_points(tmp_path: Path) -> None:
+    make(tmp_path, "a.png", "b.png", "c.png", "d.png")
+    rows = [
+        "path,nose_x,nose_y,nose_v,ear_x,ear_y,ear_v,tail_x,Tail_y",
+        "a.png,80,5,2,20,10,2,1,1",  # outside
+        "b.png,4,nan,2,20,10,7,1,1",
+        "c.png,20,10,1,20,10,-1,1,1",
+        "d.png,8,8,0.5,8,8,2,1,1",
+        "e.png,,,,,,,1,1",
+    ]
+    (tmp_path / "points.csv").write_text("\n".join(rows))
+    reader = open_dataset(tmp_path / "points.csv")
+    assert isinstance(reader, KeypointReader)
+    labels = {"empty class", "duplicate", "near duplicate", "leak", "conflicting labels", "tiny"}
+    found = [(f.key, f.kind, f.detail) for f in check_images(reader, 1) if f.kind not in labels]
+    assert found == [
+        ("e.png", "unreadable", "No such file or directory"),
+        ("e.png", "image without labels", "no keypoints"),
+        ("b.png", "point with NaN", "nose at 0.1, nan, visibility 2"),
+        ("a.png", "point outside the image", "nose at 2, 0.25, visibility 2"),
+        ("b.png", "visibility", "ear at 0.5, 0.5, visibility 7"),
+        ("c.png", "visibility", "ear at 0.5, 0.5, visibility -1"),
+        ("d.png", "visibility", "nose at 0.2, 0.4, visibility 0.5"),
+        ("d.png", "duplicate point", "ear at 0.2, 0.4, visibility 2"),
+        ("points.csv", "incomplete point", "column tail_x"),
+        ("points.csv", "incomplete point", "column Tail_y"),
+    ]
+    assert "point outside the image, which counts as absent: 1." in reader.warnings
+
+
+def test_most_points_may_be_absent(tmp_path: Path) -> None:
+    make(tmp_path, "a.png", "b.png")
+    (tmp_path / "points.csv").write_text(
+        "path,x1,y1,v1,x2,y2,v2,x3,y3,v3\na.png,20,10,2,0,0,0,0,0,0\nb.png,0,0,0,0,0,0,0,0,0"
+    )
+    reader = KeypointReader(tmp_path / "points.csv")
+    np.testing.assert_allclose(reader.target(0)["keypoints"][0], [0.5, 0.5, 2])

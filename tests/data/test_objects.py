@@ -502,6 +502,29 @@ def test_keypoints_of_the_largest_object(tmp_path: Path) -> None:
         KeypointReader(write(tmp_path / "other.json", coco(["a.png"], [box()])))
 
 
+def test_the_check_names_faults_of_keypoints(tmp_path: Path) -> None:
+    images(tmp_path, "a.png", "b.png")
+    page = coco(
+        ["a.png", "b.png"],
+        [
+            box(keypoints=[20, 10, 2, 500, 10, 2]),
+            box(image=11, keypoints=[20, 10, 2]),
+            box(image=11, bbox=[0, 0, 5, 5], keypoints=[20, 10, 3, 20, 10, 2]),
+        ],
+    )
+    page["categories"][0]["keypoints"] = ["nose", "ear"]
+    write(tmp_path / "annotations.json", page)
+    kinds = [
+        (f.kind, f.detail) for f in check_images(open_dataset(tmp_path), 1) if f.key.endswith("png")
+    ]
+    assert kinds == [
+        ("point outside the image", "ear at 2.5, 0.1, visibility 2"),
+        ("visibility", "nose at 0.1, 0.1, visibility 3"),
+        ("duplicate point", "ear at 0.1, 0.1, visibility 2"),
+        ("number of keypoints", "1 keypoints; expected 2"),
+    ]
+
+
 def test_keypoints_of_yolo(tmp_path: Path) -> None:
     images(tmp_path, "a.png")
     write(tmp_path / "data.yaml", "kpt_shape: [2, 3]\nnames: {0: face}\n")

@@ -13,10 +13,11 @@ if TYPE_CHECKING:
     from kerakit.data.decode import Pixels, decode_image, read_image
     from kerakit.data.generator import BatchGenerator
     from kerakit.data.index import ImageIndex
+    from kerakit.data.keypoint_reader import KeypointReader
     from kerakit.data.mask_reader import MaskReader
     from kerakit.data.mix import Mix
     from kerakit.data.mosaic import Mosaic
-    from kerakit.data.object_reader import KeypointReader, ObjectReader
+    from kerakit.data.object_reader import ObjectReader
     from kerakit.data.reader import (
         DataReader,
         Reader,
@@ -70,7 +71,7 @@ _HOMES = {
     "DataFormat": "kerakit.data.annotations.recognize",
     "DataReader": "kerakit.data.reader",
     "ImageIndex": "kerakit.data.index",
-    "KeypointReader": "kerakit.data.object_reader",
+    "KeypointReader": "kerakit.data.keypoint_reader",
     "MaskReader": "kerakit.data.mask_reader",
     "Mix": "kerakit.data.mix",
     "Mosaic": "kerakit.data.mosaic",

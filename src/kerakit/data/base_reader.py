@@ -29,7 +29,7 @@ class LabelFault(NamedTuple):
 
     Attributes:
         key: key of the image, or path of the file.
-        kind: a kind of ``kerakit.data.check.FINDINGS``.
+        kind: a kind of ``kerakit.data.findings.FINDINGS``.
         detail: the object or the value.
     """
 

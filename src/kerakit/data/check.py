@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 from collections import Counter
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from kerakit.console import print_table, printable
+from kerakit.data.annotations.point_table import is_point_table
 from kerakit.data.annotations.recognize import recognize
 from kerakit.data.base_reader import BaseReader
 from kerakit.data.decode import (
@@ -25,7 +27,9 @@ from kerakit.data.decode import (
     read_bytes,
 )
 from kerakit.data.exclusions import read_exclusions, write_list
+from kerakit.data.findings import FINDINGS, HUGE, TINY, Finding
 from kerakit.data.folders import similar_names
+from kerakit.data.keypoint_reader import KeypointReader
 from kerakit.data.mask_reader import MaskReader
 from kerakit.data.object_reader import ObjectReader
 from kerakit.data.reader import DataReader, unmeasured_classes
@@ -39,46 +43,7 @@ from kerakit.data.table_reader import (
 )
 from kerakit.data.tables import index_columns
 from kerakit.device.photo import upright_size
-from kerakit.errors import ImageError
-
-TINY, HUGE = 32, 50_000_000
-"""Images with a side of fewer pixels are tiny; images with more pixels in total are huge."""
-
-FINDINGS = {
-    "empty class": "the class has no training images; add some, or remove the class",
-    "unreadable": "cannot be decoded, or is truncated",
-    "conflicting labels": "the same file in several classes",
-    "leak": "a training image that is nearly identical to a held-out image of its class",
-    "duplicate": "the same file twice",
-    "near duplicate": "nearly identical to another image of its split",
-    "similar in another class": "nearly identical to an image of another class: check the labels",
-    "wrong file extension": "the extension does not match the file format; the file is read anyway",
-    "JPEG warning": "the file violates the format, but its pixels are complete; it is read",
-    "damaged frame": "a frame after the first one is damaged; only the first frame is read",
-    "multiple frames": "an animation; only the first frame is read",
-    "tiny": f"a side shorter than {TINY} pixels",
-    "huge": f"more than {HUGE // 10**6} million pixels",
-    "unsupported format": "the image is ignored; convert it to JPEG or PNG",
-    "unreadable labels": "the annotation file cannot be read; its image is omitted",
-    "invalid annotation": "an object or a line that cannot be read; it is omitted",
-    "duplicate id": "the id of two images; both are omitted",
-    "label without image": "no such image; the label is ignored",
-    "image without labels": "used as an example without objects; without a mask, it is omitted",
-    "box with NaN": "the box is omitted",
-    "unknown class": "a class number beyond the names; the object is omitted",
-    "inverted corners": "a left corner beyond the right one; they are exchanged",
-    "box without area": "the box is omitted",
-    "box outside the image": "the box is clipped; it is omitted if nothing is left",
-    "duplicate box": "the same box of the same class twice; the copy is omitted",
-    "image of another size": "the annotations declare another size, by which boxes are scaled",
-    "unreadable mask": "the mask cannot be decoded",
-    "mask of another size": "the mask has another size than its image; it is resized",
-    "mask in colors": "expected class indices, or a color of each class (class_dict.csv)",
-    "unknown mask value": "a value or color without a class; training stops",
-    "similar class names": "they differ in case or spaces only; rename one of them",
-    "unused class": "no image has this class",
-}
-"""Kinds of findings and their meanings, in the order of the report."""
+from kerakit.errors import ImageError, UserError
 
 _ALIASES = {
     **dict.fromkeys((".jpeg", ".jpe", ".jfif"), ".jpg"),
@@ -92,23 +57,6 @@ _UNSUPPORTED = {
 }
 _CHUNK = 32
 """Images per task of the thread pool: few for smooth progress, many for little overhead."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A problem of one file.
-
-    Attributes:
-        key: path relative to the data folder.
-        kind: a key of ``FINDINGS``.
-        detail: the other file, the error, or the size.
-        exclude: whether readers omit the image.
-    """
-
-    key: str
-    kind: str
-    detail: str
-    exclude: bool = False
 
 
 class UncheckedReader(DataReader):
@@ -149,7 +97,12 @@ def open_dataset(data: Path, train_ratio: float = 0.8, seed: int = 0) -> BaseRea
         reader = MaskReader
     elif found.name != "classes":
         reader = ObjectReader
-    return reader(data, train_ratio, seed)
+    try:
+        return reader(data, train_ratio, seed)
+    except UserError:
+        if found.name != "labelme":
+            raise
+        return KeypointReader(data, train_ratio, seed)  # points alone
 
 
 def _table_reader(path: Path) -> type[BaseReader]:
@@ -158,7 +111,11 @@ def _table_reader(path: Path) -> type[BaseReader]:
     if "label" in columns:
         readers = {"set": MultiLabelReader, "number": RegressionReader}
         return readers.get(infer_kind(columns["label"]), UncheckedReader)
-    return MaskReader if "mask" in columns else TableReader if columns else UncheckedReader
+    if "mask" in columns:
+        return MaskReader
+    if is_point_table([*columns]):
+        return KeypointReader
+    return TableReader if columns else UncheckedReader
 
 
 def check_images(
@@ -215,9 +172,11 @@ def summarize_list(path: Path, findings: int, edits: int) -> str:
 def print_findings(reader: BaseReader, findings: list[Finding]) -> None:
     """Print the number of images per class and split, and each kind of finding with an example."""
     counts = [reader.counts(mode) for mode in MODES]
-    is_class = not isinstance(reader, TableReader | RegressionReader)
+    is_class = not isinstance(reader, TableReader | RegressionReader | KeypointReader)
     heading, number = "class" if is_class else "column", len(reader.class_names)
     size = f" in {number} classes" if is_class else f", columns: {number}"
+    if isinstance(reader, KeypointReader):
+        heading, size = "keypoint", f", keypoints: {number}"
     print_table(
         [heading, *MODES],
         [
@@ -395,6 +354,11 @@ def _check_labels(reader: BaseReader) -> Iterator[Finding]:
         yield Finding(names[0], "similar class names", ", ".join(map(repr, names[1:])))
     for key, kind, detail in reader.label_faults():
         yield Finding(key, kind, printable(detail))
+    if isinstance(reader, ObjectReader) and reader.has_keypoints():
+        # Objects of a COCO file may have none.
+        with contextlib.suppress(UserError):
+            for key, kind, detail in KeypointReader(reader.data).point_faults():
+                yield Finding(key, kind, printable(detail))
 
 
 def _unsupported(reader: BaseReader) -> Iterator[Finding]:

@@ -1,9 +1,9 @@
-"""Readers of objects: boxes, keypoints, and the classes and numbers of objects."""
+"""Readers of objects: boxes, and the classes and numbers of objects."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +17,21 @@ from kerakit.data.annotations.listing import Listing
 from kerakit.data.annotations.objects import (
     Annotations,
     Boxes,
-    ObjectColumns,
     box_faults,
     clean_boxes,
     fill_sizes,
 )
 from kerakit.data.annotations.per_image import read_kitti, read_labelme, read_voc, read_yolo
-from kerakit.data.annotations.point_table import read_points
 from kerakit.data.annotations.recognize import (
     FORMATS,
     TABLES,
     DataFormat,
-    recognize,
     recognize_listing,
 )
 from kerakit.data.base_reader import BaseReader, LabelFault
 from kerakit.data.folders import check_printable, warn_of_case_variants
 from kerakit.data.index import ImageIndex
 from kerakit.data.rarest import rarest_class
-from kerakit.data.tables import index_columns, is_table
 from kerakit.errors import UserError, printable
 
 OBJECT_FORMATS = ("coco", "voc", "yolo", "labelme", "kitti", "boxes")
@@ -156,13 +152,14 @@ def list_objects(data: Path, other: str = "") -> ListedObjects:
     warnings = boxes.warnings()
     if without := int((np.diff(boxes.offsets) == 0).sum()):
         warnings.append(f"images without objects, which are examples, too: {without:,}.")
-    index = _make_index(root, annotations, rarest_class(counts > 0), warnings)
+    index = make_index(root, annotations, rarest_class(counts > 0), warnings)
     return ListedObjects(found, annotations, boxes, counts, index)
 
 
-def _make_index(
+def make_index(
     root: Path, annotations: Annotations, strata: NDArray[np.int32], warnings: Sequence[str]
 ) -> ImageIndex:
+    """Return the index of the images of annotation files."""
     return ImageIndex(
         root,
         pa.array([image.encode("utf-8", "surrogateescape") for image in annotations.images]),
@@ -177,11 +174,10 @@ def _make_index(
     )
 
 
-class _AnnotatedReader(BaseReader):
+class AnnotatedReader(BaseReader):
     """Base of the readers of annotation files."""
 
     _annotations: Annotations
-    _boxes: Boxes
     format: DataFormat
 
     def declared_sizes(self) -> NDArray[np.int32]:
@@ -195,7 +191,7 @@ class _AnnotatedReader(BaseReader):
             yield LabelFault(key, kind, detail)
 
 
-class ObjectReader(_AnnotatedReader):
+class ObjectReader(AnnotatedReader):
     r"""Images with boxes of objects: COCO, YOLO, Pascal VOC, LabelMe, KITTI, tables of boxes.
 
     The format is recognized, see ``recognize``. Annotations are dictionaries: "boxes", float32
@@ -234,6 +230,8 @@ class ObjectReader(_AnnotatedReader):
     ([[0.375, 0.25, 0.625, 0.75]], (0, 4))
     """
 
+    _boxes: Boxes
+
     def read_index(self, data: Path) -> ImageIndex:
         """Return the index of the images that annotation files list."""
         found = list_objects(data)
@@ -251,6 +249,10 @@ class ObjectReader(_AnnotatedReader):
             "crowd": boxes.crowd[start:stop],
         }
 
+    def has_keypoints(self) -> bool:
+        """Return whether the annotation files name keypoints, for ``KeypointReader``."""
+        return bool(self._annotations.point_names)
+
     def presence(self) -> NDArray[np.bool_]:
         """Return the classes of the objects of each image, bool (n, classes)."""
         presence: NDArray[np.bool_] = self._counts[self.rows] > 0
@@ -264,111 +266,3 @@ class ObjectReader(_AnnotatedReader):
             yield LabelFault(images[row], kind, detail)
         for row in self.rows[np.diff(self._boxes.offsets)[self.rows] == 0]:
             yield LabelFault(images[row], "image without labels")
-
-
-class KeypointReader(_AnnotatedReader):
-    r"""Images with the keypoints of one object each: COCO, YOLO pose, LabelMe, tables.
-
-    Annotations are ``{"keypoints": float32 (points, 3)}``: x and y as fractions of width and height
-    of the upright image, and the visibility: 0 absent, 1 hidden, 2 visible. Of several objects, the
-    largest one is used; images without keypoints are omitted. In LabelMe, points are shapes of type
-    point, whose labels are their names. A table has a row per image, and columns such as
-    ``nose_x``, ``nose_y`` and optionally ``nose_v``, or ``x1``, ``y1``, ``v1``.
-
-    Args:
-        data: folder, table, or annotation file (COCO, data.yaml of YOLO).
-        train_ratio: as for ``DataReader``.
-        seed: as for ``DataReader``.
-        exclusions: as for ``DataReader``.
-
-    Attributes:
-        class_names: names of the points.
-        format: the format of the data, and what it was recognized by.
-
-    >>> from tempfile import TemporaryDirectory
-    >>> with TemporaryDirectory() as folder:
-    ...     for i in range(3):
-    ...         (Path(folder) / f"{i}.jpg").touch()
-    ...         _ = (Path(folder) / f"{i}.json").write_text(
-    ...             '{"imageWidth": 100, "imageHeight": 50, "shapes": [{"label": "nose", '
-    ...             '"points": [[25, 25]], "shape_type": "point"}]}')
-    ...     reader = KeypointReader(folder)
-    >>> reader.class_names, reader.target(0)["keypoints"].tolist()
-    (('nose',), [[0.25, 0.5, 2.0]])
-    """
-
-    def read_index(self, data: Path) -> ImageIndex:
-        """Return the index of the images with keypoints."""
-        if is_table(data):
-            return self._read_table(data)
-        root, self.format, annotations = read_objects(data, points=True)
-        columns, names = annotations.objects, annotations.point_names
-        rows = np.frombuffer(columns.rows, np.int64)
-        boxes = np.frombuffer(columns.boxes, np.float64).reshape(-1, 4)
-        areas = np.abs((boxes[:, 2:] - boxes[:, :2]).prod(axis=1))
-        largest: dict[int, int] = {}
-        several = invalid = 0
-        for i, values in columns.keypoints.items():
-            row = int(rows[i])
-            if len(values) != 3 * len(names) or row < 0:
-                invalid += row >= 0
-                continue
-            several += row in largest
-            if row not in largest or areas[i] > areas[largest[row]]:
-                largest[row] = i
-        if not largest:
-            raise UserError(
-                f"{data} ({self.format}) has no keypoints. Expected keypoints with names in COCO, "
-                "kpt_shape in data.yaml of YOLO, or shapes of type point in LabelMe."
-            )
-        selected = np.array(sorted(largest), np.int64)
-        points = np.array([columns.keypoints[largest[row]] for row in selected], np.float32)
-        self._points = points.reshape(len(selected), -1, 3)
-        if annotations.in_pixels:
-            self._points[..., :2] /= np.maximum(annotations.sizes[selected], 1)[:, None]
-        self._points = _clean_points(self._points)
-        without = len(annotations.images) - len(selected)
-        annotations.images = [annotations.images[row] for row in selected]
-        annotations.splits = annotations.splits[selected]
-        annotations.sizes = annotations.sizes[selected]
-        annotations.class_names = names
-        self._annotations = annotations
-        counts = {
-            "objects beside the largest one of an image, omitted": several,
-            "objects with another number of keypoints, omitted": invalid,
-            "images without keypoints, omitted": without,
-        }
-        warnings = [f"{kind}: {count:,}." for kind, count in counts.items() if count]
-        return _make_index(root, annotations, np.zeros(len(selected), np.int32), warnings)
-
-    def _read_table(self, data: Path) -> ImageIndex:
-        self.format = recognize(data)
-        index, cells = index_columns(data)
-        names, points, warnings = read_points(data, index, cells)
-        check_printable(names, data)
-        self._points = _clean_points(points)
-        if not self._points.any():
-            raise UserError(f"{data} has no keypoints inside of its {len(points):,} images.")
-        sizes = np.zeros((len(points), 2), np.int32)
-        self._annotations = Annotations([], sizes, index.splits, ObjectColumns(), names)
-        return replace(index, class_names=names, warnings=(*index.warnings, *warnings))
-
-    def target(self, i: int) -> dict[str, NDArray[np.float32]]:
-        """Return the keypoints of image ``i``."""
-        return {"keypoints": self._points[self.rows[i]]}
-
-    def presence(self) -> NDArray[np.bool_]:
-        """Return the points that each image has, bool (n, points)."""
-        presence: NDArray[np.bool_] = self._points[self.rows][..., 2] > 0
-        return presence
-
-
-def _clean_points(points: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return points whose visibility is 0, 1 or 2; those with NaN or outside are absent."""
-    positions = points[..., :2]
-    with np.errstate(invalid="ignore"):
-        inside = ((positions >= 0) & (positions <= 1)).all(axis=-1)
-        inside &= np.isfinite(points[..., 2]) & (points[..., 2] > 0)
-    cleaned = np.where(inside[..., None], points, np.float32(0))
-    cleaned[..., 2] = np.minimum(np.ceil(cleaned[..., 2]), 2)
-    return cleaned

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -55,13 +55,21 @@ class MultiTask(Task):
         }
         self.needs_map = any(task.needs_map for task in self.tasks.values())
         self.has_coordinates = any(task.has_coordinates for task in self.tasks.values())
-        self.mix_methods = tuple(
-            method
-            for method in ("mixup", "cutmix")
-            if all(method in task.mix_methods for task in self.tasks.values())
-        )
+        self.mix_methods = _common_methods(self.tasks.values())
         self.frozen = min(task.frozen for task in self.tasks.values())
         self.end_to_end = any(task.end_to_end for task in self.tasks.values())
+
+    @classmethod
+    def of(cls, tasks: Mapping[str, type[Task]]) -> type[Self]:
+        """Return a subclass whose ``mix_methods`` are those of classes of tasks.
+
+        ``search.py`` reads them before a dataset names the classes.
+
+        >>> from kerakit.tasks import Classification, Regression
+        >>> MultiTask.of({"animal": Classification, "age": Regression}).mix_methods
+        ('mixup',)
+        """
+        return type(cls.__name__, (cls,), {"mix_methods": _common_methods(tasks.values())})
 
     def spec(self) -> dict[str, Any]:
         """Return the values of all tasks."""
@@ -327,6 +335,12 @@ class MultiTask(Task):
                 for one in task.report(parts, targets[name])
             ]
         return sections
+
+
+def _common_methods(tasks: Iterable[Task | type[Task]]) -> tuple[str, ...]:
+    """Return the methods of blending labels that all tasks have."""
+    every = [set(task.mix_methods) for task in tasks]
+    return tuple(method for method in ("mixup", "cutmix") if all(method in one for one in every))
 
 
 class MultiPredictions:

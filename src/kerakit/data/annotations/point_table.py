@@ -35,13 +35,39 @@ def find_points(names: Sequence[str]) -> dict[str, dict[str, str]]:
     >>> find_points(["nose_x", "nose_y", "source_x"])
     {'nose': {'x': 'nose_x', 'y': 'nose_y'}}
     """
+    return {name: axes for name, axes in _axes(names).items() if {"x", "y"} <= set(axes)}
+
+
+def find_lone_columns(names: Sequence[str]) -> list[str]:
+    """Return the columns of x without one of y, and the reverse.
+
+    >>> find_lone_columns(["nose_x", "nose_y", "ear_x", "Ear_y"])
+    ['ear_x', 'Ear_y']
+    """
+    every = (set(axes) & {"x", "y"} for axes in _axes(names).values())
+    found = zip(every, _axes(names).values(), strict=True)
+    return [axes[one.pop()] for one, axes in found if len(one) == 1]
+
+
+def is_point_table(names: Sequence[str]) -> bool:
+    """Whether most label columns of a table are those of points.
+
+    >>> is_point_table(["nose_x", "nose_y", "photographer"]), is_point_table(["x_ray", "label"])
+    (True, False)
+    """
+    used = sum(map(len, find_points(names).values()))
+    return 2 * used > len(names)
+
+
+def _axes(names: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Return the column of each axis by the name of the point."""
     points: dict[str, dict[str, str]] = {}
     for column in names:
         match = _LAST.fullmatch(column) or _FIRST.fullmatch(column)
         if match is not None:
             name = f"point {match['name']}" if match["name"].isdigit() else match["name"]
             points.setdefault(name, {}).setdefault(match["axis"][0].lower(), column)
-    return {name: axes for name, axes in points.items() if {"x", "y"} <= set(axes)}
+    return points
 
 
 def read_points(
@@ -71,7 +97,8 @@ def read_points(
         for name, column in axes.items():
             values[:, i, "xyv".index(name)] = _read_cells(path, column, cells[column])
     places = values[..., :2]
-    present = np.isfinite(values).all(axis=-1)
+    # Absent points are often at 0, 0.
+    present = np.isfinite(values).all(axis=-1) & (values[..., 2] > 0)
     if present.any() and np.median(places[present]) > 1:
         values[..., :2] = places / _read_sizes(index)[:, None]
     used = {column for axes in points.values() for column in axes.values()}

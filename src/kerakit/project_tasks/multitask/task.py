@@ -3,10 +3,10 @@
 from kerakit import ClassNames
 from kerakit.tasks import Classification, MultiTask, Regression, Task
 
-TASK = MultiTask
-
 # CHANGE: the task of each column of labels of the table, by the name of the column.
 OUTPUTS: dict[str, type[Task]] = {"digit": Classification, "size": Regression}
+
+TASK = MultiTask.of(OUTPUTS)
 
 
 def get_task(class_names: ClassNames) -> Task:
