@@ -121,6 +121,8 @@ def test_a_table_per_split_beside_its_images(tmp_path: Path) -> None:
         ("image,xmin,ymin,xmax,label\na.png,1,2,3,cat", r"image, xmin, ymin, xmax, label"),
         ("image,xmin,ymin,xmax,ymax\na.png,x,2,3,4", r"has no boxes in its 1 images.*NaN"),
         ("image,xmin,ymin,xmax,ymax\n", r"has no rows"),
+        ("image,xmin,ymin,xmax,ymax\n\n\n", r"has no rows"),
+        ("image,xmin,ymin,xmax,ymax\na.png,1,2,3,4,5", r"cannot read the table .*got 6"),
         ("image,xmin,ymin,xmax,ymax,split\na.png,1,2,3,4,tarin", r"unknown split 'tarin'"),
     ],
 )

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +30,16 @@ from kerakit.device.photo import (
 )
 from kerakit.device.preprocessing import STRETCH, Preprocessing
 from kerakit.errors import ImageError, UserError
+from kerakit.machine import available_cores
 
 IMAGE_EXTENSIONS = frozenset(EXTENSIONS)
 """File extensions of images, in lower case."""
 
 DECODER_VERSION = "v5"
 """Part of the keys of caches on disk: change it whenever decoding changes any file's pixels."""
+
+_FILES = 64
+"""Files per task of the thread pool that reads sizes."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _NETPBM = re.compile(rb"P[1-6]\s+[\d#]")
@@ -228,6 +234,23 @@ def read_upright_size(path: Path | str) -> tuple[int, int]:
         return upright_size(read_bytes(path))
     except ValueError as error:
         raise ImageError(path, str(error)) from None
+
+
+def read_upright_sizes(paths: Sequence[str]) -> NDArray[np.int32]:
+    """Return width and height of image files, int32 (n, 2); 0 where one cannot be read."""
+
+    def read(start: int) -> list[tuple[int, int]]:
+        sizes = []
+        for path in paths[start : start + _FILES]:
+            try:
+                sizes.append(read_upright_size(path))
+            except ImageError:
+                sizes.append((0, 0))
+        return sizes
+
+    with ThreadPoolExecutor(available_cores()) as pool:
+        found = [size for part in pool.map(read, range(0, len(paths), _FILES)) for size in part]
+    return np.array(found, np.int32).reshape(-1, 2)
 
 
 def _decode_jpeg(data: bytes, input_size: tuple[int, int]) -> tuple[Pixels, str]:

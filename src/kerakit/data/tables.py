@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,9 @@ _REQUIRED, _OPTIONAL = ("path", "label"), ("split", "group", "sample_weight")
 
 _MAX_HEADER, _BLOCK_SIZE = 2**20, 2**24
 """Sizes in bytes: of the part of a CSV that has the header; the largest size of a row."""
+
+_BATCH_SIZE, _BATCH_ROWS = 2**22, 2**16
+"""Size of a batch, in bytes of a CSV and in rows: a million boxes take memory as numbers alone."""
 
 _BYTES_PER_ROW = 240
 """Peak memory while a table is read; measured with a million rows."""
@@ -126,15 +130,26 @@ def _read_selected(path: Path, select: _Select, others: bool) -> pa.Table:
             f"{path} is not a table. Expected a folder, or a file with the extension .csv, .tsv or "
             ".parquet."
         )
-    try:
+    with _naming(path):
         table = read(path, select, others)
+    if not table.num_rows:
+        raise _no_rows(path)
+    return table
+
+
+def _no_rows(path: Path) -> UserError:
+    return UserError(f"{path} has no rows. Expected one row per image.")
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Name a table that cannot be read."""
+    try:
+        yield
     except (pa.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:
         is_encoding = isinstance(error, UnicodeDecodeError) or "UTF8" in str(error)
         reason = "it is not UTF-8 text. Save it as UTF-8" if is_encoding else first_line(error)
         raise UserError(f"cannot read the table {path}: {reason.rstrip('.')}.") from None
-    if not table.num_rows:
-        raise UserError(f"{path} has no rows. Expected one row per image.")
-    return table
 
 
 def _select_columns(
@@ -172,16 +187,19 @@ def _select_columns(
     return {i: name for i, name in enumerate(plain) if name in known}
 
 
-def _read_csv(path: Path, select: _Select, _: bool) -> pa.Table:
+def _read_csv(
+    path: Path, select: _Select, _: bool, read: Any = arrow_csv.read_csv, block: int = _BLOCK_SIZE
+) -> pa.Table:
+    """Return a table, or the batches of a ``read`` that has them."""
     delimiter, header, lines, skipped, complete = _read_header(path)
     selected = select(header)
     names = [selected.get(i, f"column {i}") for i in range(len(header))]
     if complete and lines == 1:
         return pa.table({name: pa.array([], pa.string()) for name in selected.values()})
     # As text, so that labels and groups such as 007 keep their zeros.
-    return arrow_csv.read_csv(
+    return read(
         path,
-        arrow_csv.ReadOptions(column_names=names, skip_rows=skipped, block_size=_BLOCK_SIZE),
+        arrow_csv.ReadOptions(column_names=names, skip_rows=skipped, block_size=block),
         arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
         arrow_csv.ConvertOptions(
             column_types=dict.fromkeys(selected.values(), pa.string()),
@@ -216,6 +234,11 @@ def split_header(line: str) -> tuple[str, list[str]]:
 
 
 def _read_parquet(path: Path, select: _Select, others: bool) -> pa.Table:
+    return _to_text(*_load_parquet(path, select, others), others)
+
+
+def _load_parquet(path: Path, select: _Select, others: bool) -> tuple[pa.Table, list[str]]:
+    """Return the selected columns of a file, and their names in use."""
     file = parquet.ParquetFile(path)
     schema = file.schema_arrow
     # Columns of bytes have the images; columns of lists have the labels of one image.
@@ -241,14 +264,22 @@ def _read_parquet(path: Path, select: _Select, others: bool) -> pa.Table:
         for chunk in table[name].chunks
     )
     _check_memory(path, metadata.num_rows, size)
-    # Labels and groups may be numbers.
-    columns = {name: _as_text(table[names[n]], others) for n, name in enumerate(selected.values())}
-    as_text = pa.table(columns)
+    return table.select(names), list(selected.values())
+
+
+def _to_text(table: pa.Table, names: list[str], others: bool) -> pa.Table:
+    """Return columns as text: labels and groups may be numbers."""
+    columns = zip(names, table.columns, strict=True)
+    as_text = pa.table({name: _as_text(column, others) for name, column in columns})
     as_text.validate(full=True)
     return as_text
 
 
-_READERS = {".csv": _read_csv, ".tsv": _read_csv, ".parquet": _read_parquet}
+_READERS: dict[str, Callable[[Path, _Select, bool], pa.Table]] = {
+    ".csv": _read_csv,
+    ".tsv": _read_csv,
+    ".parquet": _read_parquet,
+}
 
 
 def is_table(path: Path) -> bool:
@@ -344,8 +375,8 @@ def _splits(path: Path, table: pa.Table) -> NDArray[np.int8]:
     return read_splits(path, table["split"])
 
 
-def read_text_columns(path: Path, names: Collection[str]) -> pa.Table:
-    """Return some columns of a table as text, by their names in the header.
+def read_text_batches(path: Path, names: Collection[str]) -> Iterator[pa.Table]:
+    """Yield some columns of a table as text, by their names in the header, some rows at a time.
 
     Raises:
         UserError: the table cannot be read, has no rows, or two columns of one name.
@@ -356,7 +387,29 @@ def read_text_columns(path: Path, names: Collection[str]) -> pa.Table:
         header = [name.strip() for name in header]
         return {i: header[i] for i in columns if header[i] in names}
 
-    return _read_selected(path, select, others=True)
+    if path.suffix.lower() == ".parquet":
+        batches = _read_parquet_batches(path, select)
+    else:
+        batches = _read_csv_batches(path, select)
+    rows = 0
+    with _naming(path):
+        for batch in batches:
+            rows += batch.num_rows
+            yield batch
+    if not rows:
+        raise _no_rows(path)
+
+
+def _read_csv_batches(path: Path, select: _Select) -> Iterator[pa.Table]:
+    found = _read_csv(path, select, True, arrow_csv.open_csv, _BATCH_SIZE)
+    for batch in [] if isinstance(found, pa.Table) else found:
+        yield pa.Table.from_batches([batch])
+
+
+def _read_parquet_batches(path: Path, select: _Select) -> Iterator[pa.Table]:
+    table, names = _load_parquet(path, select, others=True)
+    for start in range(0, table.num_rows, _BATCH_ROWS):
+        yield _to_text(table.slice(start, _BATCH_ROWS), names, others=True)
 
 
 def read_header(path: Path) -> list[str]:

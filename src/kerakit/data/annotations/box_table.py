@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from kerakit.data.cells import read_splits, to_numbers
 from kerakit.data.decode import IMAGE_EXTENSIONS
 from kerakit.data.folders import normalize_name
 from kerakit.data.index import UNASSIGNED
-from kerakit.data.tables import read_header, read_text_columns
+from kerakit.data.tables import read_header, read_text_batches
 from kerakit.errors import UserError, list_names
 
 _IMAGE = ("path", "image", "filename", "file", "imagepath", "imagename", "imageid", "filepath")
@@ -160,9 +160,9 @@ class _Collected:
         self._rows: dict[str, int] = {}
         self._splits: list[int] = []
         self._sizes: list[tuple[int, int]] = []
-        self._names: list[str] = []
+        self._names: dict[str, int] = {}
         self._parts: list[tuple[NDArray[Any], ...]] = []
-        self._faults: list[tuple[str, str, str]] = []
+        self._missing: dict[str, None] = {}
         self._warnings: list[str] = []
         self._in_pixels: bool | None = None
 
@@ -171,33 +171,41 @@ class _Collected:
         columns = find_columns(read_header(path))
         if columns is None:
             raise no_boxes(path)
-        table = read_text_columns(path, columns.used)
         if columns.unused:
             self._warnings.append(
                 f"{file}: columns that are not used: {len(columns.unused)} "
                 f"({list_names(columns.unused)})."
             )
-        images, codes = _encode(table[columns.image])
-        rows = self._find_rows(file, images)[codes]
-        values = np.empty((table.num_rows, 4))
-        for i, side in enumerate(columns.sides):
-            values[:, i] = to_numbers(table[side])
-        self._set_images(path, rows, table, columns)
-        labels = self._label(table, columns)
-        is_empty = np.isnan(values).all(axis=1)
-        used = (rows >= 0) & ~is_empty
-        crowd = np.zeros(len(rows), np.bool_)
-        if columns.crowd is not None:
-            crowd = np.nan_to_num(to_numbers(table[columns.crowd])) > 0
-        corners = _to_corners(values, columns.form)
-        in_pixels = not (used.any() and np.nanmedian(corners[used][:, 2:]) <= 1)
+        first = len(self._parts)
+        for table in read_text_batches(path, columns.used):
+            self._parts.append(self._read_rows(file, table, columns))
+        sides = np.concatenate([corners[:, 2:] for _, corners, *_ in self._parts[first:]])
+        in_pixels = not (len(sides) and np.nanmedian(sides, overwrite_input=True) <= 1)
         if self._in_pixels not in (None, in_pixels):
             raise UserError(
                 f"{path} has boxes in {'pixels' if in_pixels else 'fractions'}, and another table "
                 "of the dataset not. Write all in pixels."
             )
         self._in_pixels = in_pixels
-        self._parts.append((rows[used], corners[used], labels[used], crowd[used]))
+
+    def _read_rows(
+        self, file: str, table: pa.Table, columns: BoxColumns
+    ) -> tuple[NDArray[Any], ...]:
+        """Return image, corners, label and crowd of the boxes of some rows."""
+        known = len(self._rows)
+        images, codes = _encode(table[columns.image])
+        rows = self._find_rows(file, images)[codes]
+        self._set_images(self._listing.root / file, rows, known, table, columns)
+        values = np.empty((table.num_rows, 4))
+        for i, side in enumerate(columns.sides):
+            values[:, i] = to_numbers(table[side])
+        used = (rows >= 0) & ~np.isnan(values).all(axis=1)
+        crowd = np.zeros(len(rows), np.bool_)
+        if columns.crowd is not None:
+            crowd = np.nan_to_num(to_numbers(table[columns.crowd])) > 0
+        labels = self._label(table, columns)
+        corners = _to_corners(values[used], columns.form)
+        return rows[used].astype(np.int32), corners, labels[used].astype(np.int32), crowd[used]
 
     def _find_rows(self, file: str, names: Sequence[str]) -> NDArray[np.int64]:
         """Return the row of each image, -1 for those that do not exist."""
@@ -207,7 +215,7 @@ class _Collected:
             image = self._listing.find_image(name.removeprefix("./"), folder, mode)
             image = image or self._stems.get(name.rpartition("/")[2])  # image_id without extension
             if image is None:
-                self._faults.append((f"{file}: {name}", "label without image", ""))
+                self._missing[f"{file}: {name}"] = None
                 found.append(-1)
                 continue
             if image not in self._rows:
@@ -218,11 +226,11 @@ class _Collected:
         return np.array(found, np.int64)
 
     def _set_images(
-        self, path: Path, rows: NDArray[np.int64], table: pa.Table, columns: BoxColumns
+        self, path: Path, rows: NDArray[np.int64], known: int, table: pa.Table, columns: BoxColumns
     ) -> None:
-        """Set split and size of the images, by the first row of each."""
+        """Set split and size of the images from row ``known`` on, by the first row of each."""
         unique, first = np.unique(rows, return_index=True)
-        unique, first = unique[unique >= 0], first[unique >= 0]
+        unique, first = unique[unique >= known], first[unique >= known]
         if columns.split is not None:
             for row, split in zip(
                 unique, read_splits(path, table[columns.split])[first], strict=True
@@ -241,33 +249,30 @@ class _Collected:
             names, codes = [_SINGLE], np.zeros(table.num_rows, np.int64)
         else:
             names, codes = _encode(table[columns.label])
-        numbers = []
-        for name in map(normalize_name, names):
-            if name and name not in self._names:
-                self._names.append(name)
-            numbers.append(self._names.index(name) if name else UNKNOWN)
+        numbers = [
+            self._names.setdefault(name, len(self._names)) if name else UNKNOWN
+            for name in map(normalize_name, names)
+        ]
         return np.array(numbers, np.int64)[codes]
 
     def annotations(self) -> Annotations:
-        rows, boxes, labels, crowd = (
-            np.concatenate(part) for part in zip(*self._parts, strict=True)
-        )
-        self._parts.clear()
         names = sort_names(self._names)
-        order: Mapping[int, int] = {i: names.index(name) for i, name in enumerate(self._names)}
-        numbers = np.array([*(order[i] for i in range(len(order))), UNKNOWN], np.int32)
+        order = {name: i for i, name in enumerate(names)}
+        numbers = np.array([*(order[name] for name in self._names), UNKNOWN], np.int32)
         objects = ObjectColumns()
-        objects.rows.frombytes(rows.astype(np.int64).tobytes())
-        objects.boxes.frombytes(boxes.astype(np.float64).tobytes())
-        objects.classes.frombytes(numbers[labels].tobytes())
-        objects.crowd = bytearray(crowd.tobytes())
+        for rows, boxes, labels, crowd in self._parts:
+            objects.rows.frombytes(rows.astype(np.int64).tobytes())
+            objects.boxes.frombytes(boxes.tobytes())
+            objects.classes.frombytes(numbers[labels].tobytes())
+            objects.crowd.extend(crowd.tobytes())
+        self._parts.clear()
         images, splits = list(self._rows), np.array(self._splits, np.int8)
         if (splits == UNASSIGNED).all():
             splits = self._listing.given_splits(images)
-        if self._faults:
-            named = list_names([key for key, _, _ in self._faults])
+        if self._missing:
             self._warnings.append(
-                f"images of tables that do not exist: {len(self._faults):,} ({named})."
+                f"images of tables that do not exist: {len(self._missing):,} "
+                f"({list_names(list(self._missing))})."
             )
         return Annotations(
             images,
@@ -276,7 +281,7 @@ class _Collected:
             objects,
             names,
             in_pixels=bool(self._in_pixels),
-            faults=self._faults,
+            faults=[(key, "label without image", "") for key in self._missing],
             warnings=self._warnings,
         )
 

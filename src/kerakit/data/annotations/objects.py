@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kerakit.data.decode import read_upright_size
-from kerakit.errors import ImageError
-from kerakit.machine import available_cores
+from kerakit.data.decode import read_upright_sizes
 
 TOLERANCE = 1e-3
 """Fraction of the image by which boxes leave it because of rounding."""
@@ -28,6 +25,9 @@ FAULTS = {
     "duplicate box": "omitted",
 }
 """Kinds of faulty boxes, and what a reader does with them."""
+
+_CHUNK = 2**17
+"""Objects that are converted at once."""
 
 UNKNOWN = -1
 """Class index of an object whose class is unknown."""
@@ -175,28 +175,24 @@ def clean_boxes(annotations: Annotations) -> Boxes:
     """
     columns = annotations.objects
     rows = np.frombuffer(columns.rows, np.int64)
-    boxes = np.frombuffer(columns.boxes, np.float64).reshape(-1, 4)
     exists = rows >= 0
-    if annotations.in_pixels and len(rows):
-        sizes = np.maximum(annotations.sizes, 1)[rows].astype(np.float64)
-        boxes = boxes / np.concatenate([sizes, sizes], axis=1)
     classes = np.frombuffer(columns.classes, np.int32)
-    crowd = np.frombuffer(bytes(columns.crowd), np.bool_)
-    finite = exists & np.isfinite(boxes).all(axis=1)
     known = classes != UNKNOWN
-    first, second = boxes[:, :2], boxes[:, 2:]
-    inverted = finite & (second < first).any(axis=1)
-    low, high = np.minimum(first, second), np.maximum(first, second)
-    flat = finite & (high <= low).any(axis=1)
-    outside = finite & ((low < -TOLERANCE) | (high > 1 + TOLERANCE)).any(axis=1)
-    clipped = np.concatenate([low, high], axis=1).clip(0, 1).astype(np.float32)
-    has_area = (clipped[:, 2:] > clipped[:, :2]).all(axis=1)
-    usable = finite & known & has_area
-    usable = np.flatnonzero(usable)
+    # In parts: a dozen temporary arrays of a million boxes would take 300 MB.
+    parts = [
+        _clip(annotations, slice(start, start + _CHUNK))
+        for start in range(0, max(1, len(rows)), _CHUNK)
+    ]
+    clipped, finite, inverted, flat, outside, has_area = (
+        np.concatenate(part) for part in zip(*parts, strict=True)
+    )
+    del parts
+    usable = np.flatnonzero(finite & known & has_area)
     order = usable[np.argsort(rows[usable], kind="stable")]
     unique = _find_first(rows[order], classes[order], clipped[order])
     source = order[unique]
     counts = np.bincount(rows[source], minlength=len(annotations.images))
+    crowd = np.frombuffer(bytes(columns.crowd), np.bool_)
     return Boxes(
         np.concatenate([[0], np.cumsum(counts)]),
         clipped[source],
@@ -214,6 +210,28 @@ def clean_boxes(annotations: Annotations) -> Boxes:
     )
 
 
+def _clip(annotations: Annotations, part: slice) -> tuple[NDArray[Any], ...]:
+    """Return the clipped boxes of some objects as fractions, float32 (n, 4), and bool (n,).
+
+    These are: finite, with inverted corners, without area, outside the image, and with an area
+    after clipping.
+    """
+    rows = np.frombuffer(annotations.objects.rows, np.int64)[part]
+    boxes = np.frombuffer(annotations.objects.boxes, np.float64).reshape(-1, 4)[part]
+    if annotations.in_pixels and len(rows):
+        sizes = np.maximum(annotations.sizes, 1)[rows].astype(np.float64)
+        boxes = boxes / np.concatenate([sizes, sizes], axis=1)
+    finite = (rows >= 0) & np.isfinite(boxes).all(axis=1)
+    first, second = boxes[:, :2], boxes[:, 2:]
+    inverted = finite & (second < first).any(axis=1)
+    low, high = np.minimum(first, second), np.maximum(first, second)
+    flat = finite & (high <= low).any(axis=1)
+    outside = finite & ((low < -TOLERANCE) | (high > 1 + TOLERANCE)).any(axis=1)
+    clipped = np.concatenate([low, high], axis=1).clip(0, 1).astype(np.float32)
+    has_area = np.all(clipped[:, 2:] > clipped[:, :2], axis=1)
+    return clipped, finite, inverted, flat, outside, has_area
+
+
 def fill_sizes(root: Path, annotations: Annotations) -> None:
     """Read the size of each image with objects in pixels whose files do not have it.
 
@@ -223,16 +241,8 @@ def fill_sizes(root: Path, annotations: Annotations) -> None:
     if not annotations.in_pixels or not len(rows):
         return
     unknown = rows[(annotations.sizes[rows] <= 0).any(axis=1)]
-
-    def read(row: int) -> tuple[int, int]:
-        try:
-            return read_upright_size(root / annotations.images[row])
-        except ImageError:
-            return (0, 0)
-
-    with ThreadPoolExecutor(available_cores()) as pool:
-        for row, size in zip(unknown.tolist(), pool.map(read, unknown.tolist()), strict=True):
-            annotations.sizes[row] = size
+    paths = [f"{root}/{annotations.images[row]}" for row in unknown.tolist()]
+    annotations.sizes[unknown] = read_upright_sizes(paths)
 
 
 def box_faults(annotations: Annotations, boxes: Boxes) -> Iterator[tuple[int, str, str]]:
@@ -250,21 +260,17 @@ def _find_first(
     rows: NDArray[np.int64], classes: NDArray[np.int32], boxes: NDArray[np.float32]
 ) -> NDArray[np.bool_]:
     """Return which objects differ from all earlier ones: same image, class and box, bool (m,)."""
-    parts = np.concatenate(
-        [
-            rows.astype(np.uint64)[:, None],
-            classes.astype(np.uint64)[:, None],
-            (boxes + 0.0).view(np.uint32).astype(np.uint64),
-        ],
-        axis=1,
-    )
-    codes = np.zeros(len(parts), np.uint64)
-    for column in parts.T:  # FNV-1a
-        codes = (codes ^ column) * np.uint64(0x9E3779B97F4A7C15)
+    numbers = [rows, classes, *(boxes + np.float32(0)).view(np.uint32).T]  # -0.0 is 0.0
+    codes = np.zeros(len(rows), np.uint64)
+    for column in numbers:  # FNV-1a
+        codes = (codes ^ column.astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
         codes ^= codes >> np.uint64(29)
     _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
+    original = first[inverse]
     # Equal codes of different objects: none is a copy.
-    is_first: NDArray[np.bool_] = (parts != parts[first[inverse]]).any(axis=1)
+    is_first = np.zeros(len(rows), np.bool_)
+    for column in numbers:
+        is_first |= column != column[original]
     is_first[first] = True
     return is_first
 

@@ -79,14 +79,19 @@ def read_kitti(listing: Listing, shapes: bool = False) -> Annotations:  # noqa: 
     if names == annotations.class_names:
         return annotations
     ignored = annotations.class_names.index(DONT_CARE)
+    classes = np.frombuffer(columns.classes, np.int32)
+    is_region = classes == ignored
+    # A region is a crowd of each class.
+    copies = np.repeat(np.arange(len(classes)), np.where(is_region, len(names), 1))
+    nth = np.arange(len(copies)) - np.searchsorted(copies, copies)
+    of_objects = classes - (classes > ignored)
     kept = ObjectColumns()
-    for i, (row, label) in enumerate(zip(columns.rows, columns.classes, strict=True)):
-        box = columns.boxes[4 * i : 4 * i + 4]
-        if label == ignored:
-            for each in range(len(names)):
-                kept.add(row, box, each, crowd=True)
-        else:
-            kept.add(row, box, label - (label > ignored))
+    kept.rows.frombytes(np.frombuffer(columns.rows, np.int64)[copies].tobytes())
+    boxes = np.frombuffer(columns.boxes, np.float64).reshape(-1, 4)
+    kept.boxes.frombytes(boxes[copies].tobytes())
+    labels = np.where(is_region[copies], nth, of_objects[copies]).astype(np.int32)
+    kept.classes.frombytes(labels.tobytes())
+    kept.crowd.extend(is_region[copies].tobytes())
     annotations.objects, annotations.class_names = kept, names
     return annotations
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,10 +13,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from kerakit.data.cells import to_numbers
-from kerakit.data.decode import read_upright_size
+from kerakit.data.decode import read_upright_sizes
 from kerakit.data.index import ImageIndex
-from kerakit.errors import ImageError, UserError, list_names
-from kerakit.machine import available_cores
+from kerakit.errors import UserError, list_names
 
 _LAST = re.compile(r"(?i)(?P<name>.+?)[\s_.-]+(?P<axis>x|y|v|vis|visible|visibility)")
 _FIRST = re.compile(r"(?i)(?P<axis>x|y|v)(?:[\s_.-]+|(?=\d+$))(?P<name>.+)")
@@ -123,12 +121,7 @@ def _read_cells(path: Path, name: str, cells: pa.Array) -> NDArray[np.float64]:
 
 def _read_sizes(index: ImageIndex) -> NDArray[np.float64]:
     """Return width and height of each image, (n, 2); NaN where it cannot be read."""
-
-    def read(key: Any) -> tuple[float, float]:
-        try:
-            return read_upright_size(index.root / key.as_py().decode("utf-8", "surrogateescape"))
-        except ImageError:
-            return (np.nan, np.nan)
-
-    with ThreadPoolExecutor(available_cores()) as pool:
-        return np.array(list(pool.map(read, index.keys)), np.float64).reshape(-1, 2)
+    paths = [os.path.join(index.root, os.fsdecode(key)) for key in index.keys.to_pylist()]
+    sizes = read_upright_sizes(paths).astype(np.float64)
+    sizes[sizes <= 0] = np.nan
+    return sizes
