@@ -130,6 +130,7 @@ COLORS = [[0, 0, 0], [128, 0, 0], [0, 0, 255], [128, 0, 0]]
     ("name", "content"),
     [
         ("class_dict.csv", "name,r,g,b\nsky,128,0,0\nroad,0,0,255\n"),
+        ("class_dict.csv", "name;r;g;b\nsky;128;0;0\n;\nroad;0;0;255\n"),
         ("labelmap.txt", "# label:color_rgb:parts:actions\nsky:128,0,0::\nroad:0,0,255::\n"),
         ("label_colors.txt", "128 0 0\t\tsky\n0 0 255\t\troad\n"),
     ],
@@ -144,6 +145,26 @@ def test_tables_of_colors(tmp_path: Path, name: str, content: str) -> None:
     write_mask(tmp_path / "masks/1.png", [*COLORS[:3], [9, 9, 8]])
     (fault,) = MaskReader(tmp_path).label_faults()
     assert (fault.kind, fault.detail) == ("unknown mask value", "(9, 9, 8)")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ((0, 1000), "have the values 0, 1000. Expected class indices of 0 to 254"),
+        ((), "cannot read"),
+    ],
+)
+def test_masks_of_sixteen_bits_and_without_content(
+    tmp_path: Path, values: tuple[int, ...], message: str
+) -> None:
+    write_image(tmp_path / "images/a.png", 0)
+    (tmp_path / "masks").mkdir()
+    if values:
+        Image.fromarray(np.array([values] * 2, np.uint16)).save(tmp_path / "masks/a.png")
+    else:
+        (tmp_path / "masks/a.png").touch()
+    with pytest.raises(UserError, match=message):
+        MaskReader(tmp_path)
 
 
 def test_colors_without_a_table(tmp_path: Path) -> None:

@@ -131,6 +131,86 @@ def test_objects_are_labels_and_numbers_too(tmp_path: Path, name: str) -> None:
         RegressionReader(tmp_path, columns=["cow"])
 
 
+def test_ids_as_text_and_as_numbers_are_equal(tmp_path: Path) -> None:
+    images(tmp_path, "a.png", "b.png")
+    objects = [box(image="10", category="1"), box(image=11, category="2")]  # type: ignore[arg-type]
+    write(tmp_path / "annotations.json", coco(["a.png", "b.png"], objects))
+    reader = ObjectReader(tmp_path)
+    classes = [reader.class_names[reader.target(i)["classes"][0]] for i in range(2)]
+    assert classes == ["cat", "dog"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_label_files_of_windows(tmp_path: Path, encoding: str) -> None:
+    images(tmp_path / "images", "a.png")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels/a.txt").write_bytes("0 0.5 0.5 0.5 0.5\r\n".encode(encoding))
+    assert len(ObjectReader(tmp_path).target(0)["boxes"]) == 1
+
+
+def test_xml_in_utf16_is_recognized(tmp_path: Path) -> None:
+    images(tmp_path, "a.png")
+    text = f'<?xml version="1.0" encoding="utf-16"?>{voc(voc_object("käfer"))}'
+    (tmp_path / "a.xml").write_bytes(text.encode("utf-16"))
+    assert ObjectReader(tmp_path).class_names == ("käfer",)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", "0,0.5,0.5,0.5,0.5", "'0,0.5,0.5,0.5,0.5'; expected numbers, separated by"),
+        ("a.xml", voc(voc_object(corners="1,5 2 30 40")), "bndbox .*'1,5'.*expected four numbers"),
+        ("t.csv", "image;x1;y1;x2;y2\na.png;1,5;2;30;40", "column x1: '1,5'; expected a number"),
+        (
+            "t.json",
+            coco(["a.png"], [box(bbox=[1, 2, 3])]),
+            r"bbox \[1, 2, 3\]; expected four numbers",
+        ),
+        ("t.json", json.dumps(coco(["a.png"], [box()])) * 2, "it is damaged after"),
+    ],
+)
+def test_the_error_names_the_first_fault(
+    tmp_path: Path, name: str, content: Any, message: str
+) -> None:
+    images(tmp_path, "a.png")
+    write(tmp_path / "classes.txt", "cat")
+    write(tmp_path / name, content)
+    with pytest.raises(UserError, match=message):
+        ObjectReader(tmp_path)
+
+
+def test_several_images_of_one_name(tmp_path: Path) -> None:
+    images(tmp_path, "x/a.png", "y/a.png")
+    write(tmp_path / "annotations.json", coco(["a.png"], [box()]))
+    with pytest.raises(UserError, match=r"several images have this name: x/a\.png, y/a\.png"):
+        ObjectReader(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("shape", "kinds"),
+    [
+        ({"size": [100, 200], "counts": [20000]}, []),
+        ({"size": [10, 20], "counts": [200]}, ["mask of another size"]),
+        ({"size": [100, 200], "counts": [5, 5]}, ["invalid annotation"]),
+        ({"size": [10**9, 10**9], "counts": [10**18]}, ["invalid annotation", "mask of another"]),
+        ([["a", 1, 2, 3, 4, 5]], ["invalid annotation"]),
+        (True, ["invalid annotation"]),
+    ],
+)
+def test_faulty_shapes_are_named_and_omitted(tmp_path: Path, shape: Any, kinds: list[str]) -> None:
+    images(tmp_path, "a.png", "b.png")
+    good = box(segmentation=[[0, 0, 50, 0, 50, 50]])
+    objects = [good, box(image=11, segmentation=shape)]
+    write(tmp_path / "annotations.json", coco(["a.png", "b.png"], objects))
+    found = [f.kind for f in check_images(open_dataset(tmp_path), 1) if f.kind != "empty class"]
+    found = [kind for kind in found if "class" not in kind and kind != "image without labels"]
+    assert [kind[:15] for kind in found] == [kind[:15] for kind in kinds]
+    reader = MaskReader(tmp_path)
+    for i in range(2):
+        annotation = reader.target(i)
+        assert all(len(polygon) >= 3 for polygon in annotation["polygons"])
+
+
 @pytest.mark.parametrize("first", [0, 1, 90])
 def test_category_ids_may_start_anywhere(tmp_path: Path, first: int) -> None:
     images(tmp_path, "a.png")
@@ -240,7 +320,7 @@ def test_faults_of_a_coco_file(tmp_path: Path) -> None:
         ("", "is empty"),
         ('{"images": [], "annotations": [', "damaged after"),
         ('{"images": [{"id": 1}], "annotations": []}', "no file_name"),
-        ('{"annotations": [], "categories": []}', "has no 'images'"),
+        ('{"annotations": [], "categories": []}', "has no list 'images'"),
         ({"images": [], "annotations": [], "categories": []}, "has no usable images"),
         (coco(["gone.png"], [box()]), "none of the 1 images"),
         (coco(["a.png"], []), "has no boxes"),
@@ -521,7 +601,7 @@ def test_the_check_names_faults_of_keypoints(tmp_path: Path) -> None:
         ("point outside the image", "ear at 2.5, 0.1, visibility 2"),
         ("visibility", "nose at 0.1, 0.1, visibility 3"),
         ("duplicate point", "ear at 0.1, 0.1, visibility 2"),
-        ("number of keypoints", "1 keypoints; expected 2"),
+        ("number of keypoints", "3 numbers of keypoints; expected 3 x 2"),
     ]
 
 

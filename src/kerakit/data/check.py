@@ -352,13 +352,17 @@ def _empty_classes(reader: BaseReader) -> Iterator[Finding]:
 def _check_labels(reader: BaseReader) -> Iterator[Finding]:
     for names in similar_names(reader.class_names):
         yield Finding(names[0], "similar class names", ", ".join(map(repr, names[1:])))
-    for key, kind, detail in reader.label_faults():
-        yield Finding(key, kind, printable(detail))
-    if isinstance(reader, ObjectReader) and reader.has_keypoints():
-        # Objects of a COCO file may have none.
-        with contextlib.suppress(UserError):
-            for key, kind, detail in KeypointReader(reader.data).point_faults():
-                yield Finding(key, kind, printable(detail))
+    faults = dict.fromkeys(reader.label_faults())
+    if isinstance(reader, ObjectReader):
+        # Objects may have keypoints, polygons and masks, or none.
+        if reader.has_keypoints():
+            with contextlib.suppress(UserError):
+                faults |= dict.fromkeys(KeypointReader(reader.data).label_faults())
+        if reader.format.name in ("coco", "yolo", "labelme"):
+            with contextlib.suppress(UserError):
+                faults |= dict.fromkeys(MaskReader(reader.data).label_faults())
+    for key, kind, detail in faults:
+        yield Finding(key, kind, printable(detail), exclude=kind == "unreadable mask")
 
 
 def _unsupported(reader: BaseReader) -> Iterator[Finding]:

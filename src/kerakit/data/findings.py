@@ -40,7 +40,7 @@ FINDINGS = {
     "number of keypoints": "an object with more or fewer points than the others; it is omitted",
     "incomplete point": "a column of x without one of y, or the reverse; it is not used",
     "image of another size": "the annotations declare another size, by which boxes are scaled",
-    "unreadable mask": "the mask cannot be decoded",
+    "unreadable mask": "the mask cannot be decoded; training stops",
     "mask of another size": "the mask has another size than its image; it is resized",
     "mask in colors": "expected class indices, or a color of each class (class_dict.csv)",
     "unknown mask value": "a value or color without a class; training stops",

@@ -68,7 +68,7 @@ class KeypointReader(AnnotatedReader):
             row = int(rows[i])
             if len(values) != 3 * len(names) or row < 0:
                 if row >= 0:
-                    count = f"{len(values) / 3:g} keypoints; expected {len(names)}"
+                    count = f"{len(values)} numbers of keypoints; expected 3 x {len(names)}"
                     self._lost.append(
                         LabelFault(annotations.images[row], "number of keypoints", count)
                     )
@@ -77,9 +77,11 @@ class KeypointReader(AnnotatedReader):
             if row not in largest or areas[i] > areas[largest[row]]:
                 largest[row] = i
         if not largest:
+            lost = self._lost
+            note = f"{len(lost):,} objects have {lost[0].detail}. " if lost else ""
             raise UserError(
-                f"{data} ({self.format}) has no keypoints. Expected keypoints with names in COCO, "
-                "kpt_shape in data.yaml of YOLO, or shapes of type point in LabelMe."
+                f"{data} ({self.format}) has no keypoints. {note}Expected keypoints with names "
+                "in COCO, kpt_shape in data.yaml of YOLO, or shapes of type point in LabelMe."
             )
         selected = np.array(sorted(largest), np.int64)
         points = np.array([columns.keypoints[largest[row]] for row in selected], np.float32)

@@ -199,11 +199,28 @@ class MaskReader(BaseReader):
         if self._masks is None:
             for key, kind, detail in self._annotations.faults:
                 yield LabelFault(key, kind, detail)
+            yield from self._run_length_faults()
             return
         with ThreadPoolExecutor(available_cores()) as pool:
             for i, faults in enumerate(pool.map(self._check_mask, range(len(self)))):
                 for kind, detail in faults:
                     yield LabelFault(self.key(i), kind, detail)
+
+    def _run_length_faults(self) -> Iterator[LabelFault]:
+        """Decode every mask of run lengths."""
+        annotations = self._annotations
+        rows = np.frombuffer(annotations.objects.rows, np.int64)
+        for i, (height, width, counts) in annotations.objects.rle.items():
+            if (row := int(rows[i])) < 0:
+                continue
+            size = annotations.sizes[row].tolist()
+            if size[0] > 0 and size != [width, height]:
+                detail = f"{width} by {height}, its image {size[0]} by {size[1]}"
+                yield LabelFault(annotations.images[row], "mask of another size", detail)
+            try:
+                decode_rle(height, width, counts)
+            except ValueError as error:
+                yield LabelFault(annotations.images[row], "invalid annotation", str(error))
 
     def _labels(self) -> pa.Array:
         if self._masks is None:
@@ -312,6 +329,8 @@ class MaskReader(BaseReader):
                 try:
                     mask = decode_rle(height, width, counts)
                 except ValueError:
+                    continue
+                if not mask.any():
                     continue
                 whole = np.array([width, height], np.float32)
                 parts = [part / whole for part in trace_polygons(mask)]

@@ -143,7 +143,7 @@ def list_objects(data: Path, other: str = "") -> ListedObjects:
     root, found, annotations = read_objects(data, other=other)
     boxes = clean_boxes(annotations)
     if not len(boxes.classes):
-        note = " ".join(boxes.warnings())
+        note = " ".join([*boxes.warnings(), *_first_fault(annotations)])
         raise UserError(
             f"{data} ({found}) has no boxes in its {len(annotations.images):,} images. "
             f"{note}".rstrip()
@@ -154,6 +154,12 @@ def list_objects(data: Path, other: str = "") -> ListedObjects:
         warnings.append(f"images without objects, which are examples, too: {without:,}.")
     index = make_index(root, annotations, rarest_class(counts > 0), warnings)
     return ListedObjects(found, annotations, boxes, counts, index)
+
+
+def _first_fault(annotations: Annotations) -> list[str]:
+    """Return a sentence about the first fault of the files, if there is one."""
+    faults = [fault for fault in annotations.faults if fault[1] != "label without image"]
+    return [f"{len(faults):,} faults, such as {key}: {detail}." for key, _, detail in faults[:1]]
 
 
 def make_index(

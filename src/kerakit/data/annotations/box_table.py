@@ -163,6 +163,7 @@ class _Collected:
         self._names: dict[str, int] = {}
         self._parts: list[tuple[NDArray[Any], ...]] = []
         self._missing: dict[str, None] = {}
+        self._text: dict[tuple[str, str], str] = {}
         self._warnings: list[str] = []
         self._in_pixels: bool | None = None
 
@@ -199,6 +200,7 @@ class _Collected:
         values = np.empty((table.num_rows, 4))
         for i, side in enumerate(columns.sides):
             values[:, i] = to_numbers(table[side])
+            self._name_text(file, side, table[side], np.isnan(values[:, i]))
         used = (rows >= 0) & ~np.isnan(values).all(axis=1)
         crowd = np.zeros(len(rows), np.bool_)
         if columns.crowd is not None:
@@ -215,7 +217,8 @@ class _Collected:
             image = self._listing.find_image(name.removeprefix("./"), folder, mode)
             image = image or self._stems.get(name.rpartition("/")[2])  # image_id without extension
             if image is None:
-                self._missing[f"{file}: {name}"] = None
+                note = self._listing.why_missing(name)
+                self._missing[f"{file}: {name or 'a row without an image'}{note}"] = None
                 found.append(-1)
                 continue
             if image not in self._rows:
@@ -242,6 +245,15 @@ class _Collected:
             sizes = np.where(valid.all(axis=1, keepdims=True), sizes, 0)
             for row, (width, height) in zip(unique, sizes.astype(int).tolist(), strict=True):
                 self._sizes[row] = (width, height)
+
+    def _name_text(self, file: str, side: str, cells: Any, missing: NDArray[np.bool_]) -> None:
+        """Add a fault for the first cell of a column that has text instead of a number."""
+        if not missing.any() or (file, side) in self._text:
+            return
+        for value in pc.unique(cells.filter(pa.array(missing))).to_pylist()[:20]:
+            if (text := (value or "").strip()).casefold() not in ("", "nan"):
+                self._text[file, side] = f"column {side}: {text!r:.40}; expected a number"
+                return
 
     def _label(self, table: pa.Table, columns: BoxColumns) -> NDArray[np.int64]:
         """Return the number of the name of each box in ``_names``, UNKNOWN for an empty cell."""
@@ -281,7 +293,10 @@ class _Collected:
             objects,
             names,
             in_pixels=bool(self._in_pixels),
-            faults=[(key, "label without image", "") for key in self._missing],
+            faults=[
+                *((key, "label without image", "") for key in self._missing),
+                *((file, "invalid annotation", text) for (file, _), text in self._text.items()),
+            ],
             warnings=self._warnings,
         )
 

@@ -45,7 +45,8 @@ def is_coco(path: Path) -> bool:
     with path.open("rb") as file:
         start = file.read(2**16)
         file.seek(max(0, path.stat().st_size - 2**16))
-        return bool(_KEYS.search(start) or _KEYS.search(file.read()))
+        # Without the zeros of UTF-16, which the reader names.
+        return any(_KEYS.search(part.replace(b"\0", b"")) for part in (start, file.read()))
 
 
 def read_coco(
@@ -124,7 +125,7 @@ class _Reader:
             raise UserError(f"cannot read the annotations {path}: {reason}.") from None
         if missing := [key for key in ("images", "annotations") if key not in found]:
             raise UserError(
-                f"{path} has no {missing[0]!r}. Expected the lists images, annotations and "
+                f"{path} has no list {missing[0]!r}. Expected the lists images, annotations and "
                 "categories, as in COCO."
             )
         rows = self._find_images(file, images, image_ids)
@@ -167,16 +168,15 @@ class _Reader:
             return
         columns = self._columns
         try:
+            if not isinstance(item, dict):
+                raise ValueError(f"{item!r:.40} is no object")
             segmentation = item.get("segmentation")
-            box = item.get("bbox")
-            if not box:
-                box = _bounds(segmentation)
-            x, y, width, height = map(float, box)
+            x, y, width, height = _read_box(item.get("bbox"), segmentation)
             image = image_ids.setdefault(item["image_id"], len(image_ids))
             category = category_ids.setdefault(item.get("category_id", 0), len(category_ids))
             crowd = bool(item.get("iscrowd") or item.get("ignore"))
             columns.add(image, (x, y, x + width, y + height), category, crowd)
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
+        except (TypeError, ValueError, KeyError) as error:
             where = item.get("id", "?") if isinstance(item, dict) else "?"
             self._faults.append((file, "invalid annotation", f"id {where}: {_reason(error)}"))
             self._counts["annotations that are invalid, omitted"] += 1
@@ -208,16 +208,16 @@ class _Reader:
             for part in parts:
                 if len(part) >= 6:
                     self._columns.add_polygon(part[: len(part) // 2 * 2])
-        except (TypeError, ValueError, KeyError) as error:
-            detail = f"id {item.get('id', '?')}: segmentation: {_reason(error)}"
+        except (TypeError, ValueError, KeyError, OverflowError):
+            detail = f"id {item.get('id', '?')}: segmentation {segmentation!r:.60}"
             self._faults.append((file, "invalid annotation", detail))
 
     def _add_points(self, file: str, item: dict[str, Any]) -> None:
         """Add the keypoints of the last object, if it has labeled ones."""
         try:
             values = list(map(float, item.get("keypoints") or ()))
-        except (TypeError, ValueError) as error:
-            detail = f"id {item.get('id', '?')}: keypoints: {_reason(error)}"
+        except (TypeError, ValueError):
+            detail = f"id {item.get('id', '?')}: keypoints {item['keypoints']!r:.60}"
             self._faults.append((file, "invalid annotation", detail))
             return
         if any(values[2::3]):
@@ -242,7 +242,8 @@ class _Reader:
                 continue
             if (path := self._listing.find_image(name, folder, mode)) is None:
                 missing.append(name)
-                self._faults.append((name, "label without image", file))
+                note = self._listing.why_missing(name)
+                self._faults.append((name, "label without image", f"{file}{note}"))
                 continue
             if path in self._rows:
                 row = self._rows[path]
@@ -251,15 +252,17 @@ class _Reader:
                 self._images.append(path)
                 self._sizes.append((width, height))
                 self._splits.append(split)
-            if number in image_ids:
-                rows[image_ids[number]] = row
+            for one in (number, _other_type(number)):
+                if one in image_ids and (one == number or one not in names):
+                    rows[image_ids[one]] = row
         if missing:
             self._counts["images of annotation files that do not exist, omitted"] += len(missing)
             if len(missing) == len(images):
                 raise UserError(
                     f"none of the {len(images):,} images of {self._listing.root / file} exist "
                     f"below {self._listing.root}: "
-                    f"{list_names([printable(name) for name in missing])}."
+                    f"{list_names([printable(name) for name in missing])}"
+                    f"{self._listing.why_missing(missing[0])}."
                 )
         return rows
 
@@ -287,8 +290,9 @@ class _Reader:
                 self._point_names[tuple(map(str, points))] += 1
         classes = np.full(len(category_ids) + 1, UNKNOWN, np.int32)
         for number, index in category_ids.items():
-            if number in names:
-                classes[index] = self._names[names[number]]
+            found = names.get(number, names.get(_other_type(number)))
+            if found is not None:
+                classes[index] = self._names[found]
         return classes
 
     def _renumber(
@@ -326,8 +330,31 @@ def _read_category(item: Any) -> tuple[Any, str, Sequence[Any]]:
     if not isinstance(item, dict) or "id" not in item:
         raise ValueError("a category has no id")
     _check_id(item["id"], "category")
-    name = normalize_name(str(item.get("name", item["id"])))
-    return item["id"], name, item.get("keypoints") or ()
+    name, points = item.get("name"), item.get("keypoints") or []
+    if not isinstance(name, str | int | float):
+        name = item["id"]
+    if not isinstance(points, list) or len(set(map(str, points))) < len(points):
+        raise ValueError(
+            f"the keypoints of the category {name} are {points!r:.60}; expected a list of "
+            "different names"
+        )
+    return item["id"], normalize_name(str(name)), points
+
+
+def _other_type(number: Any) -> Any:
+    """Return an id as text, or as a number where it is text: "7" may refer to 7."""
+    if isinstance(number, str):
+        return int(number) if re.fullmatch(r"[+-]?\d{1,18}", number) else number
+    return str(number)
+
+
+def _read_box(box: Any, segmentation: Any) -> Sequence[float]:
+    """Return x, y, width and height of an object, by its polygons where it has no box."""
+    try:
+        x, y, width, height = map(float, box or _bounds(segmentation))
+    except (TypeError, ValueError):
+        raise ValueError(f"bbox {box!r:.60}; expected four numbers") from None
+    return x, y, width, height
 
 
 def _bounds(segmentation: Any) -> Sequence[float]:
@@ -335,7 +362,7 @@ def _bounds(segmentation: Any) -> Sequence[float]:
     parts = segmentation if isinstance(segmentation, list) else []
     flat = [value for part in parts for value in (part if isinstance(part, list) else [part])]
     if len(flat) < 6:
-        raise ValueError("expected a bbox of four numbers")
+        raise ValueError("no polygons")
     x, y = flat[::2], flat[1::2]
     return min(x), min(y), max(x) - min(x), max(y) - min(y)
 
@@ -343,7 +370,7 @@ def _bounds(segmentation: Any) -> Sequence[float]:
 def _reason(error: Exception) -> str:
     if isinstance(error, KeyError):
         return f"no {error.args[0]}"
-    return "expected a bbox of four numbers" if "unpack" in str(error) else str(error)
+    return str(error)
 
 
 # ------------------------------------------------------------------------------- JSON, streamed
@@ -382,6 +409,9 @@ def _elements(file: IO[str]) -> Iterator[tuple[str, Any]]:
             stream.skip()
         elif stream.peek() != "}":
             raise stream.error()
+    stream.skip()
+    if stream.peek():
+        raise stream.error()
 
 
 class _Stream:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import re
@@ -17,10 +18,13 @@ from numpy.typing import NDArray
 from kerakit.data.index import UNASSIGNED
 from kerakit.data.split import MODES, Mode, parse_split
 from kerakit.data.walk import WalkReport, list_images
-from kerakit.errors import UserError, first_line
+from kerakit.errors import UserError, first_line, list_names
 
 MAX_FILE = 2**30
 """Largest size of an annotation file of one image, in bytes: LabelMe's contain the image."""
+
+_BOMS = (b"\xef", b"\xff", b"\xfe")
+"""First bytes of byte order marks."""
 
 _ROLES = (
     "jpegimages|images?|imgs?|leftimg8bit|photos?|rgb|annotations?|annots?|anns?|labels?|xmls?|"
@@ -100,6 +104,11 @@ class Listing:
         ends = [path for path in found if path.endswith(f"/{name}")] or found
         fits = [path for path in ends if split_of_path(path) == mode] if mode else ends
         return fits[0] if len(fits) == 1 else None
+
+    def why_missing(self, name: str) -> str:
+        """Return a note that several images have a name, "" where they do not."""
+        found = self._by_name.get(name.replace("\\", "/").rpartition("/")[2], [])
+        return f" (several images have this name: {list_names(found)})" if len(found) > 1 else ""
 
     def given_splits(self, images: Sequence[str]) -> NDArray[np.int8]:
         """Return the given split of each image as an index into MODES, UNASSIGNED without one.
@@ -263,9 +272,21 @@ def read_file(path: Path | str) -> bytes:
         with open(path, "rb", buffering=0) as file:
             if os.fstat(file.fileno()).st_size > MAX_FILE:
                 raise UserError(f"cannot read {path}: it is larger than {MAX_FILE >> 30} GiB.")
-            return file.readall() or b""
+            data = file.readall() or b""
+            return data if data[:1] not in _BOMS else _without_mark(data, str(path))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}.") from None
+
+
+def _without_mark(data: bytes, path: str) -> bytes:
+    """Return a text without its byte order mark; .txt as UTF-8: PowerShell writes UTF-16."""
+    if data.startswith(codecs.BOM_UTF8):
+        return data[3:]
+    if path.lower().endswith(".txt") and data.startswith(
+        (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    ):
+        return data.decode("utf-16", "replace").encode()
+    return data
 
 
 def parse_json(text: bytes) -> Any:

@@ -22,6 +22,7 @@ from kerakit.data.annotations.listing import (
 )
 from kerakit.data.annotations.yolo import YoloNames
 from kerakit.data.folders import normalize_name
+from kerakit.data.tables import split_header
 from kerakit.device.segmentation import IGNORED
 from kerakit.errors import UserError, first_line
 
@@ -171,10 +172,12 @@ def find_classes(
     colors: set[Color] = set()
     lossy = False
     colored = gray = 0
+    first_error: UserError | None = None
     for path in masks[::step]:
         try:
             content = read_values(path)
-        except UserError:
+        except UserError as error:
+            first_error = first_error or error
             continue
         lossy |= path.suffix.lower() in (".jpg", ".jpeg")
         if content.ndim == 3:
@@ -185,11 +188,15 @@ def find_classes(
         else:
             gray += 1
             values |= set(np.unique(content).tolist())
+    if first_error is not None and not colored + gray:
+        raise first_error
     # A few masks of the other kind are faults.
     if colored > gray:
         colors |= {(value, value, value) for value in values}
         return _classes_of_colors(sorted(colors), found, masks[0])
-    return _classes_of_values(sorted(values - set(ignore)), found, lossy)
+    return _classes_of_values(
+        sorted(values - set(ignore)), found, lossy, masks[0] if masks else None
+    )
 
 
 def mask_faults(path: Path, size: tuple[int, int], classes: MaskClasses) -> list[tuple[str, str]]:
@@ -264,7 +271,7 @@ def _classes_of_colors(
 
 
 def _classes_of_values(
-    values: Sequence[int], found: MaskClasses | None, lossy: bool
+    values: Sequence[int], found: MaskClasses | None, lossy: bool, example: Path | None
 ) -> MaskClasses:
     """Return the classes of gray values."""
     if lossy and len(values) > 2:
@@ -285,6 +292,11 @@ def _classes_of_values(
     if found is not None:
         return found
     highest = max(plain, default=0)
+    if highest > IGNORED and len([value for value in plain if value < IGNORED]) < 2:
+        raise UserError(
+            f"the masks such as {example} have the values {_list_values(plain)}. Expected class "
+            f"indices of 0 to {IGNORED - 1}."
+        )
     if highest > 2 * len(plain) + 8:
         # Spread values, such as 0, 85, 170.
         table = np.full(256, -1, np.int16)
@@ -327,7 +339,9 @@ def _read_table(listing: Listing) -> MaskClasses | None:
 
 def _read_csv(path: Path) -> MaskClasses | None:
     """Return the classes of a table with the columns name, r, g, b."""
-    rows = list(csv.reader(read_text(path).splitlines()))
+    lines = read_text(path).splitlines()
+    delimiter = split_header(lines[0])[0] if lines else ","
+    rows = [row for row in csv.reader(lines, delimiter=delimiter) if any(row)]
     if not rows or len(rows) < 2:
         return None
     header = [cell.strip().casefold() for cell in rows[0]]
@@ -338,14 +352,19 @@ def _read_csv(path: Path) -> MaskClasses | None:
     name = next((i for i, cell in enumerate(header) if cell in ("name", "label", "class")), -1)
     if min(*at, name) < 0:
         return None
-    return _with_colors([[row[i] for i in (*at, name)] for row in rows[1:] if len(row) > 3], path)
+    for row in rows[1:]:
+        if len(row) <= max(*at, name):
+            raise UserError(f"{path}: the row {', '.join(row)!r} has {len(row)} cells.")
+    return _with_colors([[row[i] for i in (*at, name)] for row in rows[1:]], path)
 
 
 def _with_colors(rows: Sequence[Sequence[str]], path: Path) -> MaskClasses:
     try:
         colors = tuple((int(r), int(g), int(b)) for r, g, b, _ in rows)
-    except ValueError as error:
-        raise UserError(f"{path}: {first_line(error)}. Expected colors of 0 to 255.") from None
+    except ValueError:
+        raise UserError(
+            f"{path}: expected a color of three numbers of 0 to 255 per class."
+        ) from None
     if len(set(colors)) < len(colors) or any(not 0 <= v <= 255 for color in colors for v in color):
         raise UserError(f"{path}: expected one color of 0 to 255 per class, each different.")
     return MaskClasses(tuple(normalize_name(row[3]) for row in rows), colors, reason=path.name)

@@ -98,9 +98,10 @@ class ObjectColumns:
 
     def add_polygon(self, corners: Sequence[float]) -> None:
         """Append a polygon, x and y in turn, to the last object."""
+        points = array("f", map(float, corners))
         self.part_objects.append(len(self.rows) - 1)
-        self.part_sizes.append(len(corners) // 2)
-        self.points.extend(corners)
+        self.part_sizes.append(len(points) // 2)
+        self.points.extend(points)
 
 
 @dataclass
@@ -251,9 +252,9 @@ def box_faults(annotations: Annotations, boxes: Boxes) -> Iterator[tuple[int, st
     for kind in FAULTS:
         for i in boxes.faults[kind].tolist():
             label = columns.classes[i]
-            name = columns.labels.get(i, "") if label == UNKNOWN else annotations.class_names[label]
+            name = annotations.class_names[label] if label != UNKNOWN else columns.labels.get(i)
             corners = ", ".join(f"{value:.6g}" for value in columns.boxes[4 * i : 4 * i + 4])
-            yield columns.rows[i], kind, f"{name} at {corners}"
+            yield columns.rows[i], kind, f"{name or 'no label'} at {corners}"
 
 
 def _find_first(

@@ -57,10 +57,10 @@ def read_labelme(listing: Listing, shapes: bool = False, points: bool = False) -
     files = listing.with_extension(".json")
     collector = _Collector(shapes)
     annotations = _read(listing, files, _parse_labelme, collector)
+    names = sort_names(name for found in collector.points.values() for name in found)
+    annotations.point_names = names
     if points:
-        names = sort_names(name for found in collector.points.values() for name in found)
         annotations.objects = ObjectColumns()
-        annotations.point_names = names
         for row, found in collector.points.items():
             xs, ys = zip(*found.values(), strict=True)
             annotations.objects.add(row, (min(xs), min(ys), max(xs), max(ys)), 0)
@@ -128,7 +128,7 @@ def read_yolo(listing: Listing, shapes: bool = False, points: bool = False) -> A
         annotations.warnings.append(
             "no names of classes (data.yaml or classes.txt): the classes are numbers."
         )
-    if points and names.kpt_shape:
+    if names.kpt_shape:
         annotations.point_names = tuple(f"point {i}" for i in range(names.kpt_shape[0]))
     return annotations
 
@@ -312,8 +312,9 @@ def _add_object(each: ElementTree.Element, row: int, into: _Collector) -> None:
             float(text("xmax", "")),
             float(text("ymax", "")),
         )
-    except ValueError as error:
-        into.invalid(f"{name}: {error}")
+    except ValueError:
+        sides = {side.tag: side.text for side in corners}
+        into.invalid(f"{name}: bndbox {sides!r:.100}; expected four numbers")
         return
     is_difficult = each.findtext("difficult", "0").strip() in ("1", "true", "True")
     into.difficult += is_difficult
@@ -331,10 +332,8 @@ def _parse_labelme(data: bytes, row: int, into: _Collector) -> None:
     for shape in content["shapes"]:
         try:
             _add_shape(shape, row, into)
-        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            into.invalid(
-                f"a shape without {error.args[0]}" if isinstance(error, KeyError) else str(error)
-            )
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
+            into.invalid(f"shape {shape!r:.80}; expected label, points and shape_type")
 
 
 def _add_shape(shape: dict[str, Any], row: int, into: _Collector) -> None:
@@ -342,7 +341,11 @@ def _add_shape(shape: dict[str, Any], row: int, into: _Collector) -> None:
     corners = [(float(x), float(y)) for x, y in shape["points"]]
     kind = shape.get("shape_type") or "polygon"
     if kind == "point":
-        into.points.setdefault(row, {})[normalize_name(name)] = corners[0]
+        point, place = normalize_name(name), corners[0]
+        found = into.points.setdefault(row, {})
+        if point in found:
+            into.invalid(f"{point}: two points of this name, the first one is used")
+        found.setdefault(point, place)
         return
     if kind == "circle":
         (x, y), edge = corners
@@ -370,8 +373,9 @@ def _parse_kitti(data: bytes, row: int, into: _Collector) -> None:
             continue
         try:
             rows.append((words[0].decode("utf-8", "replace"), [float(word) for word in words[4:8]]))
-        except ValueError as error:
-            into.invalid(str(error))
+        except ValueError:
+            sides = b" ".join(words[4:8]).decode("utf-8", "replace")
+            into.invalid(f"sides {sides!r:.60}; expected four numbers")
             continue
         if len(rows[-1][1]) < 4:
             into.invalid(f"a line of {len(words)} columns; expected at least 8")

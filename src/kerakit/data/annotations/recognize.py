@@ -13,7 +13,7 @@ from kerakit.data.annotations.coco import is_coco
 from kerakit.data.annotations.listing import Listing, pair_files, read_file
 from kerakit.data.annotations.mask_files import find_masks, is_mask_file
 from kerakit.data.annotations.per_image import is_kitti
-from kerakit.data.annotations.yolo import YoloNames, is_yolo
+from kerakit.data.annotations.yolo import YoloNames, is_yolo, name_files
 from kerakit.errors import UserError
 
 FORMATS = {
@@ -122,7 +122,7 @@ def _json(listing: Listing) -> Iterator[DataFormat]:
 
 def _xml(listing: Listing) -> Iterator[DataFormat]:
     for path in listing.with_extension(".xml")[:_SAMPLE]:
-        if b"<annotation" in read_file(listing.root / path):
+        if b"<annotation" in read_file(listing.root / path).replace(b"\0", b""):  # also UTF-16
             yield DataFormat("voc", f"{path} has an element annotation")
 
 
@@ -130,9 +130,10 @@ def _text(listing: Listing) -> Iterator[DataFormat]:
     files = listing.with_extension(".txt")
     if not files:
         return
-    names = YoloNames(listing)
-    labels = [path for path in files if path not in names.files]
+    labels = [path for path in files if path not in name_files(listing)]
     pairs, _ = pair_files(listing.images, labels)
+    if not any(pairs):
+        return
     for path in islice((path for path in pairs if path is not None), 100):
         # The others may have faults.
         lines = read_file(listing.root / path).strip().splitlines()[:1]
@@ -140,7 +141,7 @@ def _text(listing: Listing) -> Iterator[DataFormat]:
             yield DataFormat("kitti", f"{path} has a class and 14 numbers per line")
         if is_yolo(lines):
             yield DataFormat("yolo", f"{path} has a class number and coordinates per line")
-    if names.names is not None and any(pairs):
+    if YoloNames(listing).names is not None:
         yield DataFormat("yolo", "there are names of classes, and text files for images")
 
 

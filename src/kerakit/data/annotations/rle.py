@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from kerakit.device.photo import MAX_JPEG_PIXELS
 from kerakit.errors import first_line
 
 
@@ -26,6 +27,8 @@ def decode_rle(height: int, width: int, counts: bytes | Sequence[int]) -> NDArra
     >>> decode_rle(2, 2, [1, 2, 1]).tolist(), decode_rle(2, 2, b"121").tolist()
     ([[0, 1], [1, 0]], [[0, 1], [1, 0]])
     """
+    if min(height, width) < 0 or height * width > MAX_JPEG_PIXELS:
+        raise ValueError(f"run lengths of a mask of {height} x {width} pixels")
     # It is only loaded for datasets with such masks.
     from faster_coco_eval.core import mask as coco
 

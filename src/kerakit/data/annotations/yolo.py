@@ -40,11 +40,7 @@ class YoloNames:
         self._paths: dict[str, Any] = {}
         self.names: tuple[str, ...] | None = None
         self.kpt_shape: tuple[int, int] | None = None
-        self.files = {
-            path
-            for path in listing.with_extension(".txt")
-            if is_list(path) or path.rpartition("/")[2].casefold() in _NAME_FILES
-        }
+        self.files = name_files(listing)
         found: dict[str, tuple[str, ...]] = {}
         for path in listing.with_extension(".yaml", ".yml"):
             content = _read_yaml(listing.root / path)
@@ -114,6 +110,15 @@ class YoloNames:
         return found
 
 
+def name_files(listing: Listing) -> set[str]:
+    """Return the text files other than labels: names of classes, and lists of images."""
+    return {
+        path
+        for path in listing.with_extension(".txt")
+        if is_list(path) or path.rpartition("/")[2].casefold() in _NAME_FILES
+    }
+
+
 def parse_boxes(data: bytes) -> list[float] | None:
     """Return the numbers of lines of five numbers each; None for other content."""
     if not _PLAIN.fullmatch(data):
@@ -175,10 +180,12 @@ def add_lines(
             continue
         try:
             label, *values = map(float, words)
-            if not label.is_integer() or not 0 <= label < 2**31:
-                raise ValueError(f"class {words[0].decode(errors='replace')}")
-        except (ValueError, OverflowError) as error:
-            faults.append(f"line {number}: {first_line(error)}")
+        except ValueError:
+            text = line.decode(errors="replace")
+            faults.append(f"line {number}: {text!r:.60}; expected numbers, separated by spaces")
+            continue
+        if not label.is_integer() or not 0 <= label < 2**31:
+            faults.append(f"line {number}: class {words[0].decode(errors='replace')}")
             continue
         polygon: list[float] = []
         count = 0 if kpt_shape is None else kpt_shape[0] * kpt_shape[1]
@@ -227,13 +234,18 @@ def _read_yaml(path: Path) -> Any:
     try:
         return yaml.safe_load(read_text(path))
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise UserError(f"cannot read {path}: invalid YAML ({first_line(error)}).") from None
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}: {getattr(error, 'problem', '')}" if mark else ""
+        raise UserError(
+            f"cannot read {path}: invalid YAML ({where or first_line(error)})."
+        ) from None
 
 
 def _yaml_names(path: Path, value: Any) -> tuple[str, ...]:
     """Return the names of a list, or of a dictionary by number."""
     if isinstance(value, dict):
-        if sorted(value) != list(range(len(value))):
+        value = {int(key) if str(key).isdecimal() else key: name for key, name in value.items()}
+        if set(value) != set(range(len(value))):
             raise UserError(
                 f"{path}: the numbers of names are {', '.join(map(str, list(value)[:20]))}; "
                 f"expected 0 to {len(value) - 1}."
