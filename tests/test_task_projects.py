@@ -17,7 +17,7 @@ from kerakit import UserError
 from kerakit.data.ready import write_ready_data
 from kerakit.new_project import new_project
 from kerakit.update import TASKS, _read_task, create_project, task_template, update_project
-from projects import Project, edit, template_modules
+from projects import Project, edit, make_task_project, template_modules
 
 SPATIAL = ("segmentation", "keypoints", "detection")
 
@@ -53,19 +53,6 @@ def suggests_mixup(project: Path) -> bool:
         return "mixup" in load("search").suggest(optuna.create_study().ask(), args)
 
 
-def make(folder: Path, task: str, count: int) -> Project:
-    """A project with a small sample dataset."""
-    create_project(folder, task)
-    data = write_ready_data(task, folder / "data", count)
-    config = folder / "config.py"
-    place = "".join(f' / "{name}"' for name in data.relative_to(folder).parts)
-    text = config.read_text()
-    start = text.index("DATA_DIR = ")
-    end = text.index("\n", start)
-    config.write_text(f"{text[:start]}DATA_DIR = Path(__file__).parent{place}{text[end:]}")
-    return Project(folder)
-
-
 @pytest.mark.parametrize(
     "task",
     [
@@ -79,7 +66,7 @@ def make(folder: Path, task: str, count: int) -> Project:
     ],
 )
 def test_a_project_of_each_task(task: str, tmp_path: Path) -> None:
-    project = make(tmp_path / "project", task, 120)
+    project = make_task_project(tmp_path / "project", task, 120)
     size = "64,64" if task in SPATIAL else "48,48"
     flags = ("--input_size", size, "--batch_size", 8)
     jitter = ("--jitter", *(("--mosaic", 0.5) if task == "detection" else ()))

@@ -1,17 +1,20 @@
 """A process that has imported TensorFlow and forks a child per script: starts take no time.
 
-Run as a program, it reads one JSON object per line: ``script``, ``args``, ``folder``, ``output``;
-it prints the process id of each child, and then its exit code, negative for a signal.
+Run as a program, it reads one JSON object per line: ``script``, ``args``, ``folder``, ``output``,
+``kill_at``; it prints the process id of each child, and then its exit code, negative for a signal.
+In between, the child may print "reached": see ``kill_points``.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import runpy
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +35,25 @@ class ForkServer:
             env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
         )
 
-    def start(self, folder: Path, output: Path, script: str, *args: object) -> Child:
-        """Start a script in ``folder``; its output is written to ``output``."""
+    def start(
+        self,
+        folder: Path,
+        output: Path,
+        script: str,
+        *args: object,
+        kill_at: tuple[str, int] | None = None,
+    ) -> Child:
+        """Start a script in ``folder``; its output is written to ``output``.
+
+        Args:
+            kill_at: the point at which the script ends itself: see ``kill_points``.
+        """
         request = {
             "script": script,
             "args": [str(each) for each in args],
             "folder": str(folder),
             "output": str(output),
+            "kill_at": kill_at,
         }
         assert self._process.stdin
         assert self._process.stdout
@@ -61,11 +76,21 @@ class Child:
     def __init__(self, pid: int, output: Path, codes: Any) -> None:
         self.pid, self._output = pid, output
         self._code: int | None = None
+        self._reached = threading.Event()
         self._reader = threading.Thread(target=self._read, args=(codes,), daemon=True)
         self._reader.start()
 
     def _read(self, codes: Any) -> None:
-        self._code = int(codes.readline())
+        line = codes.readline()
+        if line == "reached\n":
+            self._reached.set()
+            line = codes.readline()
+        self._code = int(line)
+        self._reached.set()
+
+    def wait_until_reached(self) -> None:
+        """Wait for the point "save_end", or the end."""
+        assert self._reached.wait(300)
 
     def wait(self, timeout: float = 300) -> int:
         """Return the exit code, negative for a signal."""
@@ -92,6 +117,11 @@ def _run(request: dict[str, Any]) -> None:
     """Run a script in this child, and exit."""
     from kerakit.script import exit_on_error
 
+    if request["kill_at"]:
+        from kill_points import install
+
+        kind, number = request["kill_at"]
+        install(kind, number, partial(os.write, os.dup(1), b"reached\n"))
     output = os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):
         os.dup2(output, stream)
@@ -115,12 +145,19 @@ def _run(request: dict[str, Any]) -> None:
 
 
 def _serve() -> None:
-    import keras  # noqa: F401 - for the children
+    import grain  # noqa: F401 - for the children
+    import keras  # noqa: F401
+    import matplotlib.pyplot  # noqa: F401 - imported, it starts no thread
     import sklearn.metrics  # noqa: F401
 
+    from kerakit import data, deploy, training
     from kerakit.training import session, state_callback  # noqa: F401
 
+    for package in (data, deploy, training):
+        for name in dir(package):  # they import their modules
+            getattr(package, name)
     state_callback.MAX_FRACTION = float(os.environ.get("MAX_FRACTION", "0.02"))
+    gc.freeze()  # else, each child copies all memory
     for line in sys.stdin:
         pid = os.fork()
         if pid == 0:

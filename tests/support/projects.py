@@ -147,6 +147,22 @@ def new_project(path: Path, data: Path) -> Project:
     return Project(path)
 
 
+def make_task_project(folder: Path, task: str, count: int) -> Project:
+    """Return a new project of a task with a small sample dataset."""
+    from kerakit.data.ready import write_ready_data
+    from kerakit.update import create_project
+
+    create_project(folder, task)
+    data = write_ready_data(task, folder / "data", count)
+    config = folder / "config.py"
+    place = "".join(f' / "{name}"' for name in data.relative_to(folder).parts)
+    text = config.read_text()
+    start = text.index("DATA_DIR = ")
+    end = text.index("\n", start)
+    config.write_text(f"{text[:start]}DATA_DIR = Path(__file__).parent{place}{text[end:]}")
+    return Project(folder)
+
+
 def edit(path: Path, old: str, new: str) -> None:
     """Replace the only ``old`` in a file."""
     text = path.read_text()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import signal
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +27,29 @@ def construct(input_shape, task, weights=None):
     """Return the model."""
     image = keras.Input(input_shape, name="image")
     x = layers.Rescaling(1 / 127.5, offset=-1)(image)
-    x = layers.Conv2D(4, 3, strides=2, name="low")(x)
+    x = layers.Conv2D(4, 3, strides=4, padding="same", use_bias=False, name="low")(x)
     x = layers.BatchNormalization()(x)
     x = layers.ReLU(name="middle")(x)
-    x = layers.Conv2D(4, 3, name="high")(x)
+    x = layers.Conv2D(4, 3, strides=2, padding="same", activation="relu", name="high")(x)
     x = layers.Dropout(0.2)(x)
-    x = layers.GlobalAveragePooling2D(name="features")(x)
     return keras.Model(image, task.head(x))
 '''
 
 FLAGS = (
     *("--model", "tiny", "--input_size", "16,12", "--batch_size", 4),
-    *("--num_epochs", 3, "--head_epochs", 4, "--save_minutes", 0.001),
+    *("--num_epochs", 3, "--head_epochs", 4, "--save_minutes", 1e-6),
 )
+
+NUMBERS = {
+    "save": 80,
+    "file": 40,
+    "step": 100,
+    "validation": 40,
+    "epoch": 25,
+    "phase": 30,
+    "save_end": 4,
+}
+"""Kinds of points of ``kill_points``, with how many there are, about, in one to three saves."""
 
 
 def add_tiny_model(project: Project) -> Project:
@@ -59,19 +70,20 @@ class Trainings:
     def __init__(self, server: ForkServer, project: Project, seed: int = 0) -> None:
         self._server, self.project = server, project
         self.random = random.Random(seed)
-        self.kills = self.kills_in_save = 0
+        self.kills: Counter[str] = Counter()
 
     def run(self, name: str) -> Run:
         """Return a run of the project."""
         return Run(self.project.path / "progress" / name)
 
-    def start(self, name: str, *flags: object) -> Child:
+    def start(self, name: str, *flags: object, kill_at: tuple[str, int] | None = None) -> Child:
         """Start a training."""
         path = self.project.path / f"{name}.txt"
         path.unlink(missing_ok=True)
         path.touch()
         arguments = ("--save_to", f"progress/{name}", *FLAGS, *flags)
-        return self._server.start(self.project.path, path, "train.py", *arguments)
+        folder = self.project.path
+        return self._server.start(folder, path, "train.py", *arguments, kill_at=kill_at)
 
     def finish(self, name: str, *flags: object) -> str:
         """Train to the end; return the output."""
@@ -80,28 +92,31 @@ class Trainings:
         assert code == 0, child.output
         return child.output
 
-    def kill(self, name: str, *flags: object, in_save: bool = False) -> bool:
-        """Resume a training and kill it at a random instant; False if it ended before.
+    def kill(self, name: str, *flags: object, kind: str = "", number: int = 0) -> bool:
+        """Resume a training, and kill it; False if it ended before.
 
-        The instant is a random time after, or during, one of the next saves: the same fraction of
-        the training on a fast and on a busy machine.
+        Args:
+            name: of the run.
+            flags: of train.py.
+            kind: of the point of the kill, of ``kill_points``; at a random time after "save_end".
+                Default: a random one, every third a file operation of a save.
+            number: of the point; default: random.
         """
-        child = self.start(name, "--resume", "auto", *flags)
-        state, number = self.run(name).state, self.random.randint(1, 4)
-        pattern = ".*.tmp" if in_save else "0*"
-        seen = {path.name for path in state.glob("0*")}
-        number += len(seen)
-        while len(seen) < number and child.is_running():
-            seen |= {path.name for path in state.glob(pattern)}
-            time.sleep(0.0003)
-        time.sleep(self.random.uniform(0, 0.01 if in_save else 0.3))
-        was_running = child.is_running()
-        self.kills_in_save += was_running and any(self.run(name).state.glob(".*.tmp"))
-        child.kill(signal.SIGKILL)
+        if not kind:
+            is_in_save = self.random.random() < 1 / 3
+            kind = "save" if is_in_save else self.random.choice(list(NUMBERS))
+        number = number or self.random.randint(1, NUMBERS[kind])
+        child = self.start(name, "--resume", "auto", *flags, kill_at=(kind, number))
+        if kind == "save_end":
+            child.wait_until_reached()
+            time.sleep(self.random.uniform(0, 0.5))
+            child.kill(signal.SIGKILL)
         code = child.wait()
         assert code in (0, -signal.SIGKILL), child.output
-        self.kills += code != 0
-        return code != 0
+        assert "damaged" not in child.output, child.output  # of the state that was resumed
+        is_killed = code != 0
+        self.kills[kind] += is_killed
+        return is_killed
 
 
 def final_state(run: Run) -> SavedState:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -24,6 +23,19 @@ SCENARIOS = {
 }
 """Flags of a training on cached features in two phases, and of one on images."""
 
+KILLS: dict[str, list[tuple[str, int]]] = {
+    "phases": [
+        *(("file", 5), ("save", 4), ("save", 45), ("step", 20), ("epoch", 1), ("epoch_end", 1)),
+        *(("validation", 3), ("save", 30), ("begin", 2), ("phase", 3), ("file", 30), ("save", 7)),
+        *(("save_end", 3), ("epoch_end", 3)),
+    ],
+    "scratch": [
+        *(("save", 9), ("save", 40), ("validation", 2), ("save", 26), ("epoch_end", 1)),
+        *(("step", 3), ("epoch", 5), ("file", 25), ("phase", 20)),
+    ],
+}
+"""Points of ``kill_points`` where a training is killed and resumed; a save after each step."""
+
 
 @pytest.fixture(scope="module")
 def trainings(
@@ -34,47 +46,21 @@ def trainings(
     project = add_tiny_model(copy_project(project_once.path, folder, photos_once))
     plateau = 'callbacks.append(keras.callbacks.ReduceLROnPlateau("loss", patience=1, cooldown=1))'
     edit(project.path / "callbacks.py", "    callbacks += trackers\n", f"    {plateau}\n")
-    server = ForkServer(MAX_FRACTION="1")
+    server = ForkServer(MAX_FRACTION="inf")
     yield Trainings(server, project)
     server.close()
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_a_killed_training_ends_as_one_that_was_not(trainings: Trainings, scenario: str) -> None:
-    """Kills at random instants, a third of them during a save, several per run."""
+    """A kill in a save, in a validation, at the exact end of an epoch, between the phases, ..."""
     flags, whole, cut = SCENARIOS[scenario], f"{scenario}-whole", f"{scenario}-cut"
     trainings.finish(whole, *flags)
-    for number in range(4):  # test_hundreds_of_kills has more
-        trainings.kill(cut, *flags, in_save=number % 3 == 2)
+    for kind, number in KILLS[scenario]:  # test_hundreds_of_kills has more
+        assert trainings.kill(cut, *flags, kind=kind, number=number), (kind, number)
     trainings.finish(cut, "--resume", "auto", *flags)
     assert_equal(trainings.run(whole), trainings.run(cut))
     assert "is complete: " in trainings.finish(cut, "--resume", "auto", *flags)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
-def test_hundreds_of_kills(
-    backend: str, tmp_path: Path, project_once: Project, photos_once: Path
-) -> None:
-    """KERAKIT_KILLS kills, 500 by default, of both kinds of training, on each backend."""
-    count = int(os.environ.get("KERAKIT_KILLS", "500"))
-    project = add_tiny_model(copy_project(project_once.path, tmp_path / "project", photos_once))
-    server = ForkServer(MAX_FRACTION="1", KERAS_BACKEND=backend)
-    trainings = Trainings(server, project, seed=1)
-    for name, flags in SCENARIOS.items():
-        trainings.finish(name, *flags)
-    number = 0
-    while trainings.kills < count:
-        for name, flags in SCENARIOS.items():
-            number += 1
-            cut = f"cut-{number}"
-            while trainings.kill(cut, *flags, in_save=trainings.random.random() < 1 / 3):
-                pass
-            trainings.finish(cut, "--resume", "auto", *flags)
-            assert_equal(trainings.run(name), trainings.run(cut))
-            trainings.run(cut).remove()
-    print(f"{trainings.kills} kills, {trainings.kills_in_save} of them during a save")
-    server.close()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 33), (signal.SIGINT, 130)])
@@ -136,8 +122,7 @@ def test_what_may_change_and_what_may_not(trainings: Trainings) -> None:
 def test_a_damaged_state_is_named_and_the_one_before_is_taken(trainings: Trainings) -> None:
     flags = ("--strategy", "scratch", "--learning_rate", 0.002)
     trainings.finish("intact", *flags)
-    while len(StateFolder(trainings.run("damaged").state).find()) < 2:
-        assert trainings.kill("damaged", *flags)
+    assert trainings.kill("damaged", *flags, kind="save_end", number=2)
     newest = StateFolder(trainings.run("damaged").state).find()[0]
     with (newest / "arrays.npz").open("r+b") as file:
         file.seek(500)
@@ -150,9 +135,7 @@ def test_a_damaged_state_is_named_and_the_one_before_is_taken(trainings: Trainin
 def test_other_data_is_refused(trainings: Trainings, photos: Path) -> None:
     """An image that was added since; the record of the split remains."""
     flags = ("--data_dir", photos)
-    assert trainings.kill("data", *flags)
-    while not StateFolder(trainings.run("data").state).find():
-        assert trainings.kill("data", *flags)
+    assert trainings.kill("data", *flags, kind="save_end", number=1)
     split = trainings.run("data").split.read_bytes()
     extra = photos / "apple" / "new.png"
     extra.write_bytes((photos / "apple" / "00.png").read_bytes())
