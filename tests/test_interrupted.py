@@ -155,19 +155,6 @@ def test_a_failed_training_leaves_the_run_that_it_was_to_replace(
     assert not any(path.name.startswith(".") for path in run.iterdir())
 
 
-@pytest.mark.parametrize("gone", [".", "ckpt", "plots"])
-def test_a_folder_that_disappears_while_training_is_named(project: Project, gone: str) -> None:
-    run = project.path / "progress" / "test"
-    moved = project.path / "moved"
-    thread = when((run / "ckpt/index.json").exists, lambda: (run / gone).rename(moved))
-    result = project.train("--num_epochs", 1000, "--strategy", "auto")
-    thread.join()
-    assert result.code == 1, result.err
-    assert "was removed or replaced while the training wrote to it" in result.err
-    assert "Traceback" not in result.err
-    assert moved.is_dir()
-
-
 def test_sigterm_ends_an_export_with_its_programs(
     trained: Project, executable: Callable[[str], Path], tmp_path: Path
 ) -> None:

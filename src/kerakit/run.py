@@ -7,6 +7,7 @@ import csv
 import io
 import math
 import re
+import sys
 import warnings
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
@@ -89,6 +90,10 @@ class Checkpoint:
             raise ValueError(f"value: expected a number or null, got {self.value!r}")
         if not (isinstance(self.sha256, str) and re.fullmatch("[0-9a-f]{64}", self.sha256)):
             raise ValueError(f"sha256: expected 64 hexadecimal digits, got {self.sha256!r}")
+
+
+class RunLostError(JobError):
+    """The folder of a run was removed or replaced while a training wrote to it."""
 
 
 class Run(OutputFolder):
@@ -228,14 +233,26 @@ class Run(OutputFolder):
             self._previous.remove()
 
     def check_intact(self) -> None:
-        """Raise JobError if the run folder was removed or replaced while this process uses it."""
-        folders = (self.path, self.checkpoints, self.logs, self.plots)
-        missing = [path for path in folders if is_locked_here(self.path) and not path.is_dir()]
-        if is_lost(self.path) or missing:
-            raise JobError(
-                f"{(missing or folders)[0]} was removed or replaced while the training wrote to "
-                "it. Nothing more is saved there: train again, and leave the folder as it is."
+        """Raise RunLostError if the run folder was removed or replaced while this process uses it.
+
+        A folder in it that was removed is created again.
+        """
+        if is_lost(self.path):
+            raise RunLostError(
+                f"{self.path} was removed or replaced while the training wrote to it. Nothing more "
+                "is saved there: train again, and leave the folder as it is."
             )
+        for folder in (self.checkpoints, self.logs, self.plots):
+            if is_locked_here(self.path) and not folder.is_dir():
+                try:
+                    make_dir(folder)
+                except UserError:
+                    continue  # whatever is written to it will say so
+                print(
+                    f"WARNING: {folder} was removed or replaced while the training wrote to it; it "
+                    "is created again, without what it held.",
+                    file=sys.stderr,
+                )
 
     def discard_if_empty(self, seconds: float = 0) -> None:
         """Remove a run without a completed epoch, so that the same command can be repeated.
@@ -380,7 +397,11 @@ class Run(OutputFolder):
             )
             # Once, and before files are removed: a kill in between leaves an unlisted file, never a
             # listed one that is missing, or the newest in the place of the best.
-            self._write_index(ranked[:limit])
+            try:
+                self._write_index(ranked[:limit])
+            except OSError:
+                path.unlink(missing_ok=True)  # a full disk needs its space
+                raise
             for dropped in ranked[limit:] if limit is not None else []:
                 (self.checkpoints / dropped.file).unlink(missing_ok=True)
             self.drop_previous()

@@ -43,6 +43,5 @@ def test_a_limit_on_the_size_omits_an_epoch_and_the_training_goes_on(
         fit([logs], epochs=3)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    message = "the TensorBoard logs of epoch 3 could not be written: "
-    assert message in capsys.readouterr().err
+    assert "TensorBoard logs of epoch 3" in capsys.readouterr().err
     assert set(before) <= set(read_scalars(tmp_path))  # no record was cut off

@@ -12,6 +12,7 @@ import keras
 from kerakit.errors import JobError, list_names
 from kerakit.report import charts
 from kerakit.run import Run, sort_key
+from kerakit.training.outputs import Output
 
 SECONDS_BETWEEN_LINES = 1
 """Smallest interval between two lines of ``EpochLogger``."""
@@ -26,6 +27,9 @@ class Checkpoints(keras.callbacks.Callback):
     If ``fit`` trains only a part of ``model`` (a head on features), an epoch may be shorter than
     writing a checkpoint. Then the best weights of the part are kept in memory, written at most
     every SECONDS_BETWEEN_SAVES, and restored at the end.
+
+    If a checkpoint cannot be written, training continues with a warning; the best weights that are
+    not written stay in memory until a later checkpoint is written.
 
     Args:
         run: the run folder.
@@ -58,6 +62,8 @@ class Checkpoints(keras.callbacks.Callback):
         self._whole = model
         self._best: tuple[float, int, float, Any] | None = None
         self._last_save = -math.inf
+        self._unwritten: tuple[float, int, float, Any] | None = None
+        self.outputs = [Output("checkpoint")]
 
     def on_train_begin(self, logs: Any = None) -> None:  # noqa: ARG002 - Keras's signature
         """Forget the part of the phase before."""
@@ -84,28 +90,63 @@ class Checkpoints(keras.callbacks.Callback):
             self.model.set_weights(weights)
             if epoch not in (saved.epoch for saved in self._run.list_checkpoints()):
                 self._save(self._whole, epoch, value)
+        if self._unwritten is not None:
+            self._write_unwritten(self._whole or self.model)
 
     def get_state(self) -> dict[str, Any]:
-        """Return the best weights of the part, for a resume."""
-        if self._best is None:
-            return {}
-        _, epoch, value, weights = self._best
-        return {"epoch": epoch, "value": value, "weights": list(weights)}
+        """Return the best weights of the part, and those that are not written, for a resume."""
+        state: dict[str, Any] = {} if self._best is None else _to_state(self._best)
+        if self._unwritten is not None:
+            state["unwritten"] = _to_state(self._unwritten)
+        return state
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continue from a state."""
+        self._best = self._from_state(state) if "weights" in state else None
+        unwritten = state.get("unwritten")
+        self._unwritten = self._from_state(unwritten) if unwritten else None
+
+    def _from_state(self, state: dict[str, Any]) -> tuple[float, int, float, Any]:
         value = state["value"]
-        rank = sort_key(value, self._higher_is_better)
-        self._best = rank, state["epoch"], value, state["weights"]
+        return sort_key(value, self._higher_is_better), state["epoch"], value, state["weights"]
 
     def _save(self, model: keras.Model, epoch: int, value: float) -> None:
-        """Save, unless an earlier attempt at this epoch, before a resume, was as good."""
+        """Save; where that fails, hold the weights if they are the best of those not written."""
+        self._write(model, epoch, value)
+        if self.outputs[0].failure:
+            rank = sort_key(value, self._higher_is_better)
+            if self._unwritten is None or rank <= self._unwritten[0]:
+                self._unwritten = rank, epoch, value, model.get_weights()
+        elif self._unwritten is not None:
+            self._write_unwritten(model)
+
+    def _write_unwritten(self, model: keras.Model) -> None:
+        """Write the weights that could not be written before."""
+        assert self._unwritten is not None  # noqa: S101 - by the callers
+        _, epoch, value, weights = self._unwritten
+        current = model.get_weights()
+        model.set_weights(weights)
+        try:
+            self._write(model, epoch, value)
+        finally:
+            model.set_weights(current)
+        if not self.outputs[0].failure:
+            self._unwritten = None
+
+    def _write(self, model: keras.Model, epoch: int, value: float) -> None:
+        """Write, unless an earlier attempt at this epoch, before a resume, was as good."""
         rank = sort_key(value, self._higher_is_better)
-        for saved in self._run.list_checkpoints():
-            is_as_good = sort_key(saved.value, self._higher_is_better) <= rank
-            if saved.epoch == epoch and is_as_good and self._run.is_intact(saved):
-                return
-        self._run.add_checkpoint(model, epoch, value, self._limit, self._higher_is_better)
+        with self.outputs[0].writing(f"checkpoint of epoch {epoch}"):
+            for saved in self._run.list_checkpoints():
+                is_as_good = sort_key(saved.value, self._higher_is_better) <= rank
+                if saved.epoch == epoch and is_as_good and self._run.is_intact(saved):
+                    return
+            self._run.add_checkpoint(model, epoch, value, self._limit, self._higher_is_better)
+
+
+def _to_state(best: tuple[float, int, float, Any]) -> dict[str, Any]:
+    _, epoch, value, weights = best
+    return {"epoch": epoch, "value": value, "weights": list(weights)}
 
 
 class HistoryWriter(keras.callbacks.Callback):
@@ -126,6 +167,7 @@ class HistoryWriter(keras.callbacks.Callback):
         self._run = run
         self._rows: list[dict[str, float]] = []
         self.phase_starts: list[int] = []
+        self.outputs = [Output("history.csv"), Output("plots/curves.png")]
 
     def on_train_begin(self, logs: Any = None) -> None:  # noqa: ARG002 - Keras's signature
         """Record the start of a phase."""
@@ -138,7 +180,8 @@ class HistoryWriter(keras.callbacks.Callback):
         logs.setdefault("learning_rate", float(self.model.optimizer.learning_rate))
         metrics = {name: float(value) for name, value in logs.items()}
         self._rows.append({"epoch": epoch + 1, **metrics})
-        self._run.write_history(self._rows)
+        with self.outputs[0].writing():
+            self._run.write_history(self._rows)
 
     def get_state(self) -> dict[str, Any]:
         """Return the rows, for a resume."""
@@ -152,7 +195,13 @@ class HistoryWriter(keras.callbacks.Callback):
 
     def on_train_end(self, logs: Any = None) -> None:  # noqa: ARG002 - Keras's signature
         """Plot the curves."""
-        if self._rows:
+        if not self._rows:
+            return
+        if self.outputs[0].failure:
+            with self.outputs[0].writing():
+                self._run.write_history(self._rows)
+        with self.outputs[1].writing():
+            self._run.check_intact()
             charts.save_png(charts.plot_curves(self._rows), self._run.plots / "curves.png")
 
 

@@ -14,6 +14,7 @@ from kerakit.files import write_json
 from kerakit.machine import describe_machine
 from kerakit.run import Run
 from kerakit.training.callbacks import Checkpoints, HistoryWriter
+from kerakit.training.outputs import Output
 from kerakit.training.page import write_page
 
 _PACKAGES = ("keras", "numpy")
@@ -25,6 +26,7 @@ def write_training_report(
     generators: Sequence[BatchGenerator],
     callbacks: Sequence[Any],
     seconds_before: float = 0,
+    output: Output | None = None,
 ) -> Iterator[None]:
     """Write report and page when the block ends, however it ends, if an epoch was completed.
 
@@ -33,6 +35,7 @@ def write_training_report(
         generators: generators of training and validation images.
         callbacks: callbacks of ``fit``; Kerakit's hold the monitored metric and phase starts.
         seconds_before: seconds of training before a resume.
+        output: takes a failed write; default: it is raised.
     """
     start, status = time.monotonic(), "failed"
     try:
@@ -44,17 +47,18 @@ def write_training_report(
     finally:
         run.check_intact()
         # A training that failed without a checkpoint is discarded.
-        if run.history.exists() and (status == "completed" or run.list_checkpoints()):
-            report = {
-                **describe_machine(_PACKAGES),
-                "status": status,
-                "seconds": round(seconds_before + time.monotonic() - start, 1),
-                **_count_images(generators),
-                **_describe_callbacks(callbacks),
-            }
-            write_json(run.report, report)
-            write_page(run)
-            print(f"report: {run.page}")
+        with output.writing() if output else contextlib.nullcontext():
+            if run.history.exists() and (status == "completed" or run.list_checkpoints()):
+                report = {
+                    **describe_machine(_PACKAGES),
+                    "status": status,
+                    "seconds": round(seconds_before + time.monotonic() - start, 1),
+                    **_count_images(generators),
+                    **_describe_callbacks(callbacks),
+                }
+                write_json(run.report, report)
+                write_page(run)
+                print(f"report: {run.page}")
 
 
 def _count_images(generators: Sequence[BatchGenerator]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from kerakit.run import Run
 from kerakit.script import INTERRUPTED, PREEMPTED, deploy_command
 from kerakit.signals import Terminated, shielded
 from kerakit.training.callbacks import Checkpoints
+from kerakit.training.outputs import Output, Records, check_written, tolerant_streams
 from kerakit.training.report import write_training_report
 from kerakit.training.signals import StopSignals
 from kerakit.training.trackers import tracking
@@ -59,13 +60,18 @@ def training_session(
     signals = state.signals if state else StopSignals()
     handlers = contextlib.ExitStack()
     handlers.enter_context(signals.installed())
+    handlers.enter_context(tolerant_streams())
     before, start = state.seconds_before if state else 0.0, time.monotonic()
+    report, records = Output("report.html"), Records(run)
     try:
         check_callbacks(callbacks)
         _warn_of_partial_saves(callbacks)
         if state:
             state.restore_trackers(callbacks)
-        with tracking(callbacks), write_training_report(run, generators, callbacks, before):
+        with (
+            tracking(callbacks),
+            write_training_report(run, generators, callbacks, before, report),
+        ):
             try:
                 yield
             except BaseException:
@@ -76,6 +82,8 @@ def training_session(
                             callback.on_train_end()
                 raise
             run.drop_previous()  # callbacks need not save checkpoints
+            records.restore()
+        check_written(callbacks, bool(state and state.folder.find()), [report, *records.outputs])
     except KeyboardInterrupt as error:
         is_terminated = isinstance(error, Terminated)
         exit_code = INTERRUPTED

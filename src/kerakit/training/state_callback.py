@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -13,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kerakit import __version__
-from kerakit.errors import KerakitError, UserError, first_line
+from kerakit.errors import UserError
 from kerakit.inference import compiled_call
 from kerakit.signals import shielded
 from kerakit.state_folder import SavedState
 from kerakit.training.callbacks import StepScheduler
+from kerakit.training.outputs import Output
+from kerakit.training.tensorboard_logs import measure_logs
 from kerakit.training.throughput import ThroughputMonitor
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class StateSaver(keras.callbacks.Callback):
         self._saved_position: tuple[int, int] | None = None
         self._last_save, self._cost = 0.0, 0.0
         self._validation_start = self._validation_seconds = 0.0
-        self._failure = ""
+        self._output = Output("saved state")
 
     # ------------------------------------------------------------------------ callbacks of Keras
 
@@ -128,8 +128,8 @@ class StateSaver(keras.callbacks.Callback):
         requested = self._state.signals.requested
         if requested or self._is_done() or self._is_due(0):
             self._save()
-        elif self._failure:
-            print(self._failure, file=sys.stderr)
+        elif self._output.failure:
+            self._output.warn()
         if requested:
             self._state.signals.stop()
 
@@ -155,21 +155,12 @@ class StateSaver(keras.callbacks.Callback):
     def _save(self) -> None:
         """Save the state; a failure is printed, and training continues."""
         start = time.monotonic()
-        failed, self._failure = bool(self._failure), ""
         with shielded():
-            try:
+            with self._output.writing():
                 self._state.run.check_intact()
                 self._state.folder.save(*self._collect())
-            except (OSError, KerakitError, MemoryError) as error:
-                self._failure = (
-                    f"WARNING: the state of the training could not be saved: {first_line(error)} "
-                    "Training continues; the last saved state remains."
-                )
-                print(self._failure, file=sys.stderr)
-            else:
+            if not self._output.failure:
                 self._saved_position = self._position
-                if failed:
-                    print("the state of the training is saved again", flush=True)
             self._last_save = time.monotonic()
             self._cost = self._last_save - start
             self._state.saves_seconds += self._cost
@@ -197,7 +188,7 @@ class StateSaver(keras.callbacks.Callback):
             "seconds": state.seconds,
             "recalled": state.recalled,
             "callbacks": callbacks,
-            "logs": _measure_logs(self._callbacks, state.run.logs),
+            "logs": measure_logs(state.run.logs, self._callbacks),
         }
         return values, arrays
 
@@ -333,36 +324,3 @@ def restore_variables(group: str, variables: Sequence[Any], saved: SavedState) -
     for variable, array in zip(variables, arrays, strict=True):
         current = keras.ops.convert_to_numpy(variable).dtype
         variable.assign(array.view(current) if current.kind == "V" else array)
-
-
-# ------------------------------------------------------------------------------- TensorBoard logs
-
-
-def _measure_logs(callbacks: Iterable[Any], folder: Path) -> dict[str, int]:
-    """Return the size of each event file, after what was logged so far was written."""
-    for callback in callbacks:
-        if isinstance(callback, keras.callbacks.TensorBoard):  # added in callbacks.py
-            for writer in callback._writers.values():
-                writer.flush()
-    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in _events(folder)}
-
-
-def truncate_logs(sizes: dict[str, int], folder: Path) -> None:
-    """Remove what was logged after the state was saved: it is logged again."""
-    for path in _events(folder):
-        size = sizes.get(path.relative_to(folder).as_posix(), 0)
-        if size == 0:
-            path.unlink()
-        elif path.stat().st_size > size:
-            with path.open("rb+") as file:
-                file.truncate(size)
-
-
-def _events(folder: Path) -> list[Path]:
-    if folder.is_symlink():
-        return []
-    return [
-        path
-        for path in sorted(folder.rglob("events.out.tfevents.*"))
-        if path.is_file() and not path.is_symlink()
-    ]

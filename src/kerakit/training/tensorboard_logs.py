@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import os
-import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-unty
 from tensorboard.plugins.scalar.summary_v2 import scalar_pb  # type: ignore[import-untyped]
 from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
 
-from kerakit.errors import first_line
+from kerakit.training.outputs import Output
 
 
 class TensorBoard(keras.callbacks.Callback):
@@ -34,6 +34,7 @@ class TensorBoard(keras.callbacks.Callback):
         super().__init__()
         self.folder = folder
         # TensorBoard reads the files of a folder in the order of their names.
+        self._output = Output("TensorBoard logs")
         self._name = f"events.out.tfevents.{time.time_ns() / 1e9:.6f}.{os.getpid()}"
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
@@ -43,16 +44,10 @@ class TensorBoard(keras.callbacks.Callback):
         for name, value in logs.items():
             part = "validation" if name.startswith("val_") else "train"
             parts[part][f"epoch_{name.removeprefix('val_')}"] = float(value)
-        try:
+        with self._output.writing(f"TensorBoard logs of epoch {epoch + 1}"):
             for part, scalars in parts.items():
                 if scalars:
                     append(self.folder / part / self._name, _encode(scalars, epoch))
-        except OSError as error:
-            print(
-                f"WARNING: the TensorBoard logs of epoch {epoch + 1} could not be written: "
-                f"{first_line(error)}",
-                file=sys.stderr,
-            )
 
 
 def append(path: Path, records: bytes) -> None:
@@ -84,3 +79,33 @@ def _record(event: Any) -> bytes:
     buffer = io.BytesIO()
     RecordWriter(buffer).write(event.SerializeToString())
     return buffer.getvalue()
+
+
+def measure_logs(folder: Path, callbacks: Iterable[Any] = ()) -> dict[str, int]:
+    """Return the size of each file, after ``keras.callbacks.TensorBoard`` has written its own."""
+    for callback in callbacks:
+        if isinstance(callback, keras.callbacks.TensorBoard):  # added in callbacks.py
+            for writer in callback._writers.values():
+                writer.flush()
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in _events(folder)}
+
+
+def truncate_logs(sizes: dict[str, int], folder: Path) -> None:
+    """Remove what was logged after the sizes were measured, such as what is logged again."""
+    for path in _events(folder):
+        size = sizes.get(path.relative_to(folder).as_posix(), 0)
+        if size == 0:
+            path.unlink()
+        elif path.stat().st_size > size:
+            with path.open("rb+") as file:
+                file.truncate(size)
+
+
+def _events(folder: Path) -> list[Path]:
+    if folder.is_symlink():
+        return []
+    return [
+        path
+        for path in sorted(folder.rglob("events.out.tfevents.*"))
+        if path.is_file() and not path.is_symlink()
+    ]
