@@ -23,7 +23,10 @@ from kerakit.data import DataReader
 from kerakit.deploy import ExportFolder
 from kerakit.errors import UserError
 from kerakit.locks import FILE, check_unlocked, is_lost, lock_folder, locked, release_all
-from projects import Project, write_image
+from kerakit.run import Run
+from kerakit.signals import TERMINATION, Terminated
+from kerakit.training.signals import StopSignals
+from projects import Project, edit, write_image
 
 HOLD = """
 import sys, time
@@ -153,6 +156,61 @@ def test_a_failed_training_leaves_the_run_that_it_was_to_replace(
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
     assert trained.train("--overwrite").code == 0
     assert not any(path.name.startswith(".") for path in run.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        (
+            "reader.py",
+            "class DataReader",
+            "import os; os.kill(os.getpid(), 15)\n\n\nclass DataReader",
+        ),
+        (
+            "train.py",
+            "    # Phases that a",
+            "    import os; os.kill(os.getpid(), 15)\n    # Phases that a",
+        ),
+    ],
+    ids=["data", "begin"],
+)
+def test_sigterm_before_the_first_step_leaves_nothing_and_asks_for_a_repetition(
+    project: Project, file: str, old: str, new: str
+) -> None:
+    before = {path for path in project.path.rglob("*") if path.suffix != ".pyc"}
+    text = (project.path / file).read_text()
+    edit(project.path / file, old, new)
+    result = project.train("--resume", "auto")
+    assert result.code == 33, result.err
+    (project.path / file).write_text(text)
+    assert not (project.path / "progress" / "test").exists()
+    after = {path for path in project.path.rglob("*") if path.suffix != ".pyc"}
+    assert {path.name for path in after - before} <= {"__pycache__", ".cache", "progress"}
+    assert project.train("--resume", "auto").code == 0
+
+
+def test_a_repeated_sigterm_does_not_replace_the_exit_code() -> None:
+    """While Python ends, handlers are gone: the signal has to be ignored before."""
+    before = [signal.getsignal(number) for number in TERMINATION]
+    signals = StopSignals()
+    with pytest.raises(Terminated), signals.installed():
+        signal.raise_signal(signal.SIGTERM)
+    assert [signal.getsignal(number) for number in TERMINATION] == [signal.SIG_IGN] * 2
+    for number, handler in zip(TERMINATION, before, strict=True):
+        signal.signal(number, handler)
+
+
+def test_a_run_that_trains_its_first_epoch_is_not_called_ended(tmp_path: Path) -> None:
+    with held(tmp_path / "run") as process:
+        run = Run(tmp_path / "run")
+        run.config.write_text('{"kerakit": "1"}')
+        with pytest.raises(UserError, match=f"its training runs .process {process.pid} on"):
+            Run.open(run.path)
+        run.config.write_text('{"kerakit": "1", "model": "tiny"}')
+        with pytest.raises(UserError, match="Wait until the first epoch is completed"):
+            Run.open(run.path).best()
+    with pytest.raises(UserError, match="training ended before the first epoch"):
+        Run.open(run.path).best()
 
 
 def test_sigterm_ends_an_export_with_its_programs(

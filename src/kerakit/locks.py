@@ -179,17 +179,36 @@ def locked(folder: Path, wait: bool = False) -> Iterator[int]:
 
 def check_unlocked(folder: Path) -> None:
     """Raise UserError if another process holds the lock of ``folder``. Writes nothing."""
+    holder = find_holder(folder)
+    if holder is not None:
+        raise _locked(folder, holder)
+
+
+def find_holder(folder: Path) -> Holder | None:
+    """Return the other process that holds the lock of ``folder``, if any. Writes nothing."""
     if folder.resolve() in _held:
-        return
+        return None
     try:
         handle = os.open(folder / FILE, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
-        return  # no lock, or no permission, which the first write will name
+        return None  # no lock, or no permission, which the first write will name
     try:
-        with contextlib.suppress(_NotSupportedError):
-            _try_lock(handle, folder)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _read_holder(handle)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
     finally:
         os.close(handle)
+    return None
+
+
+def _locked(folder: Path, holder: Holder) -> UserError:
+    return UserError(
+        f"another process is writing to {folder}: {holder}. Wait until it has ended, or choose "
+        "another --save_to."
+    )
 
 
 def _release(key: Path) -> None:
@@ -246,10 +265,7 @@ def _try_lock(handle: int, folder: Path, wait: bool = False) -> None:
         else:
             return
         if not (wait and holder.is_dead()):
-            raise UserError(
-                f"another process is writing to {folder}: {holder}. Wait until it has ended, or "
-                "choose another --save_to."
-            )
+            raise _locked(folder, holder)
         if not has_waited:
             has_waited = True
             print(f"waiting for the trial that a killed search left in {folder}", flush=True)

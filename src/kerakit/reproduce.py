@@ -56,8 +56,9 @@ def reproduce(run_path: Path, save_to: Path, data_dir: Path | None = None) -> No
     project = find_project(run.path, ("train.py", "config.py", "models/__init__.py"))
     data = data_dir or project / str(read_json(run.config, dict).get("data_dir"))
     Run(save_to).check_new(overwrite=False)
-    code = subprocess.call(  # noqa: S603 - the user's own script, without a shell
-        [sys.executable, str(project / "train.py"), *command, f"--data_dir={data.absolute()}"]
+    code = _call(
+        [sys.executable, str(project / "train.py"), *command, f"--data_dir={data.absolute()}"],
+        Run(save_to),
     )
     if code:
         raise JobError(f"the training of {save_to} ended with exit code {code}; see above.")
@@ -73,6 +74,19 @@ def reproduce(run_path: Path, save_to: Path, data_dir: Path | None = None) -> No
         print(f"possible cause: {line}")
     known = "see the possible causes" if causes else "versions, code, data and machine are the same"
     raise JobError(f"{save_to} differs from {run.path}; {known}.")
+
+
+def _call(command: list[str], run: Run) -> int:
+    """Run a training; after a signal, end it, and remove its run: the command can be repeated."""
+    process = subprocess.Popen(command)  # noqa: S603 - the user's own script, without a shell
+    try:
+        return process.wait()
+    except BaseException:
+        process.terminate()  # it may have received Ctrl-C, too
+        process.wait()
+        if run.is_ours():
+            run.remove()
+        raise
 
 
 def _recorded_flags(run: Run) -> list[str]:

@@ -32,6 +32,7 @@ from kerakit.files import (
 )
 from kerakit.locks import (
     check_unlocked,
+    find_holder,
     is_locked_here,
     is_lost,
     lock_folder,
@@ -338,6 +339,7 @@ class Run(OutputFolder):
                 "train.py."
             )
         if read_json(run.config, dict).keys() == _STARTED.keys():
+            run._check_not_training()
             raise UserError(
                 f"{run.path} holds no model: training ended before it began its first epoch. "
                 "Repeat the command of train.py."
@@ -407,6 +409,15 @@ class Run(OutputFolder):
             self.drop_previous()
         return checkpoint
 
+    def _check_not_training(self) -> None:
+        """Raise UserError if another process trains here: no checkpoint yet."""
+        holder = find_holder(self.path)
+        if holder is not None:
+            raise UserError(
+                f"{self.path} has no checkpoint yet: its training runs ({holder}). Wait until the "
+                "first epoch is completed."
+            )
+
     def is_intact(self, checkpoint: Checkpoint) -> bool:
         """Return whether the file of a checkpoint has the SHA-256 that it had when saved."""
         path = self.checkpoints / checkpoint.file
@@ -429,6 +440,7 @@ class Run(OutputFolder):
         """
         checkpoints = self.list_checkpoints()
         if not checkpoints:
+            self._check_not_training()
             if saved := self._saved_weights():
                 raise UserError(
                     f"{self.path} has no checkpoint: training ended while it saved its first one, "

@@ -29,8 +29,17 @@ class Terminated(KeyboardInterrupt):
 
     @property
     def exit_code(self) -> int:
-        """128 + the number of the signal, as shells expect."""
-        return 128 + self.number
+        """128 + the number of the signal, as shells expect, or that of ``exit_with``."""
+        return _exit_code or 128 + self.number
+
+
+_exit_code = 0
+
+
+def exit_with(code: int) -> None:
+    """Set the exit code after a signal of TERMINATION, until the next ``raise_on_signals``."""
+    global _exit_code
+    _exit_code = code
 
 
 def raise_on_signals() -> None:
@@ -38,6 +47,7 @@ def raise_on_signals() -> None:
 
     An ignored signal stays ignored, such as SIGHUP by ``nohup``.
     """
+    exit_with(0)
     if threading.current_thread() is not threading.main_thread():
         return
     for number in TERMINATION:

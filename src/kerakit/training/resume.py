@@ -12,6 +12,8 @@ from kerakit.errors import UserError
 from kerakit.files import make_dir, read_json, write_json
 from kerakit.locks import check_unlocked
 from kerakit.run import Run
+from kerakit.script import PREEMPTED
+from kerakit.signals import exit_with
 from kerakit.state_folder import SavedState, StateFolder
 from kerakit.training.callback_state import CallbackStates
 from kerakit.training.signals import StopSignals
@@ -102,6 +104,7 @@ class TrainingState(Generic[ConfigT]):
         else:
             self._open()
         self.is_resumed = self.saved is not None
+        exit_with(PREEMPTED)  # nothing is written yet, and the same command can be repeated
 
     @property
     def seconds(self) -> float:

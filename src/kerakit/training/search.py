@@ -32,7 +32,7 @@ from kerakit.extras import install_command, is_installed
 from kerakit.files import OutputFolder, atomic_write, write_text
 from kerakit.locks import locked
 from kerakit.run import Run
-from kerakit.script import INTERRUPTED, deploy_command
+from kerakit.script import INTERRUPTED, PREEMPTED, deploy_command
 from kerakit.signals import Terminated
 from kerakit.state_folder import StateFolder
 
@@ -443,6 +443,10 @@ def _format(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+_SIGNALED = {INTERRUPTED: "SIGINT", PREEMPTED: "SIGTERM", 129: "SIGHUP", 143: "SIGTERM"}
+"""Exit codes of a trial that a signal ended."""
+
+
 def _run_process(command: Sequence[str], lock: int, retries: int = 1) -> None:
     """Run a command and print its output; run it again if it was killed.
 
@@ -475,8 +479,8 @@ def _run_process(command: Sequence[str], lock: int, retries: int = 1) -> None:
         process.send_signal(signal.SIGINT)  # it saves what it has
         process.communicate()
         raise
-    if code < 0 or code == INTERRUPTED:
-        name = signal.Signals(-code).name if code < 0 else "SIGINT"
+    if code < 0 or code in _SIGNALED:
+        name = signal.Signals(-code).name if code < 0 else _SIGNALED[code]
         if not retries:
             raise JobError(f"killed by {name} twice; out of memory?")
         print(f"killed by {name}; trying again", flush=True)

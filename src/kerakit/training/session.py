@@ -85,11 +85,11 @@ def training_session(
             records.restore()
         check_written(callbacks, bool(state and state.folder.find()), [report, *records.outputs])
     except KeyboardInterrupt as error:
-        is_terminated = isinstance(error, Terminated)
-        exit_code = INTERRUPTED
-        if isinstance(error, Terminated):
-            exit_code = PREEMPTED if state else error.exit_code
+        is_terminated, exit_code = isinstance(error, Terminated), INTERRUPTED
         run.discard_if_empty(math.inf if is_terminated else before + time.monotonic() - start)
+        if isinstance(error, Terminated):
+            is_resumable = state and (state.folder.find() or not run.path.exists())
+            exit_code = PREEMPTED if is_resumable else 128 + error.number
         print(_resume_advice(run, state, is_terminated), file=sys.stderr)
         raise SystemExit(exit_code) from None
     except Exception as error:
@@ -160,9 +160,10 @@ def _resume_advice(run: Run, state: TrainingState[Any] | None, is_preempted: boo
             if checkpoints
             else "."
         )
+        flag = " with --resume" if state.args.resume == "no" else ""
         return (
-            f"\n{ended}. The state is saved in {state.folder.path}. To resume, repeat your command "
-            f"with --resume\n{run.path} holds {len(checkpoints)} checkpoints{best}"
+            f"\n{ended}. The state is saved in {state.folder.path}. To resume, repeat your command"
+            f"{flag}\n{run.path} holds {len(checkpoints)} checkpoints{best}"
         )
     if not checkpoints:
         return "\nInterrupted before the end of the first epoch; nothing was saved."

@@ -44,7 +44,9 @@ class StopSignals:
             yield
         finally:
             for one, handler in before.items():
-                signal.signal(one, handler)
+                # Repeated while Python ends, a signal would replace the exit code.
+                if self.requested is None or one == signal.SIGINT:
+                    signal.signal(one, handler)
 
     def defer(self, is_deferred: bool) -> None:
         """Set whether the first signal is recorded instead of raised."""
