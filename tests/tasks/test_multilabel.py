@@ -1,4 +1,4 @@
-"""Multi-label: precision-recall curves of the report."""
+"""Multi-label: metrics, precision-recall curves of the report."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import f1_score
 
 from kerakit.report.page import Note, SideBySide
 from kerakit.report.precision_recall import RECALLS
@@ -60,3 +61,18 @@ def test_the_report_shows_curves_and_names_the_rule_of_the_thresholds() -> None:
     assert "maximizes F1 on validation images" in note.text
     assert task.plot(scores, np.zeros_like(labels)) == {}
     assert len(task.report({"Keras": scores}, np.zeros_like(labels))) == 2
+
+
+def test_metrics_of_one_class_are_those_of_a_binary_classifier() -> None:
+    rng = np.random.default_rng(0)
+    true, scores = (rng.random((30, 1)) > 0.6).astype(np.float32), rng.random((30, 1))
+    task = MultiLabel(["a"])
+    metrics, details = task.score(scores, true), task.details(scores, true)["classes"]
+    f1 = f1_score(true[:, 0] > 0, scores[:, 0] >= 0.5)
+    assert metrics["macro_f1"] == metrics["micro_f1"] == details["f1"][0] == pytest.approx(f1)
+    assert {len(column) for column in details.values()} == {1}
+    # Of several classes, one with positive images.
+    two = MultiLabel(["a", "never"])
+    absent = np.zeros((30, 1), np.float32)
+    both = two.score(np.hstack([scores, absent]), np.hstack([true, absent]))
+    assert both["macro_f1"] == pytest.approx(f1)

@@ -276,8 +276,12 @@ def test_the_loss_is_that_of_the_formulas(weights: Any) -> None:
     probabilities = probabilities * known[..., None]
     overlap, axes = (probabilities * labels).sum((0, 1, 2)), (0, 1, 2)
     dice = 1 - 2 * overlap / (probabilities.sum(axes) + labels.sum(axes))
-    found = segmentation_loss(weights)(targets, scores)
-    np.testing.assert_allclose(found, np.add(entropy, dice.mean()), rtol=1e-4)
+    found = np.asarray(segmentation_loss(weights)(targets, scores))
+    without = np.asarray(segmentation_loss(weights, dice=0)(targets, scores))
+    np.testing.assert_allclose(without, entropy, rtol=1e-4)
+    # Each image has its part of the coefficients of the batch.
+    assert (found - without).mean() == pytest.approx(dice.mean(), rel=1e-4)
+    assert found[3] == 0
 
 
 # --------------------------------------------------------------------------------------- decoding

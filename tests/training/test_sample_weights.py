@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -11,8 +12,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kerakit import UserError
+from kerakit import UserError, nested
 from kerakit.data import BatchGenerator, DataReader, Mix, MultiLabelReader, RegressionReader
+from kerakit.tasks import (
+    Classification,
+    Detection,
+    Keypoints,
+    MultiLabel,
+    MultiTask,
+    Regression,
+    Segmentation,
+    Task,
+)
 from kerakit.training import FeatureDataset, FeatureStore, apply_sample_weights
 
 
@@ -166,3 +177,64 @@ def test_fit_with_weights_is_that_of_keras(tmp_path: Path) -> None:
     expected = train(lambda model: model.fit(images, targets, 4, **options))
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5)
+
+
+def several() -> Task:
+    return MultiTask({"kind": Classification(["a", "b"]), "size": Regression(["size"])})
+
+
+BOXES = {
+    "boxes": np.array([[8, 8, 40, 40], [30, 20, 60, 60]], np.float32),
+    "classes": np.array([0, 1]),
+    "crowd": np.zeros(2, bool),
+}
+MASK = (np.arange(64 * 64).reshape(64, 64) % 64 > 20).astype(np.uint8)
+POINTS = np.array([[20, 30, 2], [50, 10, 1]], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("make", "annotations"),
+    [
+        (lambda: Classification(["a", "b"]), [np.int32(0), np.int32(1)]),
+        (lambda: MultiLabel(["a", "b"]), [np.float32([0, 1]), np.float32([1, 1])]),
+        (lambda: Regression(["size"]), [np.float32([2]), np.float32([5])]),
+        (lambda: Detection(["a", "b"]), [BOXES, {k: v[:1] for k, v in BOXES.items()}]),
+        (lambda: Segmentation(["a", "b"]), [{"mask": MASK}, {"mask": MASK.T[::-1] * 0}]),
+        (lambda: Keypoints(["a", "b"]), [{"keypoints": POINTS}, {"keypoints": POINTS[::-1]}]),
+        (several, [{"kind": np.int32(i), "size": np.float32([i])} for i in (0, 1)]),
+    ],
+)
+def test_the_loss_of_each_task_is_weighted_per_image(make: Any, annotations: list[Any]) -> None:
+    """The mean of weight times the loss of the image, also with class weights.
+
+    Those of objects and Dice are normalized by the batch.
+    """
+    task = make()
+    for one in getattr(task, "tasks", {"": task}).values():
+        one.class_weights = [0.5, 3.0] if one.has_classes() else None
+    keras.utils.set_random_seed(0)
+    x = image = keras.Input((64, 64, 3))
+    for filters in (4, 6, 8, 10, 12):
+        x = keras.layers.Conv2D(filters, 3, 2, "same", activation="relu6")(x)
+    x = x if task.needs_map else keras.layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(image, task.head(x))
+    flags = {"loss": ("auto",), "loss_weights": None, "label_smoothing": 0, "mixup": 0, "cutmix": 0}
+    options = task.compile_options(model, SimpleNamespace(**flags))
+    model.compile(loss=options["loss"], run_eagerly=True)
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype(np.float32)
+    targets = [task.encode(one, (64, 64)) for one in annotations]
+
+    def loss(rows: list[int], weights: list[float]) -> float:
+        stacked = nested.stack([targets[i] for i in rows])
+        found = model.evaluate(
+            pixels[rows], stacked, sample_weight=np.array(weights), verbose=0, return_dict=True
+        )
+        return float(found["loss"])
+
+    first, second = (2 * loss([0, 1], weights) for weights in ([1, 0], [0, 1]))
+    assert min(first, second) > 0
+    assert abs(first - second) > 1e-4
+    assert loss([0, 1], [1, 1]) == pytest.approx((first + second) / 2, rel=1e-4)
+    assert loss([0, 1], [0.5, 3]) == pytest.approx((0.5 * first + 3 * second) / 2, rel=1e-4)
+    if task.name not in ("detection", "segmentation"):
+        assert loss([1], [1]) == pytest.approx(second, rel=1e-4)

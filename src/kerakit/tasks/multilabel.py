@@ -169,14 +169,12 @@ class MultiLabel(DecodedTask):
 
         present, true = self._present(predictions), np.asarray(targets) > 0
         measured = true.any(axis=0)
+        both = _indicators(true), _indicators(present)
+        f1 = f1_score(*both, average=None, zero_division=0)[:-1][measured]
         return {
             "average_precision": _mean(self._average_precision(predictions, true)),
-            "macro_f1": float(
-                f1_score(true[:, measured], present[:, measured], average="macro", zero_division=0)
-            )
-            if measured.any()
-            else 0.0,
-            "micro_f1": float(f1_score(true, present, average="micro", zero_division=0)),
+            "macro_f1": float(f1.mean()) if measured.any() else 0.0,
+            "micro_f1": float(f1_score(*both, average="micro", zero_division=0)),
             "exact_match": float((present == true).all(axis=1).mean()),
         }
 
@@ -202,9 +200,9 @@ class MultiLabel(DecodedTask):
         from sklearn.metrics import precision_recall_fscore_support
 
         true = np.asarray(targets) > 0
-        precision, recall, f1, images = precision_recall_fscore_support(
-            true, self._present(predictions), average=None, zero_division=0
-        )
+        both = _indicators(true), _indicators(self._present(predictions))
+        found = precision_recall_fscore_support(*both, average=None, zero_division=0)
+        precision, recall, f1, images = (values[:-1] for values in found)
         return {
             "classes": {
                 "class": list(self.class_names),
@@ -280,6 +278,14 @@ class MultiLabel(DecodedTask):
             precision_recall_section(curves, marks, "average precision"),
             per_class_section(columns, ("average_precision", "f1"), note),
         ]
+
+
+def _indicators(labels: NDArray[np.bool_]) -> NDArray[np.int8]:
+    """Return labels (n, classes) with a class that is always absent.
+
+    scikit-learn would read one column as two classes, absent and present.
+    """
+    return np.pad(labels.astype(np.int8), ((0, 0), (0, 1)))
 
 
 def _mean(values: Sequence[float | None]) -> float:

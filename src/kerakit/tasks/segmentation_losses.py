@@ -53,16 +53,19 @@ def segmentation_loss(class_weights: Sequence[float] | None = None, dice: float 
 
 
 def _dice_loss(probabilities: Any, one_hot: Any) -> Any:
-    """Return the mean over the classes of a batch, (), of 1 minus the soft Dice coefficient.
+    """Return the part of each image, (batch,), in 1 minus the soft Dice coefficient.
 
-    Over the batch: in a single image, many classes are absent or tiny.
+    Its mean over the images is the mean over the classes of a batch of 1 minus their coefficient.
+    Over the batch: in a single image, many classes are absent or tiny. By image: sample weights.
     """
-    axes = (0, 1, 2)
-    labeled = ops.sum(one_hot, axis=axes)
-    overlap = ops.sum(probabilities * one_hot, axis=axes)
-    coefficients = 2 * overlap / ops.maximum(ops.sum(probabilities, axis=axes) + labeled, EPSILON)
-    present = ops.cast(labeled > 0, "float32")
-    return ops.sum((1 - coefficients) * present) / ops.maximum(ops.sum(present), 1)
+    pixels = (1, 2)
+    labeled = ops.sum(one_hot, axis=pixels)  # (batch, classes)
+    overlap = ops.sum(probabilities * one_hot, axis=pixels)
+    both = ops.sum(probabilities, axis=pixels) + labeled
+    present = ops.cast(ops.sum(labeled, axis=0) > 0, "float32")
+    mean = ops.maximum(ops.mean(both, axis=0), EPSILON)
+    parts = (both - 2 * overlap) / mean * present
+    return ops.sum(parts, axis=1) / ops.maximum(ops.sum(present), 1)
 
 
 def _encode(targets: Any, classes: int) -> tuple[Any, Any]:
