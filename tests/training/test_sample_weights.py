@@ -196,12 +196,15 @@ POINTS = np.array([[20, 30, 2], [50, 10, 1]], np.float32)
     ("make", "annotations"),
     [
         (lambda: Classification(["a", "b"]), [np.int32(0), np.int32(1)]),
-        (lambda: MultiLabel(["a", "b"]), [np.float32([0, 1]), np.float32([1, 1])]),
-        (lambda: Regression(["size"]), [np.float32([2]), np.float32([5])]),
+        (
+            lambda: MultiLabel(["a", "b"]),
+            [np.array([0, 1], np.float32), np.array([1, 1], np.float32)],
+        ),
+        (lambda: Regression(["size"]), [np.array([2], np.float32), np.array([5], np.float32)]),
         (lambda: Detection(["a", "b"]), [BOXES, {k: v[:1] for k, v in BOXES.items()}]),
         (lambda: Segmentation(["a", "b"]), [{"mask": MASK}, {"mask": MASK.T[::-1] * 0}]),
         (lambda: Keypoints(["a", "b"]), [{"keypoints": POINTS}, {"keypoints": POINTS[::-1]}]),
-        (several, [{"kind": np.int32(i), "size": np.float32([i])} for i in (0, 1)]),
+        (several, [{"kind": np.int32(i), "size": np.array([i], np.float32)} for i in (0, 1)]),
     ],
 )
 def test_the_loss_of_each_task_is_weighted_per_image(make: Any, annotations: list[Any]) -> None:
@@ -224,7 +227,7 @@ def test_the_loss_of_each_task_is_weighted_per_image(make: Any, annotations: lis
     pixels = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype(np.float32)
     targets = [task.encode(one, (64, 64)) for one in annotations]
 
-    def loss(rows: list[int], weights: list[float]) -> float:
+    def loss(rows: list[int], weights: Any) -> float:
         stacked = nested.stack([targets[i] for i in rows])
         found = model.evaluate(
             pixels[rows], stacked, sample_weight=np.array(weights), verbose=0, return_dict=True
