@@ -126,6 +126,7 @@ def predict(
     images: tyro.conf.Positional[tuple[Path, ...]],
     top: Annotated[int, Field(ge=1)] | None = None,
     as_json: bool = False,
+    draw: Path | None = None,
 ) -> None:
     """Predict images and print one row (path, label, confidence) per label.
 
@@ -135,9 +136,10 @@ def predict(
         images: Images and image folders.
         top: Number of labels per image; default: one of a classifier, all of other tasks.
         as_json: Print JSON instead of CSV.
+        draw: Folder for the images with their predictions, as PNG files.
     """
     if (model / "config.json").is_file():
-        raise SystemExit(_predict_in_project(model, images, top, as_json))
+        raise SystemExit(_predict_in_project(model, images, top, as_json, draw))
     from kerakit import deploy
 
     paths = deploy.find_images(images)
@@ -145,7 +147,7 @@ def predict(
     if exported.assumption:
         print(f"note: {model}: {exported.assumption}.", file=sys.stderr)
     predictions = deploy.predict_images(
-        exported.predict, exported.task, exported.read, paths, top, exported.placement
+        exported.predict, exported.task, exported.read, paths, top, exported.placement, draw
     )
     if failed := deploy.write_predictions(predictions, as_json):
         raise UserError(f"{failed} of {len(paths)} images were not predicted; see above.")
@@ -195,13 +197,16 @@ def doctor() -> None:
     print_environment()
 
 
-def _predict_in_project(run: Path, images: tuple[Path, ...], top: int | None, as_json: bool) -> int:
+def _predict_in_project(
+    run: Path, images: tuple[Path, ...], top: int | None, as_json: bool, draw: Path | None
+) -> int:
     """Run the project's predict.py: its code, not a file of the run, defines the model."""
     from kerakit.reproduce import find_project
 
     project = find_project(run, ("predict.py", "config.py", "models/__init__.py"))
     flags = ["--read_from", str(run), *(["--as_json"] if as_json else [])]
     flags += [] if top is None else ["--top", str(top)]
+    flags += [] if draw is None else ["--draw", str(draw)]
     command = [sys.executable, str(project / "predict.py"), *flags, "--", *map(str, images)]
     return subprocess.call(command)  # noqa: S603 - the user's own script, without a shell
 

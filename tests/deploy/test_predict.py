@@ -89,6 +89,30 @@ def test_predictions_of_a_run(predict: Predict, trained_once: Path, photos: Path
     assert np.mean(correct) > 0.9
 
 
+def test_drawn_images_are_upright_and_have_different_names(
+    predict: Predict, exported_digits: Exported, tmp_path: Path
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be rotated by a quarter
+    for folder, mode in (("a", "L"), ("b", "CMYK")):
+        (tmp_path / folder).mkdir()
+        Image.new(mode, (480, 320)).save(tmp_path / folder / "photo.jpg", exif=exif)
+    done = predict(exported_digits.folder, "a", "b/photo.jpg", "--draw", "new/drawn")
+    assert done.code == 0, done.err
+    drawn = sorted((tmp_path / "new/drawn").iterdir())
+    assert len(drawn) == 2
+    for path in drawn:
+        with Image.open(path) as image:
+            assert path.name.startswith("photo-")
+            assert image.format == "PNG"
+            assert image.width == 320
+            assert image.height > 480  # and the caption
+    (tmp_path / "file").touch()
+    done = predict(exported_digits.folder, "a", "--draw", "file")
+    assert done.code == 2
+    assert "cannot create the folder file" in done.err
+
+
 def test_json_top_and_odd_names(
     predict: Predict, exported_digits: Exported, tmp_path: Path
 ) -> None:

@@ -26,12 +26,15 @@ from kerakit.deploy.bundle import read_as_device
 from kerakit.deploy.folder import ExportFolder
 from kerakit.deploy.formats.base import LABELS, TASK
 from kerakit.deploy.formats.tflite import INT8
+from kerakit.device.photo import decode
+from kerakit.device.predict import drawn_path
 from kerakit.device.preprocessing import FILE as PREPROCESSING
 from kerakit.device.preprocessing import Preprocessing
 from kerakit.errors import ImageError, UserError, first_line, list_names, printable
-from kerakit.files import read_json
+from kerakit.files import make_dir, read_json
 from kerakit.inference import PredictFn, name_outputs
 from kerakit.machine import available_cores
+from kerakit.report.plots import save_image
 from kerakit.tasks import Classification, Task, make_task
 from kerakit.tflite.process import ModelProcess
 
@@ -248,6 +251,7 @@ def predict_images(
     paths: Sequence[Path],
     top: int | None = None,
     placement: Callable[[Path], Placement] | None = None,
+    draw: Path | None = None,
 ) -> Iterator[Prediction | UserError]:
     """Yield the prediction for each image, or the error if it cannot be read or predicted.
 
@@ -259,6 +263,7 @@ def predict_images(
         top: number of records per image; default: that of ``task.describe``.
         placement: returns the position of an image in the model's input; default: predictions stay
             in the coordinates of the input.
+        draw: folder for the images with their predictions, as PNG files; needs ``placement``.
 
     >>> import numpy as np
     >>> task = Classification(["cat", "dog"])
@@ -267,6 +272,8 @@ def predict_images(
     >>> list(predict_images(predict, task, lambda path: black, [Path("a.jpg")]))
     [(PosixPath('a.jpg'), [{'label': 'dog', 'confidence': 0.8...}])]
     """
+    if draw is not None:
+        make_dir(draw)
     with ThreadPoolExecutor(available_cores()) as pool:
         rest = iter(paths)
         while part := list(islice(rest, _READ_AHEAD)):
@@ -283,10 +290,13 @@ def predict_images(
                     )
                     continue
                 prediction, size = task.decode(outputs)[0], (image.shape[1], image.shape[0])
-                if placement is not None and task.has_coordinates:
+                if placement is not None and (task.has_coordinates or draw):
                     place = placement(path)
                     prediction = task.locate(prediction, place)
                     size = place.image_size
+                if draw is not None:
+                    drawn = task.draw(decode(path.read_bytes(), *size), prediction)
+                    save_image(drawn, drawn_path(draw, path))
                 records = (
                     task.describe(prediction, size=size)
                     if top is None

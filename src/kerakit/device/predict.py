@@ -391,6 +391,11 @@ def main() -> int:
     return code
 
 
+def drawn_path(folder: Path, path: Path) -> Path:
+    """Return the path of a drawn photo: another one for a photo of this name in another folder."""
+    return folder / f"{path.stem}-{hashlib.sha256(bytes(path)).hexdigest()[:6]}.png"
+
+
 def predict(model: Model, path: Path, args: Any) -> str:
     """Predict one photo, draw it with --draw, and return the line to print."""
     outputs, ms = model.run(model.read(path))
@@ -405,7 +410,7 @@ def predict(model: Model, path: Path, args: Any) -> str:
         with input_errors(path):
             image = photo.decode(data, *size)
         drawn = model.decoder.draw(image, prediction)
-        target = args.draw / f"{path.stem}-{hashlib.sha256(bytes(path)).hexdigest()[:6]}.png"
+        target = drawn_path(args.draw, path)
         partial = target.with_name(f".{target.name}.part")
         try:
             Image.fromarray(np.asarray(drawn)).save(partial, "PNG")

@@ -275,6 +275,9 @@ class PredictConfig(kerakit.Config):
         description="Number of labels per image; default: one of a classifier, all of other tasks.",
     )
     as_json: bool = Field(False, description="Print JSON instead of CSV.")
+    draw: Path | None = Field(
+        None, description="Folder for the images with their predictions, as PNG files."
+    )
 
 
 def save(config: TrainConfig, run: kerakit.Run) -> None:

@@ -37,6 +37,7 @@ predictions = deploy.predict_images(
     paths,
     args.top,
     images.place,
+    args.draw,
 )
 if failed := deploy.write_predictions(predictions, args.as_json):
     raise kerakit.UserError(f"{failed} of {len(paths)} images were not predicted; see above.")
