@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from kerakit import UserError, console
+from kerakit.extras import BACKENDS
+
 VARIABLES = (
     *("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"),
     *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"),
@@ -156,3 +159,40 @@ def test_the_backend_is_found_by_the_rules_of_keras(
     (tmp_path / ".keras" / "keras.json").write_text(content)
     done = run(BACKEND, HOME=str(tmp_path), KERAS_BACKEND=variable)
     assert done.stdout.split() == [expected]
+
+
+@pytest.mark.parametrize(
+    ("content", "variable", "message"),
+    [
+        ("{}", "nonsense", "KERAS_BACKEND: unknown Keras backend 'nonsense'."),
+        ("{}", "TensorFlow", "KERAS_BACKEND: unknown Keras backend 'TensorFlow'."),
+        ('{"backend": 3}', None, "keras.json: unknown Keras backend 3."),
+    ],
+)
+def test_a_backend_that_keras_lacks_is_an_error_before_its_import(
+    content: str, variable: str | None, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / ".keras").mkdir()
+    (tmp_path / ".keras" / "keras.json").write_text(content)
+    done = run(UNKNOWN, HOME=str(tmp_path), KERAS_BACKEND=variable)
+    assert done.stdout.startswith(message)
+
+
+UNKNOWN = """
+import kerakit
+try:
+    with kerakit.quiet_startup():
+        import keras
+except kerakit.UserError as error:
+    print(error)
+"""
+
+
+def test_a_backend_that_is_not_installed_names_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(BACKENDS, "no_such_package", "")
+    monkeypatch.setenv("KERAS_BACKEND", "no_such_package")
+    with (
+        pytest.raises(UserError, match=r"pip install no_such_package\. .* KERAS_BACKEND=tensor"),
+        console.quiet_startup(),
+    ):
+        pass

@@ -82,14 +82,14 @@ def quiet_startup() -> Iterator[None]:
     these, import the package before.
 
     Raises:
-        UserError: the package of Keras's backend is not installed.
+        UserError: Keras's backend is unknown or not installed.
 
     >>> with quiet_startup():
     ...     import keras
     """
     optional = ["sklearn", "matplotlib"]
     backend = _keras_backend()
-    check_backend(backend)
+    _check_backend(backend)
     if backend == "tensorflow":
         optional.append("jax")
     hidden = [name for name in optional if name not in sys.modules]
@@ -102,20 +102,6 @@ def quiet_startup() -> Iterator[None]:
                 sys.modules.pop(name, None)
 
 
-def check_backend(name: str) -> None:
-    """Raise UserError if the package of a backend of Keras is not installed.
-
-    >>> check_backend("tensorflow")
-    """
-    if name not in BACKENDS or is_installed(name):
-        return
-    install = install_command(BACKENDS[name]) if BACKENDS[name] else f"pip install {name}"
-    needed = ", which an export needs," if name == "tensorflow" else ""
-    others = [f"KERAS_BACKEND={other}" for other in BACKENDS if is_installed(other)]
-    use = f" Or train and evaluate with {' or '.join(others)}." if others else ""
-    raise UserError(f"Keras's backend {name}{needed} is not installed: {install}{use and '.'}{use}")
-
-
 def _keras_backend() -> str:
     """Return the name of Keras's backend, by Keras's own rules."""
     home = os.path.expanduser("~")
@@ -126,6 +112,24 @@ def _keras_backend() -> str:
         config = json.loads((folder / "keras.json").read_text("utf-8"))
     in_file = config.get("backend") if isinstance(config, dict) else None
     return os.environ.get("KERAS_BACKEND") or in_file or "tensorflow"
+
+
+def _check_backend(name: Any) -> None:
+    """Raise UserError where the import of Keras would fail with a stack trace."""
+    source = "KERAS_BACKEND" if os.environ.get("KERAS_BACKEND") else "keras.json"
+    if name not in (*BACKENDS, "numpy", "openvino"):
+        raise UserError(
+            f"{source}: unknown Keras backend {name!r}. Set the environment variable KERAS_BACKEND "
+            "to tensorflow, jax or torch."
+        )
+    if is_installed(name):
+        return
+    extra = BACKENDS.get(name)
+    install = install_command(extra) if extra else f"pip install {name}"
+    needed = ", which an export needs," if name == "tensorflow" else ""
+    others = [f"KERAS_BACKEND={other}" for other in BACKENDS if is_installed(other)]
+    use = f". Or train and evaluate with {' or '.join(others)}." if others else ""
+    raise UserError(f"Keras's backend {name}{needed} is not installed: {install}{use}")
 
 
 def print_table(

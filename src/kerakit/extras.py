@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from kerakit.errors import UserError
 
 BACKENDS = {"tensorflow": "cpu", "jax": "jax", "torch": ""}
-"""Backends of Keras, by the names of their packages, and the extra of each, if any.
+"""Backends of Keras that train, by the names of their packages, and the extra of each, if any.
 
 >>> BACKENDS["jax"]
 'jax'

@@ -13,10 +13,10 @@ from typing import Any
 
 from kerakit import __version__
 from kerakit.errors import JobError
+from kerakit.extras import BACKENDS
 from kerakit.machine import available_cores, cpu_name, package_version
 from kerakit.programs import run_program
 
-_BACKENDS = ("tensorflow", "jax", "torch")
 _GIT_TIMEOUT_S = 10
 
 
@@ -34,7 +34,7 @@ def describe_versions() -> dict[str, str | None]:
         **{name: package_version(name) for name in ("keras", "numpy")},
         "backend": backend,
     }
-    if backend in _BACKENDS:  # as imported: the package may be tensorflow-cpu
+    if backend in BACKENDS:  # as imported: the package may be tensorflow-cpu
         versions[backend] = getattr(sys.modules.get(backend), "__version__", None)
     return versions
 

@@ -197,6 +197,7 @@ def write_pickle(path: Path) -> None:
             "libedgetpu.so.1",
         ),
         (lambda d: (d / "labels.txt").unlink(), ["x.png"], "labels.txt"),
+        (lambda d: (d / "labels.txt").write_text("a\n" + "\n" * 9), ["x.png"], "an empty line"),
         (
             lambda d: (d / "labels.txt").write_text("one\n"),
             ["x.png"],

@@ -154,6 +154,7 @@ def test_a_broken_image_is_named_and_the_others_are_predicted(
         (["export", "x.png", "--top", "0"], "--top"),
         (["float", "x.png"], "float has no model.tflite, the int8 model. Name the file, such as"),
         (["bytes/model.tflite", "x.png"], "labels.txt is not UTF-8 text"),
+        (["blank/model.tflite", "x.png"], "labels.txt: line 2 is empty"),
         (["pipe/model.tflite", "x.png"], "there is no pipe/labels.txt"),
         (["policy/model.tflite", "x.png"], "preprocessing.json is damaged"),
         (["zero.tflite", "x.png"], "is not a TensorFlow Lite model"),
@@ -166,13 +167,14 @@ def test_bad_input_is_explained(
     (tmp_path / "empty").mkdir()
     Image.new("RGB", (20, 20)).save(tmp_path / "x.png")
     shutil.copy(exported_digits.int8, tmp_path / "alone.tflite")
-    for name in ("export", "broken", "fewer", "bytes", "pipe", "policy", "float"):
+    for name in ("export", "broken", "fewer", "bytes", "blank", "pipe", "policy", "float"):
         (tmp_path / name).mkdir()
         for file in ("model.tflite", "labels.txt"):
             shutil.copy(exported_digits.folder / file, tmp_path / name)
     (tmp_path / "broken/model.tflite").write_bytes(b"no model")
     (tmp_path / "fewer/labels.txt").write_text("apple\n")
     (tmp_path / "bytes/labels.txt").write_bytes(b"\xff\n" * 10)
+    (tmp_path / "blank/labels.txt").write_text("apple\n \n")
     (tmp_path / "pipe/labels.txt").unlink()
     os.mkfifo(tmp_path / "pipe/labels.txt")
     (tmp_path / "policy/preprocessing.json").write_text('{"resize": "zoom"}')

@@ -169,3 +169,17 @@ def test_a_model_that_cannot_be_trained_is_an_error(
 
     with pytest.raises(UserError, match=reason):
         build_model(construct, (8, 8), Classification(["cat", "dog"]))
+
+
+def test_the_channels_are_last_whatever_keras_json_says() -> None:
+    def construct(input_shape: tuple[int, ...], task: Classification) -> keras.Model:
+        image = keras.Input(input_shape)
+        x = keras.layers.Conv2D(5, 3)(image)
+        return keras.Model(image, task.head(keras.layers.GlobalAveragePooling2D()(x)))
+
+    keras.config.set_image_data_format("channels_first")
+    try:
+        model, _ = build_model(construct, (16, 12), Classification(["a", "b"]))
+    finally:
+        keras.config.set_image_data_format("channels_last")
+    assert model.layers[1].output.shape == (None, 10, 14, 5)

@@ -200,3 +200,11 @@ def test_logits_are_refused_before_training_and_leave_nothing(project: Project) 
         assert "not probabilities" in done.err
         assert "softmax" in done.err
         assert not (project.path / "progress").exists()
+
+
+def test_a_backend_without_gradients_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keras.backend, "backend", lambda: "numpy")
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, "softmax")])
+    batch = (np.zeros((3, 2)), np.array([0, 1, 1]))
+    with pytest.raises(UserError, match="numpy cannot train"):
+        check_batch(model, Classification(["a", "b"]), batch)

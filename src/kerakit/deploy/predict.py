@@ -237,11 +237,15 @@ def _read_labels(path: Path) -> tuple[str, ...]:
         )
     try:
         # A byte order mark is what editors on Windows add.
-        return tuple(map(printable, path.read_text(encoding="utf-8-sig").splitlines()))
+        labels = tuple(map(printable, path.read_text(encoding="utf-8-sig").splitlines()))
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path} is not UTF-8 text: {error.reason} at byte {error.start}."
         ) from None
+    for number, label in enumerate(labels, 1):
+        if not label.strip():
+            raise UserError(f"{path}: line {number} is empty. Expected one class name per line.")
+    return labels
 
 
 def predict_images(

@@ -169,6 +169,8 @@ def read_task(path: Path) -> Any:
                 f"cannot use {HERE / 'labels.txt'}: it has {len(labels)} lines, {TASK} "
                 f"{len(task.get('classes', ()))} classes"
             )
+        if not all(label.strip() for label in labels):
+            raise InputError(f"cannot use {HERE / 'labels.txt'}: it has an empty line")
         task["classes"] = labels
     return task
 

@@ -92,6 +92,10 @@ def build_model(
     >>> model.input_shape, model.output_shape, weights
     ((None, 24, 32, 3), (None, 2), 'none')
     """
+    import keras
+
+    # keras.json of earlier projects may have channels_first: it would train, on other axes.
+    keras.config.set_image_data_format("channels_last")
     input_shape = (input_size[1], input_size[0], 3)
     parameters = inspect.signature(construct).parameters
     given = len(task.class_names) if "num_classes" in parameters else task

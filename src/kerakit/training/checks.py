@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kerakit.errors import UserError, first_line
+from kerakit.extras import BACKENDS
 from kerakit.inference import compiled_call, keras_predict_fn
 from kerakit.tasks.base import Task, label_lines
 from kerakit.weights import check_weights
@@ -26,7 +27,8 @@ def check_batch(model: keras.Model, task: Task, batch: tuple[Any, Any]) -> None:
         batch: a few images, uint8 (n, height, width, 3), and their targets.
 
     Raises:
-        UserError: invalid outputs, or a loss that does not fit targets and outputs.
+        UserError: a backend that cannot train, invalid outputs, or a loss that does not fit targets
+            and outputs.
 
     >>> from kerakit.tasks import Classification
     >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, "softmax")])
@@ -35,6 +37,11 @@ def check_batch(model: keras.Model, task: Task, batch: tuple[Any, Any]) -> None:
     Traceback (most recent call last):
     kerakit.errors.UserError: the loss mean_squared_error does not fit targets and outputs: ...
     """
+    if (backend := keras.backend.backend()) not in BACKENDS:
+        raise UserError(
+            f"Keras's backend {backend} cannot train. Set KERAS_BACKEND to tensorflow, jax or "
+            "torch."
+        )
     # As many images as classes would hide that a loss broadcasts.
     count = len(batch[0]) - (len(batch[0]) == len(label_lines(task)))
     images, targets = keras.tree.map_structure(lambda array: array[:count], batch)
