@@ -3,77 +3,81 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 import time
-from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from fork_server import ForkServer
 from kerakit.update import TASKS
-from projects import edit, make_task_project
+from projects import make_task_project
 from resuming import Trainings, add_tiny_model, assert_equal
 
 BACKENDS = ["tensorflow", "jax", *(["torch"] if importlib.util.find_spec("torch") else [])]
 
-EPOCHS = ("--input_size", "32,32", "--num_epochs", 16, "--head_epochs", 12)
-EMA = ("--strategy", "scratch", "--ema", 0.9)
 SCRATCH = {
-    "classification": (*EMA, "--mixup", 0.2, "--class_weights"),
-    "detection": (*EMA, "--mosaic", 0.5),
+    "classification": ("--mixup", 0.2, "--class_weights"),
+    "detection": ("--mosaic", 0.5),
 }
 """Flags of a training on images, by task."""
 
+LIGHT = ("classification", "multilabel", "regression")
+"""Tasks with one level of features, whose trainings start and end soon."""
 
-PER_RUN = {"classification": 30, "multilabel": 30, "regression": 30}
-"""Kills of a run, by task; other tasks take longer to start."""
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ForkServer]:
+    """Processes of a backend, where a save may take all of the time."""
+    server = ForkServer(
+        MAX_FRACTION="1",
+        KERAS_BACKEND=request.param,
+        # Of JAX: a step is compiled once, not at each start.
+        JAX_COMPILATION_CACHE_DIR=str(tmp_path_factory.mktemp("jax")),
+        JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
+        JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="-1",
+    )
+    yield server
+    server.close()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_hundreds_of_kills(backend: str, tmp_path: Path) -> None:
-    """At least KERAKIT_KILLS kills, 250 by default, in two trainings of each task.
+@pytest.mark.parametrize("task", TASKS)
+def test_hundreds_of_kills(
+    server: ForkServer, task: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """At least KERAKIT_KILLS kills per task and backend, 40 by default, every third in a save.
 
-    One training is on cached features in two phases (detection: fine-tuning alone), the other one
-    on images from scratch. Every third kill, about, is at a file operation of a save.
+    In turn, of a training of two phases, the first one on cached features (detection: fine-tuning
+    alone), and of one from scratch.
     """
-    count = int(os.environ.get("KERAKIT_KILLS", "250"))
-    server = ForkServer(MAX_FRACTION="1", KERAS_BACKEND=backend)
-    runs: list[tuple[Trainings, str, tuple[object, ...]]] = []
-    kills: Counter[str] = Counter()
-    start = time.monotonic()
-    number = 0
-    while kills.total() < count or number < 2 * len(TASKS):
-        if number < 2 * len(TASKS):  # the training that is never killed
-            task = TASKS[number // 2]
-            if number % 2 == 0:
-                project = add_tiny_model(make_task_project(tmp_path / task, task, 24))
-                plateau = 'keras.callbacks.ReduceLROnPlateau("loss", patience=1, cooldown=1)'
-                old = "    callbacks += trackers\n"
-                edit(project.path / "callbacks.py", old, f"    callbacks.append({plateau})\n")
-                trainings = Trainings(server, project, seed=number)
-                flags: tuple[object, ...] = (*EPOCHS, "--jitter", "--strategy", "finetune")
-            else:
-                flags = (*EPOCHS, *SCRATCH.get(task, EMA))
-            trainings.finish(f"whole-{number}", *flags)
-            runs.append((trainings, f"whole-{number}", flags))
-        trainings, whole, flags = runs[number % len(runs)]
-        before, trainings.kills = kills, Counter()
-        cut = f"cut-{number}"
-        limit = PER_RUN.get(trainings.project.path.name, 8)
-        while trainings.kills.total() < limit and trainings.kill(cut, *flags):
+    start, count = time.monotonic(), int(os.environ.get("KERAKIT_KILLS", "40"))
+    per_run = 20 if task in LIGHT else 7
+    trainings = Trainings(server, add_tiny_model(make_task_project(tmp_path / task, task, 24)))
+    epochs = (16, 12) if task in LIGHT else (4, 3)
+    flags = ("--input_size", "32,32", "--num_epochs", epochs[0], "--head_epochs", epochs[1])
+    kinds = {
+        "finetune": (*flags, "--jitter", "--strategy", "finetune"),
+        "scratch": (*flags, "--strategy", "scratch", "--ema", 0.9, *SCRATCH.get(task, ())),
+    }
+    for kind in kinds:
+        trainings.finish(kind, *kinds[kind])
+    for number, kind in enumerate(itertools.cycle(kinds)):
+        before, cut = trainings.kills.total(), f"cut-{number}"
+        while trainings.kills.total() - before < per_run and trainings.kill(cut, *kinds[kind]):
             pass
-        trainings.finish(cut, "--resume", "auto", *flags)
-        assert_equal(trainings.run(whole), trainings.run(cut))
+        trainings.finish(cut, "--resume", "auto", *kinds[kind])
+        assert_equal(trainings.run(kind), trainings.run(cut))
         trainings.run(cut).remove()
-        kills = before + trainings.kills
         minutes = (time.monotonic() - start) / 60
         print(
-            f"{backend} {trainings.project.path.name} {whole}: {trainings.kills.total()} kills; "
-            f"in all {kills.total()} in {minutes:.1f} minutes: {dict(kills)}",
+            f"{request.node.name} {kind}: {trainings.kills.total()} kills in {minutes:.1f} "
+            f"minutes: {dict(trainings.kills)}",
             flush=True,
         )
-        number += 1
-    server.close()
-    assert kills["save"] > kills.total() / 4
+        if number and trainings.kills.total() >= count:
+            break

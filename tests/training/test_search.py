@@ -6,6 +6,7 @@ import contextlib
 import csv
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -138,6 +139,17 @@ def start(project: Project, *args: str) -> subprocess.Popen[str]:
     )
 
 
+def kill_with_trial(search: subprocess.Popen[str]) -> None:
+    """End a search and the process of its trial, if one runs, by SIGKILL."""
+    search.send_signal(signal.SIGSTOP)  # it starts no other trial meanwhile
+    listed = Path(f"/proc/{search.pid}/task/{search.pid}/children").read_text().split()
+    search.kill()
+    for child in listed:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(child), signal.SIGKILL)
+    search.communicate()
+
+
 def wait_for(happened: Callable[[], bool]) -> None:
     limit = time.monotonic() + 120
     while not happened():
@@ -186,6 +198,29 @@ def test_a_trial_that_was_killed_with_its_search_is_repeated(whole: Project) -> 
     (whole.path / "hold").unlink()
     assert whole.run("train.py", "--save_to", "killed", "--trials", 2).code == 0
     assert trials(whole, "killed") == trials(whole, "search")[:2]
+
+
+@pytest.mark.slow
+def test_a_search_that_is_killed_at_random_ends_as_one_that_was_not(whole: Project) -> None:
+    """At least 30 kills of searches, or of searches with the trial that runs, of five trials."""
+    rng, kills, number = random.Random(0), 0, 0
+    while kills < 30:
+        number += 1
+        name = f"killed-{number}"
+        for _ in range(10):
+            search = start(whole, "--save_to", name, "--trials", "5")
+            time.sleep(rng.uniform(0, 5))
+            if search.poll() is None and rng.random() < 2 / 3:
+                kill_with_trial(search)
+            else:
+                search.kill()
+                search.communicate()
+            kills += search.returncode == -signal.SIGKILL
+        result = whole.run("train.py", "--save_to", name, "--trials", 5)
+        assert result.code == 0, result.err
+        assert trials(whole, name) == trials(whole, "search")
+        assert len(load(whole, name).trials) == 5
+    print(f"{kills} kills of {number} searches")
 
 
 def test_a_trial_that_is_killed_is_repeated_once(quick: Project) -> None:
@@ -465,6 +500,7 @@ def test_the_journal_of_an_old_database_is_not_applied_to_a_new_one(
 
 @pytest.mark.slow
 def test_the_digits_are_searched_though_it_is_killed(tmp_path: Path) -> None:
+    """The search alone, and with its trial in the middle of a training: the same results."""
     new = [sys.executable, "-m", "kerakit", "new", str(tmp_path / "digits")]
     subprocess.run(new, check=True, capture_output=True)
     project = Project(tmp_path / "digits")
@@ -473,10 +509,20 @@ def test_the_digits_are_searched_though_it_is_killed(tmp_path: Path) -> None:
     wait_for((project.path / "search" / "trial_001" / "config.json").exists)
     killed.kill()
     killed.communicate()
-    result = project.run("train.py", "--save_to", "search", *flags)
-    assert result.code == 0, result.out + result.err
+    killed = start(project, "--save_to", "search", *flags)
+    wait_for((project.path / "search" / "trial_002" / "plots" / "train_batch.png").exists)
+    kill_with_trial(killed)
+    for name in ("search", "whole"):
+        result = project.run("train.py", "--save_to", name, *flags)
+        assert result.code == 0, result.out + result.err
     ended = trials(project, "search")
     assert len(ended) == 3
+    assert ended == trials(project, "whole")
+    for number in range(3):
+        one, other = (
+            Run(project.path / name / f"trial_{number:03d}") for name in ("search", "whole")
+        )
+        assert one.list_checkpoints() == other.list_checkpoints()
     for trial in ended:
         run = Run(project.path / "search" / f"trial_{trial['number']:03d}")
         config = json.loads(run.config.read_text())

@@ -174,6 +174,7 @@ class StateSaver(keras.callbacks.Callback):
         for group, variables in self._variables().items():
             for i, variable in enumerate(variables):
                 arrays[f"{group}/{i:05d}"] = _to_numpy(variable)
+        arrays.update(_global_generators())
         callbacks = state.callback_states.collect(self._callbacks, arrays)
         epoch, batch = self._position
         values = {
@@ -230,6 +231,7 @@ class StateSaver(keras.callbacks.Callback):
         variables = self._variables()
         for group in groups:
             restore_variables(group, variables[group], saved)
+        _set_global_generators(saved)
         values, steps = saved.values, self.params["steps"]
         self._state.callback_states.restore(self._callbacks, values["callbacks"], saved.arrays)
         if values["steps"] != steps:  # with another batch size
@@ -304,6 +306,31 @@ def _to_numpy(variable: Any) -> NDArray[Any]:
     """Return a copy of a variable; types that NumPy lacks, such as bfloat16, as raw bytes."""
     array = np.array(keras.ops.convert_to_numpy(variable))
     return array.view(f"u{array.dtype.itemsize}") if array.dtype.kind == "V" else array
+
+
+def _global_generators() -> dict[str, NDArray[Any]]:
+    """Return the states of torch's generators, which Dropout without a seed uses on that backend.
+
+    All other random numbers of Keras are a function of its variables.
+    """
+    if keras.backend.backend() != "torch":
+        return {}
+    import torch
+
+    states = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
+    return {f"generator/{i}": np.array(state.numpy()) for i, state in enumerate(states)}
+
+
+def _set_global_generators(saved: SavedState) -> None:
+    """Continue the generators of ``_global_generators``, on the same devices."""
+    if keras.backend.backend() != "torch" or "generator/0" not in saved.arrays:
+        return
+    import torch
+
+    torch.set_rng_state(torch.from_numpy(saved.arrays["generator/0"]))
+    for i in range(torch.cuda.device_count()):
+        if f"generator/{i + 1}" in saved.arrays:
+            torch.cuda.set_rng_state(torch.from_numpy(saved.arrays[f"generator/{i + 1}"]), i)
 
 
 def restore_variables(group: str, variables: Sequence[Any], saved: SavedState) -> None:
