@@ -15,10 +15,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO, TypeVar
 
+from kerakit import threads
 from kerakit.config import Config
 from kerakit.console import open_missing_streams
 from kerakit.errors import KerakitError, printable_lines
 from kerakit.files import DISK_FULL, describe_disk_full, disk_full_code
+from kerakit.locks import release_all
 from kerakit.machine import find_address_limit, limit_threads
 from kerakit.run import Run
 from kerakit.signals import Terminated, raise_on_signals
@@ -71,6 +73,19 @@ def exit_on_error(
     kind: type[BaseException], error: BaseException, trace: types.TracebackType | None
 ) -> None:
     """Print ``error`` and exit with its code; an unexpected error keeps its stack trace."""
+    try:
+        _exit_on_error(kind, error, trace)
+    except SystemExit as stop:
+        if threads.stuck:
+            release_all()
+            _write_output()
+            os._exit(int(stop.code or 0))  # Python would wait for them
+        raise
+
+
+def _exit_on_error(
+    kind: type[BaseException], error: BaseException, trace: types.TracebackType | None
+) -> None:
     if isinstance(error, KerakitError):
         fail(str(error), error.exit_code)
     if isinstance(error, Terminated):

@@ -29,6 +29,7 @@ from kerakit.data.split import Mode
 from kerakit.device.preprocessing import STRETCH, Preprocessing
 from kerakit.errors import ImageError, UserError, first_line
 from kerakit.machine import available_cores
+from kerakit.threads import Watch
 
 if TYPE_CHECKING:
     from kerakit.tasks.base import Task
@@ -162,6 +163,7 @@ class BatchGenerator(keras.utils.PyDataset):
         self._iterator: Any = None  # grain's, over the batches from `_next` on, counted over epochs
         self._next = 0
         self._lock = threading.Lock()
+        self._watch = Watch(self._describe)
 
     # ---------------------------------------------------------------- for subclasses to override
 
@@ -205,7 +207,7 @@ class BatchGenerator(keras.utils.PyDataset):
                 if self._iterator is None or batch != self._next:
                     self._iterator = self._read_ahead(batch)
                 with self.timer.wait():
-                    images, targets = next(self._iterator)
+                    images, targets = self._watch.wait(self._iterator)
                 self._next = batch + 1
         except Exception as error:
             # TensorFlow wraps what is raised here in an error of its own; the user needs this one.
@@ -369,6 +371,7 @@ class BatchGenerator(keras.utils.PyDataset):
             if self._iterator is not None:
                 self._iterator.close()
                 self._iterator = None
+            self._watch.close()
 
     # ---------------------------------------------------------------------------- internals
 
@@ -444,7 +447,8 @@ class BatchGenerator(keras.utils.PyDataset):
         """Return a batch, which is counted over epochs."""
         epoch, i = divmod(batch, len(self))
         samples = self._sample_indices(epoch, i)
-        pairs = map(self.sample, samples)
+        # A list: within map(), a StopIteration of the owner's code would end the batch.
+        pairs = [self._watched_sample(sample) for sample in samples]
         images, targets = (nested.stack(part) for part in zip(*pairs, strict=True))
         self._check_range(images, samples)
         if self.mix is None:
@@ -455,7 +459,22 @@ class BatchGenerator(keras.utils.PyDataset):
 
     def _timed_load(self, batch: int) -> tuple[Any, Any]:
         with self.timer.read(self.batch_size):
-            return self._load(batch)
+            try:
+                return self._load(batch)
+            except (StopIteration, GeneratorExit, KeyboardInterrupt, SystemExit) as error:
+                # In a thread, these are no requests to end: grain or Keras would end an epoch.
+                name = type(error).__name__
+                raise RuntimeError(f"{name} in a thread that reads batch {batch}") from error
+
+    def _watched_sample(self, i: int) -> tuple[Pixels, Any]:
+        self._watch.begin(i)
+        sample = self.sample(i)
+        self._watch.end()  # not after an error: a thread that died is recognized by it
+        return sample
+
+    def _describe(self, sample: int) -> str:
+        """Return the path of the image of a sample, for messages."""
+        return str(self.data_reader.image_path(self._dataset_index(sample)))
 
     def _read_ahead(self, batch: int) -> Any:
         """Return an iterator from ``batch`` on, over the ends of epochs."""

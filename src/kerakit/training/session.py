@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from kerakit.data.generator import BatchGenerator
-from kerakit.errors import KerakitError, UserError, first_line
+from kerakit.errors import JobError, KerakitError, UserError, first_line
 from kerakit.files import disk_full_code
 from kerakit.run import Run
 from kerakit.script import INTERRUPTED, PREEMPTED, deploy_command
@@ -98,6 +98,11 @@ def training_session(
         for generator in generators:
             if isinstance(generator.error, (KerakitError, OSError)):
                 raise generator.error from None
+            if isinstance(generator.error, MemoryError):
+                raise JobError(
+                    "no memory for the next batch. Choose a smaller --batch_size or --input_size, "
+                    "or --cache disk instead of ram."
+                ) from None
         if code := _disk_error(error):
             raise OSError(code, os.strerror(code), str(run.path)) from error
         if isinstance(error, ValueError) and re.search(_SHAPE_MISMATCH, str(error)):
