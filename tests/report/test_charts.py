@@ -21,6 +21,7 @@ from PIL import Image
 from kerakit import report
 from kerakit.report import charts
 from kerakit.report.charts import Dot, FormatPoint
+from kerakit.report.svg import to_svg
 
 ROWS = [
     {"epoch": epoch, "loss": 1 / epoch, "val_loss": 1.1 / epoch, "accuracy": 1 - 1 / epoch}
@@ -30,7 +31,7 @@ POINT = FormatPoint("int8", 1.0, 0.9, 2048, True)
 
 
 def svg(figure: Figure) -> ElementTree.Element:
-    return ElementTree.fromstring(charts.to_svg(figure, "a < b"))  # noqa: S314 - our own
+    return ElementTree.fromstring(to_svg(figure, "a < b"))  # noqa: S314 - our own
 
 
 def texts(figure: Figure) -> list[str]:
@@ -59,7 +60,7 @@ def test_svg_refers_to_nothing_and_repeats_no_identifier() -> None:
 
 def test_equal_figures_give_equal_files(tmp_path: Path) -> None:
     for one, other in zip(every_chart(), every_chart(), strict=True):
-        assert charts.to_svg(one, "") == charts.to_svg(other, "")
+        assert to_svg(one, "") == to_svg(other, "")
         charts.save_png(one, tmp_path / "one.png")
         charts.save_png(other, tmp_path / "other.png")
         assert (tmp_path / "one.png").read_bytes() == (tmp_path / "other.png").read_bytes()
@@ -72,7 +73,7 @@ def test_colors_are_variables_of_the_page() -> None:
         assert f"--{name}: {color};" in light
     fixed = {"#ffffff"}  # numbers in dark cells of a confusion matrix
     for figure in every_chart():
-        assert set(re.findall("#[0-9a-f]{6}", charts.to_svg(figure, ""))) <= fixed
+        assert set(re.findall("#[0-9a-f]{6}", to_svg(figure, ""))) <= fixed
 
 
 def test_png_is_complete_and_settings_are_restored(tmp_path: Path) -> None:
@@ -141,7 +142,7 @@ def test_many_classes_have_no_numbers_and_very_many_no_names(
     found = texts(figure)
     assert ("777" in found) is numbers
     assert ("class 0" in found) is names
-    assert len(charts.to_svg(figure, "")) < 200_000
+    assert len(to_svg(figure, "")) < 200_000
 
 
 def test_cells_have_the_fraction_of_their_row_as_opacity() -> None:

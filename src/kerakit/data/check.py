@@ -30,6 +30,7 @@ from kerakit.data.exclusions import read_exclusions, write_list
 from kerakit.data.findings import FINDINGS, HUGE, TINY, Finding
 from kerakit.data.folders import similar_names
 from kerakit.data.keypoint_reader import KeypointReader
+from kerakit.data.label_columns import infer_kind
 from kerakit.data.mask_reader import MaskReader
 from kerakit.data.object_reader import ObjectReader
 from kerakit.data.reader import DataReader, unmeasured_classes
@@ -39,7 +40,6 @@ from kerakit.data.table_reader import (
     MultiLabelReader,
     RegressionReader,
     TableReader,
-    infer_kind,
 )
 from kerakit.data.tables import index_columns
 from kerakit.device.photo import upright_size

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from kerakit.data.tables import split_header
+from kerakit.data.table_files import split_header
 from kerakit.errors import UserError, first_line
 from kerakit.files import atomic_write
 

@@ -17,7 +17,8 @@ from kerakit.data.base_reader import LabelFault
 from kerakit.data.folders import check_printable
 from kerakit.data.index import ImageIndex
 from kerakit.data.object_reader import AnnotatedReader, make_index, read_objects
-from kerakit.data.tables import index_columns, is_table
+from kerakit.data.table_files import is_table
+from kerakit.data.tables import index_columns
 from kerakit.errors import UserError
 
 

@@ -27,8 +27,8 @@ from kerakit.data.base_reader import BaseReader, LabelFault
 from kerakit.data.decode import read_upright_size
 from kerakit.data.folders import check_printable, warn_of_case_variants
 from kerakit.data.index import ImageIndex
+from kerakit.data.label_columns import read_paths
 from kerakit.data.object_reader import read_objects
-from kerakit.data.table_reader import read_paths
 from kerakit.data.tables import index_columns
 from kerakit.device.segmentation import IGNORED
 from kerakit.errors import ImageError, UserError, list_names

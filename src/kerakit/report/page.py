@@ -17,8 +17,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from kerakit.report.charts import to_svg
 from kerakit.report.formatting import clean_text, format_label, format_value
+from kerakit.report.svg import to_svg
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

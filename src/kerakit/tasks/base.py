@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL import Image
 
+    from kerakit.data.label_columns import Kind
     from kerakit.data.placement import Placement
     from kerakit.data.reader import Reader
-    from kerakit.data.table_reader import Kind
     from kerakit.report.page import Section
 
 

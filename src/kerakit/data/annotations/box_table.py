@@ -18,7 +18,7 @@ from kerakit.data.cells import read_splits, to_numbers
 from kerakit.data.decode import IMAGE_EXTENSIONS
 from kerakit.data.folders import normalize_name
 from kerakit.data.index import UNASSIGNED
-from kerakit.data.tables import read_header, read_text_batches
+from kerakit.data.table_files import read_header, read_text_batches
 from kerakit.errors import UserError, list_names
 
 _IMAGE = ("path", "image", "filename", "file", "imagepath", "imagename", "imageid", "filepath")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kerakit.data.annotations.json_stream import read_elements
 from kerakit.data.annotations.listing import Listing, split_of_path
 from kerakit.data.annotations.objects import (
     UNKNOWN,
@@ -23,17 +23,6 @@ from kerakit.data.folders import normalize_name
 from kerakit.data.index import UNASSIGNED
 from kerakit.data.split import MODES, Mode, parse_split
 from kerakit.errors import UserError, list_names, printable
-
-_CHUNK = 2**22
-"""Characters that are read at once."""
-
-_MAX_ELEMENT = 2**28
-"""Most characters of one element of a list."""
-
-_Scan = Callable[[str, int], tuple[Any, int]]
-"""Function of the json module from a text and a start to a value and its end."""
-
-_SPACE = re.compile(r"[ \t\r\n]*")
 
 _KEYS = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
 
@@ -110,7 +99,7 @@ class _Reader:
         seen: set[Any] = set()
         try:
             with path.open(encoding="utf-8-sig") as stream:
-                for key, item in _elements(stream):
+                for key, item in read_elements(stream):
                     found.add(key)
                     if key == "annotations":
                         self._add(file, item, image_ids, category_ids, seen)
@@ -371,102 +360,3 @@ def _reason(error: Exception) -> str:
     if isinstance(error, KeyError):
         return f"no {error.args[0]}"
     return str(error)
-
-
-# ------------------------------------------------------------------------------- JSON, streamed
-
-
-def _elements(file: IO[str]) -> Iterator[tuple[str, Any]]:
-    """Yield (key, element) of the lists of a JSON object: a file of 1 GB takes 10 MB of memory.
-
-    A list without elements yields None.
-
-    Raises:
-        ValueError: no JSON object.
-    """
-    stream = _Stream(file)
-    if stream.peek() != "{":
-        raise ValueError("it is empty" if not stream.peek() else "it is not a JSON object")
-    stream.skip()
-    while stream.peek() != "}":
-        key = stream.value()
-        if not isinstance(key, str) or stream.peek() != ":":
-            raise stream.error()
-        stream.skip()
-        if stream.peek() == "[" and key in ("images", "annotations", "categories"):
-            stream.skip()
-            yield key, None
-            while stream.peek() != "]":
-                yield key, stream.value()
-                if stream.peek() == ",":
-                    stream.skip()
-                elif stream.peek() != "]":
-                    raise stream.error()
-            stream.skip()
-        else:
-            stream.value()
-        if stream.peek() == ",":
-            stream.skip()
-        elif stream.peek() != "}":
-            raise stream.error()
-    stream.skip()
-    if stream.peek():
-        raise stream.error()
-
-
-class _Stream:
-    """Values of a JSON file, one by one."""
-
-    def __init__(self, file: IO[str]) -> None:
-        self._file = file
-        self._scan: _Scan = vars(json.JSONDecoder())["scan_once"]
-        self._text, self._at, self._ended = "", 0, False
-        self._before = 0
-
-    def peek(self) -> str:
-        """Return the next character other than a space, "" at the end."""
-        match = _SPACE.match(self._text, self._at)
-        self._at = match.end() if match else self._at
-        while self._at >= len(self._text) and not self._ended:
-            self._read(_CHUNK)
-            match = _SPACE.match(self._text, self._at)
-            self._at = match.end() if match else self._at
-        return self._text[self._at : self._at + 1]
-
-    def skip(self) -> None:
-        """Skip one character."""
-        self._at += 1
-
-    def value(self) -> Any:
-        """Return the next value."""
-        self.peek()
-        size = _CHUNK
-        while True:
-            try:
-                value, end = self._scan(self._text, self._at)
-                if end < len(self._text) or self._ended:
-                    self._at = end
-                    return value
-            except StopIteration as error:
-                self._check(error.value)
-            except json.JSONDecodeError as error:
-                self._check(None if error.msg.startswith("Unterminated") else error.pos)
-            if len(self._text) - self._at > _MAX_ELEMENT:
-                raise self.error()
-            self._read(size)
-            size *= 2
-
-    def error(self) -> ValueError:
-        """Return the error of invalid JSON."""
-        return ValueError(f"it is damaged after {self._before + self._at:,} characters")
-
-    def _check(self, at: int | None) -> None:
-        """Raise ValueError unless more text may make a value of this text."""
-        if self._ended or (at is not None and at < len(self._text) - 100):
-            raise self.error()
-
-    def _read(self, size: int) -> None:
-        more = self._file.read(size)
-        self._ended = not more
-        self._before += self._at
-        self._text, self._at = self._text[self._at :] + more, 0

@@ -22,7 +22,7 @@ from kerakit.data.annotations.listing import (
 )
 from kerakit.data.annotations.yolo import YoloNames
 from kerakit.data.folders import normalize_name
-from kerakit.data.tables import split_header
+from kerakit.data.table_files import split_header
 from kerakit.device.segmentation import IGNORED
 from kerakit.errors import UserError, first_line
 
