@@ -463,6 +463,17 @@ def test_other_outputs_are_errors() -> None:
         task.check_outputs({"box_8": np.full((2, 3), np.nan)})
 
 
+def test_text_grows_with_the_image() -> None:
+    image = np.zeros((3000, 4000, 3), np.uint8)
+    row = np.array([[0.2, 0.2, 0.6, 0.6, 0.9, 0]], np.float32)
+    drawn = np.asarray(draw_boxes(image, row, ["cat"]))
+    above = drawn[:590, 700:1300]
+    rows = np.flatnonzero((above.min(-1) > 200).any(1))  # white letters
+    assert 35 < np.ptp(rows) < 70
+    small = np.asarray(draw_boxes(image[:600, :800], row, ["cat"]))[:118]
+    assert np.ptp(np.flatnonzero((small.min(-1) > 200).any(1))) < 14
+
+
 def test_labels_of_boxes_at_the_border_are_drawn_whole() -> None:
     from kerakit.device.detection import draw_boxes
 

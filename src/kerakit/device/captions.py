@@ -11,7 +11,12 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 LINE = 14
-"""Height of a line in pixels."""
+"""Height of a line in pixels, of small images."""
+
+SIDE = 800
+"""Longest side, in pixels, per size of the text: twice as large on 1,600 pixels."""
+
+_BICUBIC = 3  # in every version of Pillow; its names have changed
 
 
 class Labels:
@@ -32,12 +37,42 @@ class Labels:
         return add_captions(image, [self.caption(prediction)])
 
 
+def text_scale(width: int, height: int) -> int:
+    """Return the factor of the size of text on an image."""
+    return max(1, round(max(width, height) / SIDE))
+
+
+def text_box(text: str, scale: int = 1) -> tuple[int, ...]:
+    """Return left, upper, right and lower side of text at (0, 0), in pixels."""
+    pen = ImageDraw.Draw(Image.new("L", (1, 1)))
+    return tuple(int(side) * scale for side in pen.textbbox((0, 0), text))
+
+
+def write_text(
+    canvas: Image.Image, x: float, y: float, text: str, fill: str, scale: int = 1
+) -> None:
+    """Write text on an image, its upper left corner at (x, y)."""
+    if scale == 1:
+        ImageDraw.Draw(canvas).text((x, y), text, fill=fill)
+        return
+    # The font of Pillow has one size before 10.1.
+    right, lower = text_box(text)[2:]
+    if not right or not lower:
+        return
+    mask = Image.new("L", (right, lower))
+    ImageDraw.Draw(mask).text((0, 0), text, fill=255)
+    mask = mask.resize((right * scale, lower * scale), _BICUBIC)
+    canvas.paste(Image.new("RGB", mask.size, fill), (round(x), round(y)), mask)
+
+
 def add_captions(image: Any, lines: Sequence[str]) -> Image.Image:
     """Return the image, uint8 (height, width, 3), with lines of text below it."""
     photo = Image.fromarray(np.asarray(image).astype(np.uint8))
-    canvas = Image.new("RGB", (max(photo.width, 160), photo.height + LINE * len(lines)), "white")
+    scale = text_scale(*photo.size)
+    line_height = LINE * scale
+    size = (max(photo.width, 160), photo.height + line_height * len(lines))
+    canvas = Image.new("RGB", size, "white")
     canvas.paste(photo, ((canvas.width - photo.width) // 2, 0))
-    pen = ImageDraw.Draw(canvas)
     for row, line in enumerate(lines):
-        pen.text((2, photo.height + LINE * row), line, fill="black")
+        write_text(canvas, 2, photo.height + line_height * row, line, "black", scale)
     return canvas

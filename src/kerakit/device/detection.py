@@ -7,10 +7,15 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any, Sequence  # noqa: UP035 - Python 3.7
+from typing import TYPE_CHECKING, Any, Sequence  # noqa: UP035 - Python 3.7
 
 import numpy as np
 from PIL import Image, ImageDraw
+
+if __package__ or TYPE_CHECKING:  # in Kerakit
+    from kerakit.device.captions import text_box, text_scale, write_text
+else:  # on a device: the files beside this one
+    from captions import text_box, text_scale, write_text
 
 MAX_CANDIDATES = 1000
 """Number of grid points, those of the highest scores, from which objects are selected."""
@@ -225,6 +230,7 @@ def draw_boxes(
     photo = Image.fromarray(np.asarray(image).astype(np.uint8))
     pen = ImageDraw.Draw(photo)
     width = max(1, round(max(photo.size) / 320))
+    size = text_scale(*photo.size)
     scale = np.array(photo.size * 2)
     # The most confident last, on top.
     for row in boxes[::-1]:
@@ -235,13 +241,13 @@ def draw_boxes(
         if len(row) > 5 and color is None:
             score = "" if np.isnan(row[4]) else f" {row[4]:.2f}"  # true boxes have none
             text = f"{classes[kind]}{score}"
-            top = y1 - 12 if y1 >= 12 else y1
+            top = y1 - 12 * size if y1 >= 12 * size else y1
             # Labels of boxes at the right border move to the left, as far as they are whole.
-            length = pen.textbbox((0, 0), text)[2]
-            start = max(2, min(x1 + 2, photo.width - length - 2))
-            left, upper, right, lower = pen.textbbox((start, top), text)
-            pen.rectangle([left - 2, upper - 1, right + 2, lower + 1], fill=chosen)
-            pen.text((start, top), text, fill="white")
+            left, upper, right, lower = text_box(text, size)
+            start = max(2, min(x1 + 2, photo.width - right - 2))
+            label = [start + left - 2, top + upper - 1, start + right + 2, top + lower + 1]
+            pen.rectangle(label, fill=chosen)
+            write_text(photo, start, top, text, "white", size)
     return photo
 
 

@@ -11,8 +11,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 if __package__ or TYPE_CHECKING:  # in Kerakit
+    from kerakit.device.captions import text_box, text_scale, write_text
     from kerakit.device.colors import color
 else:  # on a device: the files beside this one
+    from captions import text_box, text_scale, write_text
     from colors import color
 
 IGNORED = 255
@@ -183,23 +185,22 @@ def _overlay(image: Any, mask: Any, colors: Any) -> Any:
 
 def add_legend(photo: Image.Image, entries: Sequence[tuple[str, tuple[int, ...]]]) -> Image.Image:
     """Return an image with colored squares and names below it, in as many rows as needed."""
-    pen = ImageDraw.Draw(photo)
-    width = max(photo.width, 160)
+    width, scale = max(photo.width, 160), text_scale(*photo.size)
     places, x, row = [], 2, 0
     for name, _ in entries:
-        needed = 20 + int(pen.textbbox((0, 0), name)[2])
+        needed = 20 * scale + text_box(name, scale)[2]
         if x + needed > width and x > 2:
             x, row = 2, row + 1
         places.append((x, row))
         x += needed
     rows = row + 1 if entries else 0
-    canvas = Image.new("RGB", (width, photo.height + 16 * rows), "white")
+    canvas = Image.new("RGB", (width, photo.height + 16 * scale * rows), "white")
     canvas.paste(photo, ((width - photo.width) // 2, 0))
     pen = ImageDraw.Draw(canvas)
     for (name, fill), (x, row) in zip(entries, places):
-        y = photo.height + 16 * row + 2
-        pen.rectangle((x, y, x + 10, y + 10), fill=fill, outline="black")
-        pen.text((x + 14, y), name, fill="black")
+        y = photo.height + (16 * row + 2) * scale
+        pen.rectangle((x, y, x + 10 * scale, y + 10 * scale), fill=fill, outline="black")
+        write_text(canvas, x + 14 * scale, y, name, "black", scale)
     return canvas
 
 
