@@ -190,9 +190,12 @@ def test_reports_and_drawings() -> None:
     image = np.zeros((32, 48, 3), np.uint8)
     drawn = task.overlay(image, predictions[0], targets[0])
     assert drawn.any()
-    assert task.draw(image, predictions[0], targets[0]).height == 32 + 2 * 14
+    assert task.draw(image, predictions[0], targets[0]).height > 32 + 2 * 14  # wrapped
     assert task.format_annotation(targets[0]) == "nose, left_eye, right_eye"
-    assert task.format_prediction(predictions[0]) == "nose 42|31, left_eye 62|16, right_eye 21|19"
+    assert (
+        task.format_prediction(predictions[0])
+        == "nose 42%|31%, left_eye 62%|16%, right_eye 21%|19%"
+    )
 
 
 # ------------------------------------------------------------------------------------------- loss

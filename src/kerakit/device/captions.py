@@ -68,11 +68,44 @@ def write_text(
 def add_captions(image: Any, lines: Sequence[str]) -> Image.Image:
     """Return the image, uint8 (height, width, 3), with lines of text below it."""
     photo = Image.fromarray(np.asarray(image).astype(np.uint8))
-    scale = text_scale(*photo.size)
+    scale, width = text_scale(*photo.size), max(photo.width, 160)
     line_height = LINE * scale
-    size = (max(photo.width, 160), photo.height + line_height * len(lines))
-    canvas = Image.new("RGB", size, "white")
+    lines = [part for line in lines for part in _wrap(line, width, scale)]
+    canvas = Image.new("RGB", (width, photo.height + line_height * len(lines)), "white")
     canvas.paste(photo, ((canvas.width - photo.width) // 2, 0))
     for row, line in enumerate(lines):
         write_text(canvas, 2, photo.height + line_height * row, line, "black", scale)
+    return canvas
+
+
+def _wrap(text: str, width: int, scale: int) -> list[str]:
+    """Return the lines of a text between whose words there is a break where it is too wide."""
+    lines = [""]
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and text_box(longer, scale)[2] + 2 > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
+
+
+def add_legend(photo: Image.Image, entries: Sequence[tuple[str, tuple[int, ...]]]) -> Image.Image:
+    """Return an image with colored squares and names below it, in as many rows as needed."""
+    width, scale = max(photo.width, 160), text_scale(*photo.size)
+    places, x, row = [], 2, 0
+    for name, _ in entries:
+        needed = 20 * scale + text_box(name, scale)[2]
+        if x + needed > width and x > 2:
+            x, row = 2, row + 1
+        places.append((x, row))
+        x += needed
+    rows = row + 1 if entries else 0
+    canvas = Image.new("RGB", (width, photo.height + 16 * scale * rows), "white")
+    canvas.paste(photo, ((width - photo.width) // 2, 0))
+    pen = ImageDraw.Draw(canvas)
+    for (name, fill), (x, row) in zip(entries, places):
+        y = photo.height + (16 * row + 2) * scale
+        pen.rectangle((x, y, x + 10 * scale, y + 10 * scale), fill=fill, outline="black")
+        write_text(canvas, x + 14 * scale, y, name, "black", scale)
     return canvas

@@ -11,10 +11,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 if __package__ or TYPE_CHECKING:  # in Kerakit
-    from kerakit.device.captions import add_captions
+    from kerakit.device.captions import add_captions, add_legend
     from kerakit.device.colors import color
 else:  # on a device: the files beside this one
-    from captions import add_captions
+    from captions import add_captions, add_legend
     from colors import color
 
 MIN_CONFIDENCE = 0.3
@@ -92,18 +92,19 @@ class Decoder:
     def caption(self, prediction: Any, top: int = 0) -> str:
         """Return the names of the confident points with their positions in percent of the image."""
         found = self.describe(prediction, top, (100, 100))
-        return (
-            ", ".join(
-                f"{one['point']} {one['x']:.0f}|{one['y']:.0f}"
-                for one in found
-                if one["confidence"] >= MIN_CONFIDENCE
-            )
-            or "no confident point"
-        )
+        shown = [_format(one) for one in found if one["confidence"] >= MIN_CONFIDENCE]
+        return ", ".join(shown) or "no confident point"
 
     def draw(self, image: Any, prediction: Any) -> Image.Image:
         """Return the image, uint8 (height, width, 3), with the points drawn and listed."""
-        return add_captions(self.overlay(image, prediction), [self.caption(prediction)])
+        drawn = self.overlay(image, prediction)
+        found = enumerate(self.describe(prediction, 0, (100, 100)))
+        points = [
+            (_format(one), color(i)) for i, one in found if one["confidence"] >= MIN_CONFIDENCE
+        ]
+        if not points:
+            return add_captions(drawn, [self.caption(prediction)])
+        return add_legend(Image.fromarray(drawn), points)
 
     def overlay(self, image: Any, prediction: Any, filled: bool = True) -> Any:
         """Return the image, uint8 (height, width, 3), with dots, or with circles."""
@@ -124,3 +125,8 @@ class Decoder:
             else:
                 pen.ellipse(box, outline=color(int(i)), width=2)
         return np.asarray(canvas)
+
+
+def _format(point: dict[str, Any]) -> str:
+    """Return the name of a point and its position, given in percent."""
+    return f"{point['point']} {point['x']:.0f}%|{point['y']:.0f}%"

@@ -8,13 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Sequence  # noqa: UP035 - Python 3.7
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 if __package__ or TYPE_CHECKING:  # in Kerakit
-    from kerakit.device.captions import text_box, text_scale, write_text
+    from kerakit.device.captions import add_legend
     from kerakit.device.colors import color
 else:  # on a device: the files beside this one
-    from captions import text_box, text_scale, write_text
+    from captions import add_legend
     from colors import color
 
 IGNORED = 255
@@ -181,27 +181,6 @@ def _overlay(image: Any, mask: Any, colors: Any) -> Any:
     weight = opacity[mask]
     mixed = np.asarray(image, np.float32) * (1 - weight) + table[mask] * weight
     return np.rint(mixed).astype(np.uint8)
-
-
-def add_legend(photo: Image.Image, entries: Sequence[tuple[str, tuple[int, ...]]]) -> Image.Image:
-    """Return an image with colored squares and names below it, in as many rows as needed."""
-    width, scale = max(photo.width, 160), text_scale(*photo.size)
-    places, x, row = [], 2, 0
-    for name, _ in entries:
-        needed = 20 * scale + text_box(name, scale)[2]
-        if x + needed > width and x > 2:
-            x, row = 2, row + 1
-        places.append((x, row))
-        x += needed
-    rows = row + 1 if entries else 0
-    canvas = Image.new("RGB", (width, photo.height + 16 * scale * rows), "white")
-    canvas.paste(photo, ((width - photo.width) // 2, 0))
-    pen = ImageDraw.Draw(canvas)
-    for (name, fill), (x, row) in zip(entries, places):
-        y = photo.height + (16 * row + 2) * scale
-        pen.rectangle((x, y, x + 10 * scale, y + 10 * scale), fill=fill, outline="black")
-        write_text(canvas, x + 14 * scale, y, name, "black", scale)
-    return canvas
 
 
 def _taps(cells: int, pixels: int, start: float, end: float) -> tuple[Any, Any, Any, Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from kerakit.data.augment import is_mirrored
 from kerakit.device.keypoints import Decoder
@@ -338,6 +339,13 @@ class Keypoints(DecodedTask):
         """Return the names of the points that are present."""
         present = [name for name, one in zip(self.class_names, target, strict=True) if one[2] > 0]
         return list_names(present) if present else "no point"
+
+    def draw(self, image: NDArray[Any], prediction: Any, target: Any = None) -> Image.Image:
+        """Return the image with points, and their names below it; circles: true points."""
+        if target is None:
+            drawn: Image.Image = self._decoder.draw(image, prediction)
+            return drawn
+        return super().draw(image, prediction, target)
 
     def overlay(
         self, image: NDArray[Any], prediction: Any = None, target: Any = None
