@@ -191,7 +191,9 @@ def test_reports_and_drawings() -> None:
     drawn = task.overlay(image, predictions[0], targets[0])
     assert drawn.any()
     assert task.draw(image, predictions[0], targets[0]).height > 32 + 2 * 14  # wrapped
-    assert task.format_annotation(targets[0]) == "nose, left_eye, right_eye"
+    assert task.format_annotation(targets[0]) == "all 3 points"
+    targets[0, 1, 2] = 0
+    assert task.format_annotation(targets[0]) == "nose, right_eye"
     assert (
         task.format_prediction(predictions[0])
         == "nose 42%|31%, left_eye 62%|16%, right_eye 21%|19%"

@@ -19,6 +19,7 @@ from kerakit.files import write_text
 from kerakit.inference import TIMED_RUNS
 from kerakit.report.charts import FormatPoint, plot_accuracy_latency
 from kerakit.report.formatting import (
+    FRACTIONS,
     format_label,
     format_percent,
     format_points,
@@ -219,13 +220,15 @@ def _accuracy_and_latency(
     ]
     if not points:
         return None
-    label = format_label(metric)
+    label, max_drop = format_label(metric), report["max_drop"]
+    in_percent = metric.endswith(FRACTIONS)
+    drop = format_points(max_drop) if in_percent else f"{max_drop:g}"
     threshold = (
-        report["keras_metrics"][metric] - report["max_drop"],
-        f"accuracy gate: Keras − {format_points(report['max_drop'])}",  # noqa: RUF001 - minus
+        report["keras_metrics"][metric] - max_drop,
+        f"accuracy gate: Keras − {drop}",  # noqa: RUF001 - minus
     )
-    min_span = max(4 * report["max_drop"], 6 / report["held_out_images"])
-    figure = plot_accuracy_latency(points, label, threshold, min_span)
+    min_span = max(4 * max_drop, 6 / report["held_out_images"])
+    figure = plot_accuracy_latency(points, label, threshold, min_span, in_percent)
     untested = ", ".join(one.format for one in results if not one.measurement)
     note = f" Not tested: {untested}." if untested else ""
     return Section(

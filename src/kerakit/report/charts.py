@@ -253,7 +253,11 @@ class FormatPoint:
 
 @styled()
 def plot_accuracy_latency(
-    points: Sequence[FormatPoint], metric: str, threshold: tuple[float, str], min_span: float
+    points: Sequence[FormatPoint],
+    metric: str,
+    threshold: tuple[float, str],
+    min_span: float,
+    in_percent: bool = True,
 ) -> Figure:
     """Plot the main metric of exported files over their latency.
 
@@ -262,6 +266,7 @@ def plot_accuracy_latency(
         metric: label of the main metric.
         threshold: score and label of the accuracy gate, drawn as a line.
         min_span: smallest span of the vertical axis, so that small differences look small.
+        in_percent: whether the metric is a fraction, such as accuracy.
     """
     from matplotlib import ticker
 
@@ -279,7 +284,8 @@ def plot_accuracy_latency(
     axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
     _format_log_axis(axes)
     axes.yaxis.set_major_locator(ticker.MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-    axes.yaxis.set_major_formatter(ticker.PercentFormatter(1, symbol=" %"))
+    if in_percent:
+        axes.yaxis.set_major_formatter(ticker.PercentFormatter(1, symbol=" %"))
     axes.grid(axis="y")
     axes.axhline(threshold[0], color=COLORS["bad"], linewidth=1, linestyle=(0, (6, 4)))
     axes.annotate(

@@ -338,6 +338,8 @@ class Keypoints(DecodedTask):
     def format_annotation(self, target: Any) -> str:
         """Return the names of the points that are present."""
         present = [name for name, one in zip(self.class_names, target, strict=True) if one[2] > 0]
+        if len(present) == len(self.class_names):
+            return f"all {len(present)} points"
         return list_names(present) if present else "no point"
 
     def draw(self, image: NDArray[Any], prediction: Any, target: Any = None) -> Image.Image:
