@@ -268,7 +268,8 @@ def _regressions(
         )
         for index in shown
     ]
-    return Section("int8 regressions", [Paragraph(text), Gallery(samples)])
+    notes = [Note(task.overlay_note)] if task.overlay_note and samples else []
+    return Section("int8 regressions", [Paragraph(text), *notes, Gallery(samples)])
 
 
 def _operators(folder: Path, results: Sequence[FormatResult]) -> Section | None:

@@ -55,6 +55,7 @@ class Task:
         monitor: key in the logs of ``fit`` that ranks checkpoints: "val_loss", or "val_" and a key
             of ``score``, which is then computed after each epoch; higher is better.
         mistakes_title: heading of the images that ``mistakes`` selects.
+        overlay_note: which parts of ``overlay`` are predicted and which are true.
         default_loss: name of the loss of Keras, or function, of ``--loss auto``.
         default_metrics: names of the metrics of Keras that are logged.
         learned: names of the attributes that ``adapt`` and ``calibrate`` set, part of ``spec``.
@@ -83,6 +84,7 @@ class Task:
     main_metric = ""
     monitor = "val_loss"
     mistakes_title = "Most confident mistakes"
+    overlay_note = ""
     default_loss: str | LossFn = ""
     default_metrics: tuple[Any, ...] = ()
     learned: tuple[str, ...] = ()

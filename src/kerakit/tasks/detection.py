@@ -108,6 +108,7 @@ class Detection(DecodedTask):
     main_metric = "map50"
     monitor = "val_map50"
     mistakes_title = "Most mistakes"
+    overlay_note = "Boxes with labels are predicted, white ones are true."
     learned = ("max_boxes", "threshold")
     needs_map = True
     supports_mosaic = True

@@ -111,6 +111,7 @@ class Keypoints(DecodedTask):
     main_metric = "pck"
     monitor = "val_pck"
     mistakes_title = "Largest distances"
+    overlay_note = "Dots are predicted, circles are true points."
     learned = ("stride", "skeleton")
     needs_map = True
     frozen = 0.0

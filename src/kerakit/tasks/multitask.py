@@ -56,6 +56,8 @@ class MultiTask(Task):
         self.needs_map = any(task.needs_map for task in self.tasks.values())
         self.has_coordinates = any(task.has_coordinates for task in self.tasks.values())
         self.mix_methods = _common_methods(self.tasks.values())
+        notes = (task.overlay_note for task in self.tasks.values())
+        self.overlay_note = " ".join(note for note in notes if note)
         self.frozen = min(task.frozen for task in self.tasks.values())
         self.end_to_end = any(task.end_to_end for task in self.tasks.values())
 

@@ -121,6 +121,7 @@ class Segmentation(DecodedTask):
     main_metric = "mean_iou"
     monitor = "val_mean_iou"
     mistakes_title = "Images with the lowest IoU"
+    overlay_note = "Left: predicted classes; right: true ones."
     learned = ("stride", "colors", "ignore", "class_weights")
     needs_map = True
     frozen = 0.0

@@ -12,7 +12,7 @@ from kerakit.files import write_json
 from kerakit.inference import keras_predict_fn, predict_batches
 from kerakit.report import charts
 from kerakit.report.formatting import FRACTIONS, format_value
-from kerakit.report.page import Gallery, Sample, Section
+from kerakit.report.page import Gallery, Note, Sample, Section
 from kerakit.report.plots import image_grid, save_image
 from kerakit.run import Run, load_weights
 from kerakit.tasks.calibration import calibrate_task
@@ -122,7 +122,8 @@ def _show_mistakes(
         Sample(image, label, [f"predicted: {one}"], held_out.sample_key(0, i))
         for i, image, label, one in zip(wrong, images, labels, predicted, strict=True)
     ]
-    return [Section(task.mistakes_title, [Gallery(samples)])]
+    notes = [Note(task.overlay_note)] if task.overlay_note else []
+    return [Section(task.mistakes_title, [*notes, Gallery(samples)])]
 
 
 def _print(metrics: dict[str, float], details: dict[str, Any], images: str) -> None:
