@@ -156,7 +156,7 @@ def test_a_changed_weight_is_found(device: Path) -> None:
 @pytest.mark.parametrize(
     ("scores", "code", "said"),
     [
-        (lambda x: x, 0, "passed (allowed: a mean of 3 steps"),
+        (lambda x: x, 0, "passed (allowed: a mean of 4 steps"),
         (lambda x: np.where(x < 255, x + 1, x).astype(np.uint8), 0, "maximum 1"),
         (
             lambda x: np.full_like(x, 26),

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,8 +19,11 @@ from PIL import Image
 
 from digits import TRAINED, Exported, digits
 from kerakit import UserError, cli
+from kerakit.data.placement import Placement
 from kerakit.deploy import keras_predict_fn, predict_images
-from kerakit.tasks import Classification
+from kerakit.deploy.bundle import read_as_device
+from kerakit.device.preprocessing import Preprocessing
+from kerakit.tasks import Classification, Detection
 from projects import Result
 
 Predict = Callable[..., Result]
@@ -111,6 +115,42 @@ def test_drawn_images_are_upright_and_have_different_names(
     done = predict(exported_digits.folder, "a", "--draw", "file")
     assert done.code == 2
     assert "cannot create the folder file" in done.err
+
+
+def test_boxes_are_drawn_in_the_rotated_photo(tmp_path: Path) -> None:
+    """Stored 40 by 80 pixels with a mark, to be rotated to 80 by 40, letterboxed to 64 by 64."""
+    upright = np.zeros((40, 80, 3), np.uint8)
+    upright[20:30, 40:60] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the stored image is turned clockwise
+    stored = Image.fromarray(np.rot90(upright))
+    stored.save(tmp_path / "a.png", exif=exif)
+    letterbox = Preprocessing(resize="letterbox")
+
+    class Marks(Detection):
+        def decode(self, outputs: Any) -> Any:
+            """The mark as fractions of the input: the photo is in rows 16 to 48."""
+            rows, columns = (np.flatnonzero(outputs[0].max(axis)) for axis in (1, 0))
+            box = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+            return [np.array([[*(np.array(box) / 64), 0.9, 0]], np.float32)]
+
+    found = list(
+        predict_images(
+            lambda images: images[..., 0] > 127,
+            Marks(["mark"]),
+            lambda path: read_as_device(path, (64, 64), letterbox),
+            [tmp_path / "a.png"],
+            placement=lambda path: Placement(path, letterbox, (64, 64)),
+            draw=tmp_path / "drawn",
+        )
+    )
+    ((_, (record,)),) = found  # type: ignore[misc]
+    sides = [record[name] for name in ("x1", "y1", "x2", "y2")]
+    np.testing.assert_allclose(sides, [40, 20, 60, 30], atol=1.5)
+    with Image.open(next((tmp_path / "drawn").iterdir())) as image:
+        red = (np.asarray(image)[:, 40:120] == (230, 25, 75)).all(-1)  # the caption is wider
+    assert red[28:32, 42:58].any(axis=0).all()  # the lower side
+    assert not red[32:].any()
 
 
 def test_json_top_and_odd_names(
