@@ -186,7 +186,8 @@ def test_sigterm_before_the_first_step_leaves_nothing_and_asks_for_a_repetition(
     assert not (project.path / "progress" / "test").exists()
     after = {path for path in project.path.rglob("*") if path.suffix != ".pyc"}
     assert {path.name for path in after - before} <= {"__pycache__", ".cache", "progress"}
-    assert project.train("--resume", "auto").code == 0
+    if file == "train.py":
+        assert project.train("--resume", "auto").code == 0
 
 
 def test_a_repeated_sigterm_does_not_replace_the_exit_code() -> None:
@@ -198,6 +199,17 @@ def test_a_repeated_sigterm_does_not_replace_the_exit_code() -> None:
     assert [signal.getsignal(number) for number in TERMINATION] == [signal.SIG_IGN] * 2
     for number, handler in zip(TERMINATION, before, strict=True):
         signal.signal(number, handler)
+
+
+def test_sigterm_after_a_completed_training_does_not_replace_the_exit_code(
+    project: Project,
+) -> None:
+    edit(
+        project.path / "train.py",
+        "state.complete()\n",
+        "state.complete()\nimport os\nos.kill(os.getpid(), 15)\n",
+    )
+    assert project.train().code == 0
 
 
 def test_a_run_that_trains_its_first_epoch_is_not_called_ended(tmp_path: Path) -> None:

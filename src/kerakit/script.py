@@ -217,6 +217,8 @@ def _describe_os_error(error: OSError) -> tuple[str, int] | None:
         return describe_disk_full(code, path), 1
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"no permission for {path}. Choose another folder, or change its permissions.", 2
+    if error.errno in (errno.EIO, errno.ESTALE):
+        return f"{error.strerror}: {path}. Check the disk, or choose another folder.", 1
     if error.errno == errno.ENAMETOOLONG:
         return f"the path {path} is too long for this file system. Choose a shorter one.", 2
     return None

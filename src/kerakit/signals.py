@@ -65,9 +65,18 @@ def terminate(number: int) -> NoReturn:
     A scheduler repeats its signal: only the first one interrupts, the others would interrupt what
     saves and cleans up.
     """
-    for other in TERMINATION:
-        signal.signal(other, signal.SIG_IGN)
+    ignore_termination()
     raise Terminated(number)
+
+
+def ignore_termination() -> None:
+    """Ignore the signals of TERMINATION, of a process that ends anyway.
+
+    While Python ends, handlers are gone: a signal would replace the exit code.
+    """
+    if threading.current_thread() is threading.main_thread():
+        for number in TERMINATION:
+            signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager

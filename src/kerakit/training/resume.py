@@ -13,7 +13,7 @@ from kerakit.files import make_dir, read_json, write_json
 from kerakit.locks import check_unlocked
 from kerakit.run import Run
 from kerakit.script import PREEMPTED
-from kerakit.signals import exit_with
+from kerakit.signals import exit_with, ignore_termination
 from kerakit.state_folder import SavedState, StateFolder
 from kerakit.training.callback_state import CallbackStates
 from kerakit.training.signals import StopSignals
@@ -201,6 +201,7 @@ class TrainingState(Generic[ConfigT]):
             make_dir(self.run.state)
             write_json(self.run.complete, {"epochs": self.epochs_done})
             self.folder.prune(1)
+            ignore_termination()
         except (OSError, UserError) as error:
             print(f"WARNING: the end of the training could not be recorded: {error}", flush=True)
 
