@@ -353,3 +353,23 @@ def test_a_loss_that_is_defined_above_its_entry_is_kept() -> None:
     assert "def mine(targets, predictions):" in text
     assert '= {"mine": mine}' in text
     compile(text, "loss.py", "exec")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("version", b"", "version is damaged: '' is not a version"),
+        ("version", b"9" * 5_000, "is not a version"),
+        ("version", b"\xff\xfe0.1.0", "is not a version"),
+        ("template/config.py", b"x = '\xff'\n", "config.py is damaged: not UTF-8"),
+    ],
+)
+def test_a_damaged_base_of_the_merge_is_named(
+    name: str, content: bytes, message: str, tmp_path: Path
+) -> None:
+    create_project(tmp_path)
+    (tmp_path / ".kerakit" / name).write_bytes(content)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=message):
+        update_project(tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import reprlib
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -47,6 +48,10 @@ _RENAMED = {"gitignore": ".gitignore"}
 
 _STATE = Path(".kerakit")
 
+_VERSION = r"\d{1,9}(\.\d{1,9})+\S{0,99}"
+
+_RESTORE = "Restore it from git or a backup."
+
 _BY_HAND = {
     "0.1.0": {
         "config.py": "every file in models/ is a --model by its name: drop the imports of models "
@@ -85,14 +90,25 @@ def _read_task(directory: Path) -> str:
 
 
 def read_template(folder: Path = TEMPLATE) -> dict[str, str]:
-    """Return the text of each template file by its path in a project."""
+    """Return the text of each template file by its path in a project.
+
+    Raises:
+        UserError: a project's copy is damaged.
+    """
     paths = (path for path in sorted(folder.rglob("*")) if path.is_file())
     names = {path.relative_to(folder).as_posix(): path for path in paths}
     return {
-        _RENAMED.get(name, name): path.read_text(encoding="utf-8")
+        _RENAMED.get(name, name): _read_text(path)
         for name, path in names.items()
         if "__pycache__" not in name and path.suffix != ".pyc"
     }
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is damaged: not UTF-8. {_RESTORE}") from None
 
 
 @dataclass(frozen=True)
@@ -159,6 +175,11 @@ def _read_base(directory: Path) -> tuple[str, dict[str, str]]:
     state = directory / _STATE
     if (state / "version").is_file():
         version = (state / "version").read_text(errors="replace").strip()
+        if not re.fullmatch(_VERSION, version):
+            raise UserError(
+                f"{state / 'version'} is damaged: {reprlib.repr(version)} is not a version. "
+                f"{_RESTORE}"
+            )
         if _numbers(version) > _numbers(__version__):
             raise UserError(
                 f"{directory} needs Kerakit {version}; {__version__} is installed. Install that "
@@ -167,8 +188,7 @@ def _read_base(directory: Path) -> tuple[str, dict[str, str]]:
         base = read_template(state / "template")
         if not base:
             raise UserError(
-                f"{state / 'template'} is missing: it is the base of the merge. "
-                "Restore it from git or a backup."
+                f"{state / 'template'} is missing: it is the base of the merge. {_RESTORE}"
             )
         return version, base
     config = directory / "config.py"

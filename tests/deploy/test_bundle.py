@@ -185,6 +185,11 @@ def write_pickle(path: Path) -> None:
     np.savez(path, images=np.array([{}], dtype=object), scores=np.zeros(1), sha256="", runtime="")
 
 
+def change_task(device: Path, **changes: object) -> None:
+    task = json.loads((device / "task.json").read_text())
+    (device / "task.json").write_text(json.dumps({**task, **changes}))
+
+
 @pytest.mark.parametrize(
     ("spoil", "words", "said"),
     [
@@ -203,6 +208,8 @@ def write_pickle(path: Path) -> None:
             ["x.png"],
             "1 lines",
         ),
+        (lambda d: change_task(d, outputs=["x"]), ["x.png"], "does not fit the outputs of model"),
+        (lambda d: change_task(d, task="detection"), ["x.png"], "No module named 'detection'"),
         (lambda d: (d / "golden.npz").unlink(), ["--check"], "golden.npz"),
         (lambda d: (d / "golden.npz").write_bytes(b"PK\x03\x04 cut"), ["--check"], "golden.npz"),
         (lambda d: write_pickle(d / "golden.npz"), ["--check"], "allow_pickle"),
@@ -288,6 +295,14 @@ def test_a_name_that_is_not_utf_8(device: Path) -> None:
     command = [sys.executable, str(device / "predict.py"), os.fsdecode(b"\xff.png")]
     done = subprocess.run(command, capture_output=True, check=False, cwd=device)
     assert (done.returncode, done.stdout[:6]) == (0, b"\xff.png:"[:6]), done.stderr
+
+
+def test_control_characters_of_labels_are_escaped(device: Path) -> None:
+    labels = (device / "labels.txt").read_text().splitlines()
+    (device / "labels.txt").write_text("".join(f"\x1b]0;{label}\x07\n" for label in labels))
+    Image.new("RGB", (9, 9)).save(device / "x.png")
+    done = run(device, "x.png")
+    assert done.stdout.startswith(r"x.png: \x1b]0;digit"), done
 
 
 def test_labels_with_a_byte_order_mark(device: Path) -> None:

@@ -39,8 +39,7 @@ class TableReader(BaseReader):
         seed: as for ``DataReader``.
         exclusions: as for ``DataReader``.
         columns: kind of each column to use: "class", "set", "number", "mask", or None to infer it
-            by its values; default: all
-            columns, and their kinds by their values.
+            from its values; default: all columns, with kinds inferred.
 
     Attributes:
         class_names: names of the classes of each column; of numbers, that of the column.

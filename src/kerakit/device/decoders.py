@@ -31,7 +31,10 @@ def make_decoder(spec: dict[str, Any]) -> Any:
         return Several(spec)
     if name not in TASKS:
         return Raw()
-    module = importlib.import_module(f"{__package__}.{name}" if __package__ else name)
+    try:
+        module = importlib.import_module(f"{__package__}.{name}" if __package__ else name)
+    except ImportError as error:
+        raise ValueError(f"the decoder of the task in task.json is missing ({error})") from None
     try:
         return module.Decoder(spec)
     except (KeyError, TypeError, AttributeError) as error:

@@ -56,9 +56,9 @@ STRIP = 32768
 PIPE_CLOSED = 141  # 128 + SIGPIPE, as shells expect
 
 
-def printable(path: Path) -> str:
-    """Return a path without control characters; bytes that are not UTF-8 stay."""
-    return "".join(ascii(c)[1:-1] if unicodedata.category(c) == "Cc" else c for c in str(path))
+def printable(text: Any) -> str:
+    """Return a path or a label without control characters; bytes that are not UTF-8 stay."""
+    return "".join(ascii(c)[1:-1] if unicodedata.category(c) == "Cc" else c for c in str(text))
 
 
 class InputError(Exception):
@@ -127,6 +127,18 @@ class Model:
         if len(self._outputs) != max(1, len(self.names)):
             raise ValueError(f"it has {len(self._outputs)} outputs, {TASK} {len(self.names)} names")
         self.decoder = make_decoder(self.task)
+        self._check_decoder(path)
+
+    def _check_decoder(self, path: Path) -> None:
+        """Raise InputError unless the decoder takes the outputs of the file."""
+        try:
+            for value in (0, 255):
+                blank = [np.full(one["shape"][1:], value, np.uint8) for one in self._outputs]
+                self.decoder.describe(self.decode(blank), size=(16, 16))
+        except Exception as error:  # damaged values cause errors of many types
+            raise InputError(
+                f"cannot use {HERE / TASK}: it does not fit the outputs of {path.name} ({error!r})"
+            ) from None
 
     def read(self, path: Path) -> Any:
         """Read an image file as the input of this model: uint8 (height, width, 3) RGB."""
@@ -427,7 +439,8 @@ def predict(model: Model, path: Path, args: Any) -> str:
         return json.dumps(
             {"path": str(path), "predictions": records, "latency_ms": round(ms, 3)},
         )
-    return f"{printable(path)}: {model.decoder.caption(prediction, **top)} ({ms:.1f} ms)"
+    caption = printable(model.decoder.caption(prediction, **top))
+    return f"{printable(path)}: {caption} ({ms:.1f} ms)"
 
 
 if __name__ == "__main__":
