@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -53,6 +54,14 @@ def export(
     ]
     assert (folder / "report.html").exists()
     return {result.format: result for result in results}
+
+
+@pytest.fixture(autouse=True)
+def _free_memory() -> Iterator[None]:
+    """Release each model before the next one is built."""
+    yield
+    keras.backend.clear_session()
+    gc.collect()
 
 
 def test_each_model_is_known() -> None:
