@@ -123,7 +123,7 @@ class TrainingState(Generic[ConfigT]):
         Raises:
             UserError: the run was started with another model, or other classes.
         """
-        from kerakit.training.state_callback import restore_variables
+        from kerakit.training.backend_state import restore_variables
         from kerakit.training.tensorboard_logs import truncate_logs
 
         self.model = model

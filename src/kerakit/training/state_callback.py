@@ -7,14 +7,19 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
-import numpy as np
 from numpy.typing import NDArray
 
 from kerakit import __version__
-from kerakit.errors import UserError
 from kerakit.inference import compiled_call
 from kerakit.signals import shielded
 from kerakit.state_folder import SavedState
+from kerakit.training.backend_state import (
+    collect_generators,
+    name_optimizer,
+    restore_generators,
+    restore_variables,
+    to_numpy,
+)
 from kerakit.training.callbacks import StepScheduler
 from kerakit.training.outputs import Output
 from kerakit.training.tensorboard_logs import measure_logs
@@ -63,6 +68,8 @@ class StateSaver(keras.callbacks.Callback):
     def on_train_begin(self, logs: Any = None) -> None:  # noqa: ARG002 - Keras's signature
         """Restore the state, if there is one."""
         self._state.signals.defer(True)
+        for model in (self._state.model, self.model):
+            name_optimizer(getattr(model, "optimizer", None))
         saved, self._state.saved = self._state.saved, None
         self._last_save = time.monotonic()
         if saved is not None:
@@ -173,8 +180,8 @@ class StateSaver(keras.callbacks.Callback):
         arrays: dict[str, NDArray[Any]] = {}
         for group, variables in self._variables().items():
             for i, variable in enumerate(variables):
-                arrays[f"{group}/{i:05d}"] = _to_numpy(variable)
-        arrays.update(_global_generators())
+                arrays[f"{group}/{i:05d}"] = to_numpy(variable)
+        arrays.update(collect_generators())
         callbacks = state.callback_states.collect(self._callbacks, arrays)
         epoch, batch = self._position
         values = {
@@ -231,7 +238,7 @@ class StateSaver(keras.callbacks.Callback):
         variables = self._variables()
         for group in groups:
             restore_variables(group, variables[group], saved)
-        _set_global_generators(saved)
+        restore_generators(saved.arrays)
         values, steps = saved.values, self.params["steps"]
         self._state.callback_states.restore(self._callbacks, values["callbacks"], saved.arrays)
         if values["steps"] != steps:  # with another batch size
@@ -300,54 +307,3 @@ class Remaining(keras.utils.PyDataset):
 def _first_samples(batch: Any) -> Any:
     """Return the first sample of a batch, as a batch."""
     return keras.tree.map_structure(lambda array: array[:1], batch)
-
-
-def _to_numpy(variable: Any) -> NDArray[Any]:
-    """Return a copy of a variable; types that NumPy lacks, such as bfloat16, as raw bytes."""
-    array = np.array(keras.ops.convert_to_numpy(variable))
-    return array.view(f"u{array.dtype.itemsize}") if array.dtype.kind == "V" else array
-
-
-def _global_generators() -> dict[str, NDArray[Any]]:
-    """Return the states of torch's generators, which Dropout without a seed uses on that backend.
-
-    All other random numbers of Keras are a function of its variables.
-    """
-    if keras.backend.backend() != "torch":
-        return {}
-    import torch
-
-    states = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
-    return {f"generator/{i}": np.array(state.numpy()) for i, state in enumerate(states)}
-
-
-def _set_global_generators(saved: SavedState) -> None:
-    """Continue the generators of ``_global_generators``, on the same devices."""
-    if keras.backend.backend() != "torch" or "generator/0" not in saved.arrays:
-        return
-    import torch
-
-    torch.set_rng_state(torch.from_numpy(saved.arrays["generator/0"]))
-    for i in range(torch.cuda.device_count()):
-        if f"generator/{i + 1}" in saved.arrays:
-            torch.cuda.set_rng_state(torch.from_numpy(saved.arrays[f"generator/{i + 1}"]), i)
-
-
-def restore_variables(group: str, variables: Sequence[Any], saved: SavedState) -> None:
-    """Set variables to those of a saved state.
-
-    Raises:
-        UserError: numbers or shapes of the variables differ.
-    """
-    names = sorted(name for name in saved.arrays if name.startswith(f"{group}/"))
-    arrays = [saved.arrays[name] for name in names]
-    shapes = [tuple(array.shape) for array in arrays]
-    if shapes != [tuple(variable.shape) for variable in variables]:
-        raise UserError(
-            f"the saved state {saved.path} does not fit: it has {len(arrays)} variables of the "
-            f"{group}, this training {len(variables)}, or their shapes differ. Undo changes of "
-            "models/, loss.py and train.py, or start a new run with another --save_to."
-        )
-    for variable, array in zip(variables, arrays, strict=True):
-        current = keras.ops.convert_to_numpy(variable).dtype
-        variable.assign(array.view(current) if current.kind == "V" else array)
