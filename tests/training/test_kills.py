@@ -33,11 +33,13 @@ def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ForkServer]:
     """Processes of a backend, where a save may take all of the time."""
+    folder = tmp_path_factory.mktemp("temporary")
     server = ForkServer(
         MAX_FRACTION="1",
+        TMPDIR=str(folder),  # killed processes leave files of TensorFlow
         KERAS_BACKEND=request.param,
         # Of JAX: a step is compiled once, not at each start.
-        JAX_COMPILATION_CACHE_DIR=str(tmp_path_factory.mktemp("jax")),
+        JAX_COMPILATION_CACHE_DIR=str(folder),
         JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
         JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="-1",
     )

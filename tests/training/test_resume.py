@@ -46,7 +46,7 @@ def trainings(
     project = add_tiny_model(copy_project(project_once.path, folder, photos_once))
     plateau = 'callbacks.append(keras.callbacks.ReduceLROnPlateau("loss", patience=1, cooldown=1))'
     edit(project.path / "callbacks.py", "    callbacks += trackers\n", f"    {plateau}\n")
-    server = ForkServer(MAX_FRACTION="inf")
+    server = ForkServer(MAX_FRACTION="inf", TMPDIR=str(folder.parent))
     yield Trainings(server, project)
     server.close()
 

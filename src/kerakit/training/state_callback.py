@@ -278,6 +278,7 @@ class Remaining(keras.utils.PyDataset):
         batches: a ``keras.utils.PyDataset``.
         start: number of batches that are skipped.
 
+    >>> import numpy as np
     >>> batches = Remaining([(np.ones((4, 2)), np.ones(4)), (np.ones((3, 2)), np.ones(3))], start=1)
     >>> batches.is_active = True
     >>> [len(images) for images, _ in (batches[0], batches[1])]
