@@ -79,16 +79,3 @@ def name_optimizer(optimizer: Any) -> None:
     while optimizer is not None:
         optimizer.name = type(optimizer).__name__
         optimizer = getattr(optimizer, "inner_optimizer", None)  # of mixed precision
-
-
-def unshare_variables(optimizer: Any) -> None:
-    """Copy the variables of an optimizer, on JAX, before the model predicts.
-
-    After the last epoch, ``SwapEMAWeights`` lets averages and weights share arrays there. A
-    prediction takes over those of the weights, and the averages would be deleted.
-
-    >>> unshare_variables(keras.optimizers.SGD())
-    """
-    if keras.backend.backend() == "jax":
-        for variable in optimizer.variables:
-            variable.assign(np.array(keras.ops.convert_to_numpy(variable)))

@@ -8,7 +8,6 @@ import keras
 
 from kerakit.inference import keras_predict_fn, predict_batches
 from kerakit.tasks.base import Task
-from kerakit.training.backend_state import unshare_variables
 
 
 class TaskMetrics(keras.callbacks.Callback):
@@ -47,7 +46,6 @@ class TaskMetrics(keras.callbacks.Callback):
         # Not once per epoch: Keras traces the graph of each new model.
         if self._predict is None:
             self._predict = keras_predict_fn(self._task.inference_model(self.model))
-        unshare_variables(self.model.optimizer)
         batches = (self._val[i] for i in range(len(self._val)))
         outputs, targets = predict_batches(self._predict, batches)
         scores = self._task.score(self._task.decode(outputs), targets)
