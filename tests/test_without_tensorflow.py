@@ -30,13 +30,8 @@ def hidden(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    "task",
-    [
-        "multilabel",
-        *(pytest.param(task, marks=pytest.mark.slow) for task in TASKS if task != "multilabel"),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
 def test_training_and_evaluation_need_no_tensorflow(
     task: str, tmp_path: Path, hidden: Path
 ) -> None:

@@ -300,7 +300,8 @@ def test_distortions_move_keypoints_with_their_pixels(
     assert out["keypoints"].shape == (5, 2)
     assert np.isfinite(out["keypoints"]).all()
     column, row = (out["keypoints"][0] - 0.5).round().astype(int)
-    if 0 <= column < WIDTH and 0 <= row < HEIGHT:
+    is_visible = (out["mask"] == 1).any()  # a map that folds may move an object past the border
+    if is_visible and 0 <= column < WIDTH and 0 <= row < HEIGHT:
         assert out["image"][max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2].max() > 100
 
 

@@ -27,7 +27,7 @@ KILLS: dict[str, list[tuple[str, int]]] = {
     "phases": [
         *(("file", 5), ("save", 4), ("save", 45), ("step", 20), ("epoch", 1), ("epoch_end", 1)),
         *(("validation", 3), ("save", 30), ("begin", 2), ("phase", 3), ("file", 30), ("save", 7)),
-        *(("save_end", 3), ("epoch_end", 3)),
+        *(("save_end", 3), ("epoch_end", 1)),
     ],
     "scratch": [
         *(("save", 9), ("save", 40), ("validation", 2), ("save", 26), ("epoch_end", 1)),
