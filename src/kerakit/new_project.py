@@ -18,6 +18,7 @@ from kerakit.update import TASKS, create_project
 
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "segmentation": {"BATCH_SIZE_DEFAULT": 8, "JITTER_DEFAULT": True},
+    "regression": {"BATCH_SIZE_DEFAULT": 8},
     "keypoints": {"BATCH_SIZE_DEFAULT": 16, "JITTER_DEFAULT": True},
     "detection": {
         "INPUT_SIZE_DEFAULT": (384, 384),
@@ -32,6 +33,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 _SAMPLE_DEFAULTS: dict[str, dict[str, Any]] = {
     **{task: {"INPUT_SIZE_DEFAULT": (128, 128)} for task in TASKS[1:]},
     "segmentation": {"INPUT_SIZE_DEFAULT": (128, 128), "BATCH_SIZE_DEFAULT": 16},
+    "regression": {"INPUT_SIZE_DEFAULT": (128, 128), "NUM_EPOCHS_DEFAULT": 15},
     "detection": {"INPUT_SIZE_DEFAULT": (128, 128), "NUM_EPOCHS_DEFAULT": 10},
 }
 """Further ones for the sample datasets, whose images have 128 by 128 pixels."""
@@ -40,7 +42,7 @@ _SAMPLE_FLAGS = {"classification": " --model small_cnn --input_size 32,32 --num_
 """Flags of train.py for the sample datasets."""
 
 
-_IMAGES_SEEN = {"detection": 6000, "segmentation": 6000}
+_IMAGES_SEEN = {"detection": 6000, "segmentation": 6000, "regression": 4000}
 """Images that a model sees in a training: an epoch of few images has few steps."""
 
 _MASK_PIXELS = 100_000

@@ -54,8 +54,8 @@ def test_hundreds_of_kills(
 ) -> None:
     """At least KERAKIT_KILLS kills per task and backend, 40 by default, every third in a save.
 
-    In turn, of a training of two phases, the first one on cached features (detection: fine-tuning
-    alone), and of one from scratch.
+    In turn, of a training of two phases, the first one on cached features (detection and
+    regression: fine-tuning alone), and of one from scratch.
     """
     start, count = time.monotonic(), int(os.environ.get("KERAKIT_KILLS", "40"))
     per_run = 20 if task in LIGHT else 7

@@ -84,8 +84,8 @@ class TrainConfig(kerakit.Config):
     strategy: Literal["auto", "head", "finetune", "scratch"] = Field(
         "auto",
         description="Phases. head: the head, on cached features of a frozen pretrained backbone; "
-        "finetune: head, then upper layers (detection: at once); scratch: all layers. auto: "
-        "finetune with pretrained weights, otherwise scratch.",
+        "finetune: head, then upper layers (detection, regression: at once); scratch: all layers. "
+        "auto: finetune with pretrained weights, otherwise scratch.",
     )
     target: Literal["edgetpu"] | None = Field(
         None, description="Before training, warn about operators that this device does not support."

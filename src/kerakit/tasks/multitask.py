@@ -59,7 +59,8 @@ class MultiTask(Task):
         notes = (task.overlay_note for task in self.tasks.values())
         self.overlay_note = " ".join(note for note in notes if note)
         self.frozen = min(task.frozen for task in self.tasks.values())
-        self.end_to_end = any(task.end_to_end for task in self.tasks.values())
+        # Numbers alone need no images in each epoch beside other outputs.
+        self.end_to_end = any(task.end_to_end and task.needs_map for task in self.tasks.values())
 
     @classmethod
     def of(cls, tasks: Mapping[str, type[Task]]) -> type[Self]:

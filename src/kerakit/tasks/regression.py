@@ -52,6 +52,7 @@ class Regression(DecodedTask):
     column = "number"
     main_metric = "r2"
     mistakes_title = "Largest errors"
+    end_to_end = True
     default_loss = "huber"
     default_metrics = ("mean_absolute_error",)
     learned = ("low", "high")
