@@ -36,6 +36,15 @@ def run(source: str, *args: object, **variables: str | None) -> subprocess.Compl
     return done
 
 
+def run_with_keras_json(
+    source: str, home: Path, content: str, backend: str | None
+) -> subprocess.CompletedProcess[str]:
+    """Run Python code with a keras.json, and KERAS_BACKEND unless it is None."""
+    (home / ".keras").mkdir()
+    (home / ".keras" / "keras.json").write_text(content)
+    return run(source, HOME=str(home), KERAS_BACKEND=backend)
+
+
 THREADS = """
 import functools, json, os, sys
 from pathlib import Path
@@ -155,9 +164,7 @@ print(expected)
 def test_the_backend_is_found_by_the_rules_of_keras(
     content: str, variable: str | None, expected: str, tmp_path: Path
 ) -> None:
-    (tmp_path / ".keras").mkdir()
-    (tmp_path / ".keras" / "keras.json").write_text(content)
-    done = run(BACKEND, HOME=str(tmp_path), KERAS_BACKEND=variable)
+    done = run_with_keras_json(BACKEND, tmp_path, content, variable)
     assert done.stdout.split() == [expected]
 
 
@@ -172,9 +179,7 @@ def test_the_backend_is_found_by_the_rules_of_keras(
 def test_a_backend_that_keras_lacks_is_an_error_before_its_import(
     content: str, variable: str | None, message: str, tmp_path: Path
 ) -> None:
-    (tmp_path / ".keras").mkdir()
-    (tmp_path / ".keras" / "keras.json").write_text(content)
-    done = run(UNKNOWN, HOME=str(tmp_path), KERAS_BACKEND=variable)
+    done = run_with_keras_json(UNKNOWN, tmp_path, content, variable)
     assert done.stdout.startswith(message)
 
 

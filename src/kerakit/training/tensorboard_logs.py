@@ -47,10 +47,10 @@ class TensorBoard(keras.callbacks.Callback):
         with self._output.writing(f"TensorBoard logs of epoch {epoch + 1}"):
             for part, scalars in parts.items():
                 if scalars:
-                    append(self.folder / part / self._name, _encode(scalars, epoch))
+                    _append(self.folder / part / self._name, _encode(scalars, epoch))
 
 
-def append(path: Path, records: bytes) -> None:
+def _append(path: Path, records: bytes) -> None:
     """Append ``records`` to a file of events, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab", buffering=0) as file:

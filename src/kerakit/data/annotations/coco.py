@@ -158,7 +158,7 @@ class _Reader:
         columns = self._columns
         try:
             if not isinstance(item, dict):
-                raise ValueError(f"{item!r:.40} is no object")
+                raise ValueError(f"{item!r:.40}; expected a JSON object")
             segmentation = item.get("segmentation")
             x, y, width, height = _read_box(item.get("bbox"), segmentation)
             image = image_ids.setdefault(item["image_id"], len(image_ids))
