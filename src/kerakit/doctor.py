@@ -51,11 +51,12 @@ print("{_MARK}", json.dumps(version))
 _KERAS = f"""
 import importlib, json
 import keras
+from kerakit.machine import list_devices
 backend = keras.backend.backend()
 found = {{"version": keras.version(), "backend": backend}}
 try:
     found["backend_version"] = importlib.import_module(backend).__version__
-    found["devices"] = keras.distribution.list_devices()
+    found["devices"] = list_devices()
 except Exception as error:
     found["devices"] = f"{{type(error).__name__}}: {{error}}"
 print("{_MARK}", json.dumps(found))

@@ -104,11 +104,18 @@ def cpu_name() -> str | None:
     return found.group(1).strip() if found else None
 
 
-def has_accelerator() -> bool:
-    """Whether Keras computes on a GPU or TPU."""
+def list_devices() -> list[str]:
+    """Return the names of the devices on which Keras computes: ``cpu:0``, ``gpu:0``."""
     import keras
 
-    return any(not device.startswith("cpu") for device in keras.distribution.list_devices())
+    if keras.backend.backend() == "torch":  # Keras lists its devices for the other backends only
+        return [str(keras.ops.zeros(1).device)]
+    return list(keras.distribution.list_devices())
+
+
+def has_accelerator() -> bool:
+    """Whether Keras computes on a GPU or TPU."""
+    return any(not device.startswith("cpu") for device in list_devices())
 
 
 def package_version(name: str) -> str | None:
