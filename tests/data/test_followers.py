@@ -294,13 +294,14 @@ def test_distortions_move_keypoints_with_their_pixels(
 ) -> None:
     """Also where a map folds, and a pixel appears twice. No keypoint is lost."""
     data = rectangle((x - 3, y - 3, x + 3, y + 3))
+    data["mask"] = rectangle((x - 1, y - 1, x + 1, y + 1))["mask"]
     corners = np.array([[0, 0], [WIDTH, 0], [0, HEIGHT], [-5, 20]], np.float32)
     data["keypoints"] = np.concatenate([np.array([[x, y]], np.float32), corners])
     out = augment([make()], seed, **data)
     assert out["keypoints"].shape == (5, 2)
     assert np.isfinite(out["keypoints"]).all()
     column, row = (out["keypoints"][0] - 0.5).round().astype(int)
-    is_visible = (out["mask"] == 1).any()  # a map that folds may move an object past the border
+    is_visible = (out["mask"] == 1).any()  # a map that folds may move the point past the border
     if is_visible and 0 <= column < WIDTH and 0 <= row < HEIGHT:
         assert out["image"][max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2].max() > 100
 

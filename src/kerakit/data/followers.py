@@ -64,7 +64,7 @@ class FollowingPipeline:
             )
         self._tracker = _BoxTracker(leaf for leaf in leaves if _is_dropout(leaf))
         for compose in _composes(self._sequence):
-            compose.check_each_transform = (self._tracker,)
+            compose.check_data_post_transform = self._tracker.follow
         for leaf in leaves:
             leaf.set_processors({})
 
@@ -109,12 +109,7 @@ class FollowingPipeline:
 
 
 class _BoxTracker:
-    """Clips boxes after each transform, and records the fraction of their area that is left.
-
-    ``Sequential`` calls ``filter`` after each transform.
-    """
-
-    data_fields = ("bboxes",)
+    """Clips boxes after each transform, and records the fraction of their area that is left."""
 
     def __init__(self, dropouts: Iterator[Any]) -> None:
         self._dropouts = list(dropouts)
@@ -124,17 +119,23 @@ class _BoxTracker:
         """Begin with the boxes of another image, (n, 6), which are inside of it."""
         self._seen = boxes
 
-    def filter(self, boxes: NDArray[np.float64], shape: Mapping[str, int]) -> NDArray[np.float64]:
-        """Return the boxes of an image of a ``shape``, (n, 6), clipped."""
+    def follow(self, data: dict[str, Any]) -> dict[str, Any]:
+        """Return the data after a transform: ``image``, and ``bboxes``, (n, 6), clipped.
+
+        A composition calls it in the place of its own check, which costs more where no box moved.
+        """
+        boxes = data.get("bboxes")
+        if boxes is None:
+            return data
         if boxes is not self._seen and len(boxes):
             boxes, left = clip_boxes(boxes, 1, 1)
             boxes[:, _LEFT] *= left
         for dropout in self._dropouts:
             if dropout.params:
-                boxes[:, _LEFT] *= 1 - _covered(boxes, dropout.params["holes"], shape)
+                boxes[:, _LEFT] *= 1 - _covered(boxes, dropout.params["holes"], data["image"].shape)
                 dropout.params = {}
-        self._seen = boxes
-        return boxes
+        self._seen = data["bboxes"] = boxes
+        return data
 
 
 def _table(values: Any, columns: int, dtype: Any = np.float64) -> NDArray[Any]:
@@ -166,10 +167,10 @@ def _to_positions(moved: NDArray[Any], points: NDArray[Any]) -> NDArray[np.float
 
 
 def _covered(
-    boxes: NDArray[np.float64], holes: NDArray[Any], shape: Mapping[str, int]
+    boxes: NDArray[np.float64], holes: NDArray[Any], shape: tuple[int, ...]
 ) -> NDArray[np.float64]:
-    """Return the fraction of each box that holes in pixels cover, (n,)."""
-    width, height = shape["width"], shape["height"]
+    """Return the fraction of each box that holes in pixels of an image of a shape cover, (n,)."""
+    height, width = shape[:2]
     sides = np.array([width, height, width, height])
     x1, y1, x2, y2 = (boxes[:, :4] * sides).T[:, :, None]
     left, top, right, bottom = np.reshape(holes, (-1, 4)).T[:, None, :]

@@ -136,9 +136,11 @@ class TrainingState(Generic[ConfigT]):
         self.phase_start = self.epochs_done = values["phase_start"]
         self.recalled = dict(values["recalled"])
         self.seconds_before = values["seconds"]
+        epoch, batch = values["epoch"] + 1, values["batch"]
+        position = f"after batch {batch} of {values['steps']} in epoch" if batch else "before epoch"
         print(
-            f"resuming {self.run.path} from its saved state: phase {values['phase']}, epoch "
-            f"{values['epoch'] + 1}, batch {values['batch'] + 1} of {values['steps']}",
+            f"resuming {self.run.path} from its saved state: phase {values['phase']}, {position} "
+            f"{epoch}",
             flush=True,
         )
 
