@@ -142,8 +142,8 @@ assert "sklearn" not in sys.modules
 
 
 BACKEND = """
-from kerakit.console import _keras_backend
-expected = _keras_backend()
+from kerakit.console import keras_backend
+expected = keras_backend()
 import kerakit
 with kerakit.quiet_startup():
     import keras

@@ -88,7 +88,7 @@ def quiet_startup() -> Iterator[None]:
     ...     import keras
     """
     optional = ["sklearn", "matplotlib"]
-    backend = _keras_backend()
+    backend = keras_backend()
     _check_backend(backend)
     if backend == "tensorflow":
         optional.append("jax")
@@ -102,7 +102,7 @@ def quiet_startup() -> Iterator[None]:
                 sys.modules.pop(name, None)
 
 
-def _keras_backend() -> str:
+def keras_backend() -> str:
     """Return the name of Keras's backend, by Keras's own rules."""
     home = os.path.expanduser("~")
     folder = Path(home if os.access(home, os.W_OK) else "/tmp", ".keras")  # noqa: S108 - Keras's default

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kerakit import nested
+from kerakit import nested, world
 from kerakit.errors import JobError
 
 if TYPE_CHECKING:
@@ -97,11 +97,17 @@ def compiled_call(model: keras.Model) -> Callable[[Any], Any]:
     def run(variables: Any, images: Any) -> Any:
         return model.stateless_call(*variables, images, training=False)[0]
 
-    compiled = jax.jit(run)
+    compiled, here = jax.jit(run), world.current
 
     def call(images: Any) -> Any:
         variables = model.trainable_variables, model.non_trainable_variables
-        return compiled([[variable.value for variable in part] for part in variables], images)
+        values = [[variable.value for variable in part] for part in variables]
+        if here.devices == 1:
+            return compiled(values, images)
+        # On the devices of this process: the other processes predict other images, or none.
+        values = [[here.to_local(value) for value in part] for part in values]
+        outputs = compiled(values, jax.tree.map(here.place_local, images))
+        return jax.tree.map(np.asarray, outputs)
 
     return call
 
@@ -127,16 +133,27 @@ def check_finite(outputs: Any) -> Any:
 def predict_batches(predict: PredictFn, batches: Iterable[tuple[Any, Any]]) -> tuple[Any, Any]:
     """Run ``predict`` over batches of (uint8 images, targets).
 
+    Where several processes train together, each predicts its rows of the batches of a generator,
+    and gets the outputs of all.
+
     Returns:
         Outputs (n, ...) and targets (n, ...), in the order of the batches.
 
     Raises:
         JobError: an output is NaN or infinite.
     """
+    data: Any = batches
+    is_divided = world.current.size > 1 and hasattr(data, "local_batch")
+    if is_divided:
+        batches = (data.local_batch(i) for i in range(len(data)))
+    elif hasattr(data, "__getitem__"):
+        batches = (data[i] for i in range(len(data)))
     parts = [
         (check_finite(predict(images)), nested.map_arrays(np.asarray, targets))
         for images, targets in batches
     ]
+    if is_divided:
+        parts = world.current.gather_rows(parts, [data.batch_count(i) for i in range(len(data))])
     outputs, targets = (nested.concatenate(part) for part in zip(*parts, strict=True))
     return outputs, targets
 

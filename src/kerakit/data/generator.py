@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from kerakit import nested
+from kerakit import nested, world
 from kerakit.console import quiet_logs
 from kerakit.data import memory
 from kerakit.data.augment import Augmenter, derive_seed
@@ -80,6 +80,7 @@ class BatchGenerator(keras.utils.PyDataset):
         error: the exception that stopped prefetching, if any.
         timer: time spent reading and waiting for batches.
         unreadable: error messages of unreadable images, by key.
+        is_divided: whether this process reads its rows of each batch, where several train together.
 
     Raises:
         UserError: the split has no images. While reading: more than 1 % of the images, and more
@@ -155,6 +156,7 @@ class BatchGenerator(keras.utils.PyDataset):
                 "omit --drop_last."
             )
         self.epoch = 0
+        self.is_divided = True
         self.error: Exception | None = None
         self.timer = ReadTimer()
         self.strength = float(jitter) if mode == "train" else 0.0
@@ -194,11 +196,21 @@ class BatchGenerator(keras.utils.PyDataset):
         """Return batch ``i`` of the current epoch.
 
         Returns:
-            Images, uint8 (batch, height, width, 3), and targets, (batch, ...).
+            Images, uint8 (batch, height, width, 3), and targets, (batch, ...). Where several
+            processes train together: arrays on their devices, of which each has read its rows.
 
         Raises:
             UserError: an image is unreadable.
         """
+        batch: tuple[Any, Any] = world.current.assemble(self.local_batch(i), self.batch_count(i))
+        return batch
+
+    def batch_count(self, i: int) -> int:
+        """Return the number of samples of batch ``i``."""
+        return len(self._sample_indices(0, i))
+
+    def local_batch(self, i: int) -> tuple[Any, Any]:
+        """Return the rows of batch ``i`` of the current epoch that this process reads."""
         if not 0 <= i < len(self):
             raise IndexError(f"batch {i} of {len(self)}")
         try:
@@ -443,24 +455,44 @@ class BatchGenerator(keras.utils.PyDataset):
             return self.task.followers(annot)
         return annot if isinstance(annot, dict) else {}
 
-    def _load(self, batch: int) -> tuple[Any, Any]:
-        """Return a batch, which is counted over epochs."""
+    def _rows(self, batch: int) -> slice:
+        """Return the rows of a batch that this process reads ahead."""
+        count = self.batch_count(batch % len(self))
+        return world.current.rows(count) if self.is_divided else slice(0, count)
+
+    def _load(self, batch: int, rows: slice | None = None) -> tuple[Any, Any]:
+        """Return rows of a batch, which is counted over epochs; default: all."""
         epoch, i = divmod(batch, len(self))
-        samples = self._sample_indices(epoch, i)
+        whole = self._sample_indices(epoch, i)
+        samples = whole if rows is None else whole[rows]
+        if self.mix is not None and self.mode == "train":
+            return self._load_mixed(batch, whole, samples)
         # A list: within map(), a StopIteration of the owner's code would end the batch.
         pairs = [self._watched_sample(sample) for sample in samples]
         images, targets = (nested.stack(part) for part in zip(*pairs, strict=True))
         self._check_range(images, samples)
-        if self.mix is None:
-            return images, targets
-        if self.mode != "train":
-            return images, self.mix.soft_labels(targets)
-        return self.mix(images, targets, derive_seed(self.seed, epoch, f"batch {i}"))
+        return images, targets if self.mix is None else self.mix.soft_labels(targets)
+
+    def _load_mixed(self, batch: int, whole: range, samples: range) -> tuple[Any, Any]:
+        """Return mixed samples of a batch; their partners may be others of the whole batch."""
+        assert self.mix is not None  # noqa: S101 - by the caller
+        seed = derive_seed(self.seed, batch // len(self), f"batch {batch % len(self)}")
+        shape = self.input_size[1], self.input_size[0]
+        first = samples.start - whole.start
+        own = np.arange(first, first + len(samples))
+        partners = self.mix.partners(len(whole), shape, seed)[own]
+        needed = np.unique(np.concatenate([own, partners]))
+        pairs = [self._watched_sample(whole[int(row)]) for row in needed]
+        images, targets = (nested.stack(part) for part in zip(*pairs, strict=True))
+        mine, others = (np.searchsorted(needed, rows) for rows in (own, partners))
+        self._check_range(images[mine], samples)
+        return self.mix.mix_rows(images, targets, mine, others, len(whole), seed)
 
     def _timed_load(self, batch: int) -> tuple[Any, Any]:
-        with self.timer.read(self.batch_size):
+        rows = self._rows(batch)
+        with self.timer.read(rows.stop - rows.start):
             try:
-                return self._load(batch)
+                return self._load(batch, rows)
             except (StopIteration, GeneratorExit, KeyboardInterrupt, SystemExit) as error:
                 # In a thread, these are no requests to end: grain or Keras would end an epoch.
                 name = type(error).__name__

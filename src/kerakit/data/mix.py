@@ -73,8 +73,38 @@ class Mix:
 
     def __call__(self, images: Any, targets: Any, seed: int) -> tuple[NDArray[np.uint8], Any]:
         """Mix a batch: images, uint8 (batch, height, width, 3), and their targets."""
-        pair = self._draw(len(images), images.shape[1:3], seed)
-        return pair.mix(images), nested.map_arrays(pair.blend, self.soft_labels(targets))
+        rows = np.arange(len(images))
+        partners = self.partners(len(images), images.shape[1:3], seed)
+        return self.mix_rows(images, targets, rows, partners, len(images), seed)
+
+    def partners(self, count: int, shape: tuple[int, int], seed: int) -> NDArray[np.int64]:
+        """Return the row of the partner of each image of a batch, (count,)."""
+        return self._draw(count, shape, seed).partners
+
+    def mix_rows(
+        self,
+        images: Any,
+        targets: Any,
+        rows: NDArray[np.int64],
+        others: NDArray[np.int64],
+        count: int,
+        seed: int,
+    ) -> tuple[NDArray[np.uint8], Any]:
+        """Mix rows of images with others, as in a batch of ``count``.
+
+        Args:
+            images: uint8 (n, height, width, 3).
+            targets: their targets, (n, ...).
+            rows: indices of the images, rising.
+            others: indices of their partners.
+            count: number of images of the batch.
+            seed: that of the batch.
+        """
+        draw = self._draw(count, images.shape[1:3], seed)
+        labels = self.soft_labels(targets)
+        blended = nested.map_arrays(lambda one: draw.blend(one[rows], one[others]), labels)
+        own = images if len(rows) == len(images) else images[rows]
+        return draw.mix(own, images[others]), blended
 
     def blend(
         self, values: NDArray[np.float32], shape: tuple[int, int], seed: int
@@ -86,7 +116,8 @@ class Mix:
             shape: height and width of the images.
             seed: that of the batch.
         """
-        return self._draw(len(values), shape, seed).blend(values)
+        draw = self._draw(len(values), shape, seed)
+        return draw.blend(values, values[draw.partners])
 
     def _draw(self, count: int, shape: tuple[int, int], seed: int) -> _Draw:
         """Return partners and proportions for ``count`` images of a shape (height, width)."""
@@ -112,9 +143,8 @@ class _Draw(NamedTuple):
     lam: float
     box: tuple[int, int, int, int] | None = None
 
-    def mix(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return the mixed images."""
-        others = images[self.partners]
+    def mix(self, images: NDArray[np.uint8], others: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return images mixed with their partners."""
         if self.box is None:
             flat = (len(images), -1)
             blended = cv2.addWeighted(
@@ -126,10 +156,11 @@ class _Draw(NamedTuple):
         pasted[:, top:bottom, left:right] = others[:, top:bottom, left:right]
         return pasted
 
-    def blend(self, labels: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return labels (batch, ...) of the mixed images."""
-        other = labels[self.partners]
-        return np.float32(self.lam) * labels + np.float32(1 - self.lam) * other
+    def blend(
+        self, labels: NDArray[np.float32], others: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Return labels (batch, ...) mixed with those of their partners."""
+        return np.float32(self.lam) * labels + np.float32(1 - self.lam) * others
 
 
 def _draw_box(

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from kerakit import world
 from kerakit.data.base_reader import BaseReader
 from kerakit.data.folders import index_folder
 from kerakit.data.index import ImageIndex
@@ -184,7 +185,8 @@ def _describe_names(names: Any) -> str:
 def data_warnings(reader: Reader, batch_size: int = 0) -> list[str]:
     r"""Return warnings about a dataset before training.
 
-    They name: a batch size of more than the training images. Of readers with ``BaseReader``:
+    They name: a batch size of more than the training images, or one that the devices do not divide.
+    Of readers with ``BaseReader``:
     excluded images; files, folders and links that are not used; GIFs, of which only the
     first frame is read; classes without validation or test images.
 
@@ -201,6 +203,11 @@ def data_warnings(reader: Reader, batch_size: int = 0) -> list[str]:
         lines.append(
             f"--batch_size {batch_size:,} is larger than the {count:,} training images: each epoch "
             "is one step."
+        )
+    if (devices := world.current.devices) > 1 and batch_size % devices:
+        lines.append(
+            f"--batch_size {batch_size:,} is not a multiple of the {devices} devices: each "
+            "computes whole batches, which is no faster than one device."
         )
     if not isinstance(reader, BaseReader):
         return lines

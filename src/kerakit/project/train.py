@@ -15,6 +15,7 @@ from kerakit import training
 # Flags are parsed before TensorFlow is imported: --help and invalid flags respond at once.
 args = kerakit.parse_args(config.TrainConfig, __doc__)
 training.check_trackers(args.track or ())
+args = training.join_processes(args)  # of srun, mpirun, Kubernetes; usually there is one
 run = kerakit.Run(args.save_to)
 if args.trials:
     import search
@@ -36,6 +37,7 @@ from kerakit.models import build_model
 from reader import DataReader
 from task import get_task
 
+training.use_all_devices()
 keras.utils.set_random_seed(args.seed)
 training.set_mixed_precision(args.mixed_precision)
 

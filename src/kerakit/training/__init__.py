@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         StepScheduler,
     )
     from kerakit.training.checks import check_batch
+    from kerakit.training.distribution import join_processes, use_all_devices
     from kerakit.training.evaluation import choose_thresholds, evaluate
     from kerakit.training.features import FeatureDataset, FeatureStore
     from kerakit.training.phases import apply_sample_weights, select_phases
@@ -48,6 +49,8 @@ _HOMES = {
     "StepScheduler": "kerakit.training.callbacks",
     "check_batch": "kerakit.training.checks",
     "freeze_lower": "kerakit.training.split_model",
+    "join_processes": "kerakit.training.distribution",
+    "use_all_devices": "kerakit.training.distribution",
     "leaf_layers": "kerakit.training.split_model",
     "Checkpoints": "kerakit.training.callbacks",
     "EpochLogger": "kerakit.training.callbacks",
@@ -100,11 +103,13 @@ __all__ = [
     "find_split",
     "freeze_lower",
     "get_trackers",
+    "join_processes",
     "leaf_layers",
     "select_phases",
     "set_mixed_precision",
     "split_at",
     "training_session",
+    "use_all_devices",
 ]
 
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

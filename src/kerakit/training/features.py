@@ -14,6 +14,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from kerakit import world
 from kerakit.architecture import flatten_layers
 from kerakit.data import memory
 from kerakit.data.generator import BatchGenerator, EpochCallback
@@ -123,12 +124,34 @@ class FeatureStore:
             )
             for epoch in epochs
         ]
+        # Each process computes its part. On a disk that they share, the rest is there then.
+        self._fill(stored, world.current.size > 1)
+        if world.current.size > 1:
+            for one in stored:
+                one.reopen()
+            self._fill(stored, False)
+        for one in stored:
+            with contextlib.suppress(OSError):  # another process may have removed the folder
+                os.utime(one.folder)
+        return stored
+
+    def _fill(self, stored: Sequence[StoredFeatures], is_part: bool) -> None:
+        """Compute what is missing, or the part of it of this process."""
+        failure: Exception | None = None
+        try:
+            self._fill_here(stored, is_part)
+        except _NoRoomError as error:
+            failure = error
+        if world.current.any(failure is not None):
+            raise failure or _NoRoomError("another process has no room for them")
+
+    def _fill_here(self, stored: Sequence[StoredFeatures], is_part: bool) -> None:
         missing = sum(one.size_bytes(len(one.find_missing())) for one in stored)
         if missing:
             reason = self._make_room(stored, missing)
             try:
                 for one in stored if reason is None else ():
-                    one.fill()
+                    one.fill(is_part)
             except OSError as error:
                 if error.filename not in {str(one.folder) for one in stored}:
                     raise  # of the generator
@@ -136,11 +159,7 @@ class FeatureStore:
             if reason is not None:
                 self._use_memory(stored, missing, reason)
                 for one in stored:
-                    one.fill()
-        for one in stored:
-            with contextlib.suppress(OSError):  # another process may have removed the folder
-                os.utime(one.folder)
-        return stored
+                    one.fill(is_part)
 
     def _make_room(self, stored: Sequence[StoredFeatures], missing: int) -> str | None:
         """Remove the least recently used features of others; return why that is not enough."""
@@ -258,11 +277,22 @@ class FeatureDataset(keras.utils.PyDataset):
     def __getitem__(self, i: int) -> tuple[Any, Any]:
         """Return batch ``i`` of the current epoch: features, float32 (batch, ...), and targets.
 
-        Features are a tuple where the backbone has several outputs.
+        Features are a tuple where the backbone has several outputs. Where several processes train
+        together, these are arrays on their devices.
         """
+        batch: tuple[Any, Any] = world.current.assemble(self.local_batch(i), self.batch_count(i))
+        return batch
+
+    def local_batch(self, i: int) -> tuple[Any, Any]:
+        """Return the rows of batch ``i`` of the current epoch that this process reads."""
         if i == 0:
             memory.retain_freed_memory()
-        return self._views[self.epoch % len(self._views)][self._sample_indices(i)]
+        rows = world.current.rows(self.batch_count(i))
+        return self._views[self.epoch % len(self._views)][self._sample_indices(i)[rows]]
+
+    def batch_count(self, i: int) -> int:
+        """Return the number of samples of batch ``i``."""
+        return min(self.batch_size, len(self._views[0]) - i * self.batch_size)
 
     def sample_weights(self, epoch: int) -> NDArray[np.float32] | None:
         """Return the factor of each training sample of ``epoch`` in the loss, float32 (n,).

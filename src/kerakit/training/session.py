@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
+from kerakit import world
 from kerakit.data.generator import BatchGenerator
 from kerakit.errors import JobError, KerakitError, UserError, first_line
 from kerakit.files import disk_full_code
@@ -21,6 +22,7 @@ from kerakit.run import Run
 from kerakit.script import INTERRUPTED, PREEMPTED, deploy_command
 from kerakit.signals import Terminated, shielded
 from kerakit.training.callbacks import Checkpoints
+from kerakit.training.distribution import describe_lost
 from kerakit.training.outputs import Output, Records, check_written, tolerant_streams
 from kerakit.training.report import write_training_report
 from kerakit.training.signals import StopSignals
@@ -77,8 +79,10 @@ def training_session(
             except BaseException:
                 signals.defer(False)
                 with shielded():  # a second Ctrl-C discards nothing
+                    # Of several processes that fail one by one, the saved state remains.
+                    is_whole = world.current.size == 1 or signals.is_agreed
                     for callback in callbacks:
-                        if isinstance(callback, Checkpoints):
+                        if isinstance(callback, Checkpoints) and is_whole:
                             callback.on_train_end()
                 raise
             run.drop_previous()  # callbacks need not save checkpoints
@@ -90,9 +94,14 @@ def training_session(
         if isinstance(error, Terminated):
             is_resumable = state and (state.folder.find() or not run.path.exists())
             exit_code = PREEMPTED if is_resumable else 128 + error.number
-        print(_resume_advice(run, state, is_terminated), file=sys.stderr)
+        if world.current.is_main:
+            print(_resume_advice(run, state, is_terminated), file=sys.stderr)
+        if not signals.is_agreed:
+            world.current.leave(exit_code)
         raise SystemExit(exit_code) from None
     except Exception as error:
+        if lost := describe_lost(error):
+            raise JobError(lost) from error
         run.check_intact()  # whatever else failed, it did so by that
         run.discard_if_empty(before + time.monotonic() - start)
         for generator in generators:

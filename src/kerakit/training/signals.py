@@ -21,6 +21,7 @@ class StopSignals:
 
     Attributes:
         requested: number of the signal that was received, if any.
+        is_agreed: whether all processes of the training stop by it, after the same step.
 
     >>> StopSignals().requested is None
     True
@@ -28,6 +29,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.requested: int | None = None
+        self.is_agreed = False
         self._is_deferred = False
 
     @contextlib.contextmanager

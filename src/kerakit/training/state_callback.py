@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
+import numpy as np
 from numpy.typing import NDArray
 
-from kerakit import __version__
+from kerakit import __version__, world
 from kerakit.inference import compiled_call
 from kerakit.signals import shielded
 from kerakit.state_folder import SavedState
@@ -111,7 +112,7 @@ class StateSaver(keras.callbacks.Callback):
         self._position = self._position[0], batch + 1
         is_last = batch + 1 >= self.params["steps"]
         minutes = self._state.args.save_minutes
-        if self._state.signals.requested:
+        if self._is_stop_requested():
             self._save()
             self._state.signals.stop()
         elif (minutes and self._is_due(minutes * 60)) or (
@@ -123,7 +124,9 @@ class StateSaver(keras.callbacks.Callback):
 
     def on_test_batch_end(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002 - Keras's signature
         """Stop on Ctrl-C and SIGTERM, if the steps of the epoch are saved."""
-        if self._state.signals.requested and self._saved_position == self._position:
+        # Several processes have not saved at the same time: they stop at the end of the epoch.
+        is_saved = self._saved_position == self._position and world.current.size == 1
+        if self._state.signals.requested and is_saved:
             self._state.signals.stop()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002 - Keras's signature
@@ -132,7 +135,7 @@ class StateSaver(keras.callbacks.Callback):
         self._position = epoch + 1, 0
         self._validation_seconds = time.monotonic() - self._validation_start
         self._state.epochs_done = epoch + 1
-        requested = self._state.signals.requested
+        requested = self._is_stop_requested()
         if requested or self._is_done() or self._is_due(0):
             self._save()
         elif self._output.failure:
@@ -144,7 +147,7 @@ class StateSaver(keras.callbacks.Callback):
         """End the phase."""
         self._state.signals.defer(False)
         self._state.epochs_done = self._position[0]
-        if self._state.signals.requested:
+        if self._is_stop_requested():
             self._state.signals.stop()
         if self._position[0] < self._state.last_epoch:
             print(f"stopped after epoch {self._position[0]}, before the last one", flush=True)
@@ -156,12 +159,24 @@ class StateSaver(keras.callbacks.Callback):
         elapsed = time.monotonic() - self._last_save
         return elapsed >= max(seconds, self._cost / MAX_FRACTION)
 
+    def _is_stop_requested(self) -> bool:
+        """Whether a signal was received, by any of the processes; they stop after the same step."""
+        signals = self._state.signals
+        if world.current.size > 1:
+            (number,) = world.current.maximum(signals.requested or 0)
+            signals.requested = number or None
+            signals.is_agreed = number > 0
+        return signals.requested is not None
+
     def _is_done(self) -> bool:
         return self._position[0] >= self._state.last_epoch or bool(self.model.stop_training)
 
     def _save(self) -> None:
         """Save the state; a failure is printed, and training continues."""
         start = time.monotonic()
+        if not world.current.is_main:
+            self._last_save = start
+            return
         with shielded():
             with self._output.writing():
                 self._state.run.check_intact()
@@ -306,5 +321,11 @@ class Remaining(keras.utils.PyDataset):
 
 
 def _first_samples(batch: Any) -> Any:
-    """Return the first sample of a batch, as a batch."""
-    return keras.tree.map_structure(lambda array: array[:1], batch)
+    """Return the first sample of a batch, as a batch; of one of several processes, zeros."""
+
+    def first(array: Any) -> Any:
+        if getattr(array, "is_fully_addressable", True):
+            return array[:1]
+        return np.zeros((1, *array.shape[1:]), array.dtype)
+
+    return keras.tree.map_structure(first, batch)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kerakit import nested
+from kerakit import nested, world
 from kerakit.console import progress
 from kerakit.data.generator import BatchGenerator
 from kerakit.data.store import ENTRY_BYTES, ArrayStore
@@ -73,6 +73,7 @@ class StoredFeatures:
             math.prod(shape) * dtype.itemsize for shape, dtype in self._layout
         )
         self._store = ArrayStore(folder, self._record_bytes)
+        self._is_in_memory = False
         if not self._is_current():
             self.clear()
         self.num_found = len(self) - len(self.find_missing())
@@ -112,21 +113,30 @@ class StoredFeatures:
         """Return the size of so many samples in bytes."""
         return samples * (self._record_bytes + ENTRY_BYTES)
 
-    def fill(self) -> None:
+    def fill(self, is_part: bool = False) -> None:
         """Compute and write what is missing.
+
+        Args:
+            is_part: of the batches of this process only, where several train together.
 
         Raises:
             OSError: the disk is full, or the folder cannot be written.
         """
         missing = self.find_missing()
+        generator, me = self._generator, world.current
+        first, stop = 0, len(generator)
+        if is_part:
+            first, stop = (stop * rank // me.size for rank in (me.rank, me.rank + 1))
+        limit = stop * generator.batch_size
+        missing = [i for i in missing if first * generator.batch_size <= i < limit]
         if not missing:
             return
-        generator = self._generator
         generator.epoch = self._epoch
+        generator.is_divided = False
         try:
             with progress(f"computing features ({generator.mode})", len(self)) as update:
-                for batch in range(missing[0] // generator.batch_size, len(generator)):
-                    images, targets = generator[batch]
+                for batch in range(missing[0] // generator.batch_size, stop):
+                    images, targets = generator.local_batch(batch)
                     features = self._backbone.predict(images)
                     start = batch * generator.batch_size
                     for row, image in enumerate(images):
@@ -135,7 +145,13 @@ class StoredFeatures:
                         self._write(start + row, self._record(image, one, target))
                     update(start + len(images))
         finally:
+            generator.is_divided = True
             generator.close()
+
+    def reopen(self) -> None:
+        """Find the records that other processes have written."""
+        if not self._is_in_memory:
+            self._store = ArrayStore(self.folder, self._record_bytes)
 
     def clear(self) -> None:
         """Remove all records, those of other runs, too."""
@@ -148,6 +164,7 @@ class StoredFeatures:
     def move_to_memory(self) -> None:
         """Move the records that this process has written to memory, and write there."""
         self._store.move_to_memory()
+        self._is_in_memory = True
 
     def _record(self, image: Any, features: list[Features], target: Any) -> list[NDArray[Any]]:
         """Return the arrays of a record, (1, ...) each."""

@@ -46,7 +46,6 @@ class TaskMetrics(keras.callbacks.Callback):
         # Not once per epoch: Keras traces the graph of each new model.
         if self._predict is None:
             self._predict = keras_predict_fn(self._task.inference_model(self.model))
-        batches = (self._val[i] for i in range(len(self._val)))
-        outputs, targets = predict_batches(self._predict, batches)
+        outputs, targets = predict_batches(self._predict, self._val)
         scores = self._task.score(self._task.decode(outputs), targets)
         logs.update({f"val_{name}": value for name, value in scores.items()})

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kerakit import world
 from kerakit.data.generator import BatchGenerator
 
 INPUT_BOUND = 0.2
@@ -63,6 +64,7 @@ class ThroughputMonitor(keras.callbacks.Callback):
         # The fastest steps found their batch ready, so they took as long as the model does.
         model = generator.batch_size / float(np.quantile(steps, 0.1))
         pipeline = timer.images * generator.threads / max(timer.reading, 1e-9)
+        pipeline *= world.current.size
         is_waiting = timer.waiting >= INPUT_BOUND * seconds
         # Batches that were read before the measurement hide a slow pipeline, so both must agree.
         if timer.images == 0 or is_waiting != (pipeline < model):

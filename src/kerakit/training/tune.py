@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kerakit import world
 from kerakit.errors import UserError
 from kerakit.machine import has_accelerator
 
@@ -71,7 +72,7 @@ def find_batch_size(model: keras.Model, compile_with: CompileFn, batch: tuple[An
             start = time.perf_counter()
             for _ in range(TIMED_STEPS):
                 model.train_on_batch(images, targets)
-            rate = TIMED_STEPS * size / (time.perf_counter() - start)
+            rate = world.current.from_main(TIMED_STEPS * size / (time.perf_counter() - start))
         except Exception as error:
             # The backends' own error types have only this in common.
             exhausted = "RESOURCE_EXHAUSTED" in f"{type(error)} {error}".upper()

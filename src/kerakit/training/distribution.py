@@ -1,0 +1,363 @@
+"""Training on all devices of a machine, and by many processes: on JAX, by ``keras.distribution``.
+
+Kerakit divides batches, not models: each device has all weights and a part of each batch, and sees
+the loss, the gradients and the batch statistics of the whole. The losses are those of one device.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+import threading
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from kerakit import world
+from kerakit.config import Config
+from kerakit.console import keras_backend
+from kerakit.errors import UserError, first_line
+from kerakit.run import Run
+from kerakit.state_folder import StateFolder
+from kerakit.world import FAILED_KEY, World
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+HEARTBEAT_SECONDS = 60
+"""Seconds without a sign of life after which a process is lost, and all others end."""
+
+START_SECONDS = 300
+"""Seconds in which all processes have to start."""
+
+_WATCH_MS = 24 * 3600 * 1000
+
+_ADDRESSES = "KERAS_DISTRIBUTION_JOB_ADDRESSES"
+_COUNT = "KERAS_DISTRIBUTION_NUM_PROCESSES"
+_NUMBER = "KERAS_DISTRIBUTION_PROCESS_ID"
+
+_LAUNCHERS = (
+    ("KERAS_DISTRIBUTION variables", _COUNT, _NUMBER),
+    ("SLURM", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
+    ("Open MPI", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
+    ("MPI", "PMI_SIZE", "PMI_RANK"),
+    ("torchrun", "WORLD_SIZE", "RANK"),
+)
+"""Launchers: name, and the variables of the number of processes and of the number of this one."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Start of this process by a launcher.
+
+    Attributes:
+        launcher: its name.
+        size: number of processes.
+        rank: number of this one.
+        address: host and port of process 0; None: JAX finds it.
+        local_devices: numbers of the GPUs of this process; None: JAX chooses.
+    """
+
+    launcher: str
+    size: int
+    rank: int
+    address: str | None = None
+    local_devices: tuple[int, ...] | None = None
+
+
+def find_launch(environment: Mapping[str, str]) -> Launch | None:
+    """Return how several processes were started, by the environment of one; None: it is alone.
+
+    Raises:
+        UserError: variables are missing or invalid.
+
+    >>> find_launch({"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}) is None
+    True
+    >>> find_launch({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1",
+    ...              "JAX_COORDINATOR_ADDRESS": "node1:1234"})
+    Launch(launcher='Open MPI', size=2, rank=1, address='node1:1234', local_devices=None)
+    """
+    for launcher, count, number in _LAUNCHERS:
+        if count not in environment:
+            continue
+        size = _read_number(environment, count)
+        if size <= 1:
+            continue
+        if number == _NUMBER and number not in environment:
+            number = "JOB_COMPLETION_INDEX"  # of an indexed Job of Kubernetes
+        rank = _read_number(environment, number)
+        if not 0 <= rank < size:
+            raise UserError(f"{number} is {rank}; expected 0 to {size - 1}, by {count}.")
+        address = environment.get(_ADDRESSES, "").split(",")[0]
+        address = address or environment.get("JAX_COORDINATOR_ADDRESS", "")
+        is_found_by_jax = launcher == "SLURM" or "OMPI_MCA_orte_hnp_uri" in environment
+        if not address and not is_found_by_jax:
+            address = _find_address(environment, size)
+        if not address and not is_found_by_jax:
+            raise UserError(
+                f"{size} processes were started ({launcher}), but the address of process 0 is "
+                "unknown. Set JAX_COORDINATOR_ADDRESS=HOST:PORT, the same in all processes: the "
+                "host of process 0, and any free port."
+            )
+        return Launch(launcher, size, rank, address or None, _find_local_devices(environment))
+    return None
+
+
+def join_processes(args: ConfigT) -> ConfigT:
+    """Join the other processes of this training, if it was started as one of several.
+
+    They are found by the variables of SLURM, Open MPI or Keras (see the guide "Training"). Process
+    0 writes the run folder, and prints. The others write to a temporary folder, which they remove
+    at the end; to resume, they get the files of process 0.
+
+    Args:
+        args: flags, with ``save_to``, ``resume`` and ``track``.
+
+    Returns:
+        The flags for this process.
+
+    Raises:
+        UserError: the backend is not JAX, or the processes cannot be joined.
+
+    >>> class Flags(Config):
+    ...     save_to: str = "progress/test"
+    >>> join_processes(Flags()).save_to
+    'progress/test'
+    """
+    launch = find_launch(os.environ)
+    if launch is None:
+        return args
+    started = f"{launch.size} processes were started ({launch.launcher})"
+    if keras_backend() != "jax":
+        raise UserError(
+            f"{started}, and Keras's backend is {keras_backend()}: each of them would train the "
+            "same model. Several processes train together on JAX: set KERAS_BACKEND=jax. Or start "
+            "one process."
+        )
+    if getattr(args, "trials", None):
+        raise UserError(
+            f"{started}, but a search starts its trials by itself. Omit --trials, or start one "
+            "process, whose trials use all devices of the machine."
+        )
+    _initialize(launch)
+    import jax
+
+    devices = jax.device_count()
+    if jax.local_device_count() * launch.size != devices:
+        raise UserError(
+            f"process {launch.rank} has {jax.local_device_count()} of {devices} devices, and there "
+            f"are {launch.size} processes: start them with the same number of devices each."
+        )
+    me = World(launch.rank, launch.size, devices)
+    folder = None if me.is_main else Path(tempfile.mkdtemp(prefix=f"kerakit-{me.rank}-"))
+    world.join(me)
+    _end_together(me)
+    if folder is not None:
+        remove = partial(shutil.rmtree, folder, ignore_errors=True)
+        world.on_leave(remove)
+        atexit.register(remove)
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
+    print(f"{started}, with {devices} devices", flush=True)
+    run = Run(args.save_to if folder is None else folder / "run")  # type: ignore[attr-defined]
+    if args.resume != "no":  # type: ignore[attr-defined]
+        _send_files(me, run)
+    if folder is None:
+        return args
+    return args.model_copy(update={"save_to": run.path, "track": None})
+
+
+def use_all_devices() -> None:
+    """Let Keras train on all devices; with one, do nothing. Before Keras creates an array.
+
+    Raises:
+        UserError: the backend is unknown.
+
+    >>> use_all_devices()
+    """
+    import keras
+
+    if keras.backend.backend() != "jax":
+        devices = keras.distribution.list_devices()
+        if len(devices) > 1 and not devices[0].startswith("cpu"):
+            print(
+                f"WARNING: {keras.backend.backend()} uses one of {len(devices)} devices. To use "
+                "all, set KERAS_BACKEND=jax.",
+                flush=True,
+            )
+        return
+    import jax
+
+    if jax.device_count() == 1:
+        return
+    if world.current.size == 1:
+        world.join(World(devices=jax.device_count()))
+        print(f"{jax.device_count()} devices", flush=True)
+    _patch_keras(world.current)
+    devices = sorted(jax.devices(), key=lambda one: (one.process_index, one.id))
+    names = [f"{one.platform}:{one.id}" for one in devices]
+    mesh = keras.distribution.DeviceMesh((len(names),), ["batch"], names)
+    keras.distribution.set_distribution(
+        # True, the default of later versions, would multiply the batch size by the processes.
+        keras.distribution.DataParallel(device_mesh=mesh, auto_shard_dataset=False)
+    )
+
+
+def describe_lost(error: BaseException) -> str | None:
+    """Return a message for an error that the loss of another process has caused, or None."""
+    is_of_jax = type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError")
+    if world.current.size == 1 or not is_of_jax:
+        return None
+    text = str(error).lower()
+    if not any(word in text for word in ("gloo", "nccl", "connection", "timed out")):
+        return None
+    return (
+        f"another process of this training was lost ({first_line(error)}). The state is that of "
+        "the last save: repeat your command with --resume."
+    )
+
+
+# ------------------------------------------------------------------------------------- internals
+
+
+def _read_number(environment: Mapping[str, str], name: str) -> int:
+    value = environment.get(name)
+    if value is None or not value.isdecimal():
+        raise UserError(f"the environment variable {name} is {value!r}; expected a number.")
+    return int(value)
+
+
+def _find_address(environment: Mapping[str, str], size: int) -> str:
+    """Return an address for the processes of one machine, by the job of Open MPI 5; or ""."""
+    job = environment.get("PMIX_NAMESPACE")
+    if job is None or environment.get("OMPI_COMM_WORLD_LOCAL_SIZE") != str(size):
+        return ""
+    return f"127.0.0.1:{61440 + zlib.crc32(job.encode()) % 4096}"  # as JAX does for Open MPI 4
+
+
+def _find_local_devices(environment: Mapping[str, str]) -> tuple[int, ...] | None:
+    """Return the GPUs of a process, where JAX would use the wrong number of them.
+
+    Under SLURM and Open MPI, JAX gives each process the GPU of its number on the machine. That is
+    one of several where a machine has one process, and none where each process sees only its own.
+    """
+    visible = environment.get("CUDA_VISIBLE_DEVICES", "")
+    if not visible or "JAX_LOCAL_DEVICE_IDS" in environment:
+        return None
+    count = len(visible.split(","))
+    names = ("OMPI_COMM_WORLD_LOCAL_SIZE", "SLURM_NTASKS_PER_NODE")
+    local = next((environment[name] for name in names if name in environment), None)
+    return tuple(range(count)) if local == "1" or count == 1 else None
+
+
+def _initialize(launch: Launch) -> None:
+    import jax
+
+    if jax.distributed.is_initialized():  # by Ray
+        return
+    # It would replace the handler of SIGTERM; Kerakit's own stops all processes after one step.
+    jax.config.update("jax_enable_preemption_service", False)  # type: ignore[no-untyped-call]
+    try:
+        jax.distributed.initialize(
+            coordinator_address=launch.address,
+            num_processes=launch.size,
+            process_id=launch.rank,
+            local_device_ids=launch.local_devices,
+            initialization_timeout=START_SECONDS,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"process {launch.rank} of {launch.size} ({launch.launcher}) cannot join the others: "
+            f"{first_line(error)} Check that all were started, and that they reach process 0 at "
+            f"{launch.address or 'the address that JAX finds'}."
+        ) from error
+
+
+def _end_together(me: World) -> None:
+    """End all processes as soon as one fails, with its exit code."""
+    from jax._src.distributed import global_state  # JAX has no public name for it
+
+    client: Any = global_state.client
+    hook = sys.excepthook
+
+    def end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        code: Any = 1
+        try:
+            hook(kind, error, trace)
+        except SystemExit as stop:
+            code = stop.code
+        me.leave(code if isinstance(code, int) else 1)
+
+    def watch() -> None:
+        with contextlib.suppress(Exception):  # the training has ended
+            number, code = client.blocking_key_value_get(FAILED_KEY, _WATCH_MS).split()
+            if int(number) != me.rank:
+                print(
+                    f"error: process {me.rank} ends, because process {number} has failed: see its "
+                    "message.",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                me.leave(int(code) or 1)
+
+    sys.excepthook = end
+    threading.Thread(target=watch, daemon=True, name="kerakit-watch").start()
+
+
+def _send_files(me: World, run: Run) -> None:
+    """Copy the files of a run that a resume reads from process 0 to the others."""
+    files: list[Path] = []
+    if me.is_main and run.is_ours():
+        states = StateFolder(run.state).find()
+        ours = (run.config, run.split, run.history, run.complete, run.index)
+        found = [*ours, *run.checkpoints.glob("epoch-*.weights.h5")]
+        found += [file for state in states for file in state.iterdir()]
+        files = [file for file in found if file.is_file() and not file.is_symlink()]
+    count = int(me.from_main(len(files)))
+    for i in range(count):
+        name = files[i].relative_to(run.path).as_posix().encode() if me.is_main else b""
+        content = files[i].read_bytes() if me.is_main else b""
+        path = run.path / me.send_from_main(name).decode()
+        content = me.send_from_main(content)
+        if not me.is_main:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+
+
+def _patch_keras(me: World) -> None:
+    """Let batches of any size, and variables, reach the devices; Keras 3.15 cannot do it.
+
+    It derives the layout of all batches of an epoch from the first one, so that a last batch which
+    the devices do not divide raises; and ``device_put`` compares each value of a variable among all
+    processes, such as the learning rate in each step, and waits for them.
+    """
+    from keras.src.backend.jax import distribution_lib
+
+    if getattr(distribution_lib.distribute_data_input, "world", None) is me:
+        return
+    original = getattr(distribution_lib.distribute_tensor, "original", None)
+    original = original or distribution_lib.distribute_tensor
+
+    def distribute_data_input(batch: Any, layout: Any, batch_dim_name: str) -> Any:  # noqa: ARG001
+        return me.place(batch)
+
+    def distribute_tensor(tensor: Any, layout: Any) -> Any:
+        import jax
+
+        is_traced = isinstance(tensor, jax.core.Tracer)
+        is_global = isinstance(tensor, jax.Array) and not tensor.is_fully_addressable
+        if me.size == 1 or is_traced or is_global:
+            return original(tensor, layout)
+        return me.replicate(tensor, getattr(layout, "backend_layout", layout))
+
+    distribute_data_input.world = me  # type: ignore[attr-defined]
+    distribute_tensor.original = original  # type: ignore[attr-defined]
+    distribution_lib.distribute_data_input = distribute_data_input
+    distribution_lib.distribute_tensor = distribute_tensor

@@ -1,0 +1,318 @@
+"""The processes and devices that train together, and how they divide a batch.
+
+A training of one process on one device has a world of its own: nothing is divided, nothing is sent.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kerakit import nested
+from kerakit.locks import release_all
+
+_CHUNK_BYTES = 2**26
+"""Largest number of bytes that a process sends at once."""
+
+FAILED_KEY = "kerakit/failed"
+"""Key in JAX's coordination service that a failing process sets: its number and exit code."""
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes and devices of a training.
+
+    Attributes:
+        rank: number of this process, from 0.
+        size: number of processes.
+        devices: number of devices of all processes, which divide a batch.
+
+    >>> world = World()
+    >>> world.is_main, world.rows(32)
+    (True, slice(0, 32, None))
+    """
+
+    rank: int = 0
+    size: int = 1
+    devices: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the run folder, and prints."""
+        return self.rank == 0
+
+    def is_divided(self, count: int) -> bool:
+        """Whether a batch of ``count`` samples is divided; otherwise each device gets all of it.
+
+        >>> World(devices=2).is_divided(4), World(devices=2).is_divided(3)
+        (True, False)
+        """
+        return self.devices > 1 and count > 0 and count % self.devices == 0
+
+    def rows(self, count: int) -> slice:
+        """Return the rows of a batch of ``count`` samples that this process reads.
+
+        >>> World(rank=1, size=2, devices=2).rows(6)
+        slice(3, 6, None)
+        >>> World(rank=1, size=2, devices=2).rows(5)
+        slice(0, 5, None)
+        """
+        if self.size == 1 or not self.is_divided(count):
+            return slice(0, count)
+        part = count // self.size
+        return slice(self.rank * part, (self.rank + 1) * part)
+
+    # ------------------------------------------------------------------------ arrays on devices
+
+    @cached_property
+    def _mesh(self) -> Any:
+        import jax
+
+        # By process: the rows of a process are one part of the batch.
+        devices = sorted(jax.devices(), key=lambda one: (one.process_index, one.id))
+        return jax.sharding.Mesh(np.array(devices), ("batch",))
+
+    @cached_property
+    def _local_mesh(self) -> Any:
+        import jax
+
+        if self.size == 1:
+            return self._mesh
+        devices = sorted(jax.local_devices(), key=lambda one: one.id)
+        return jax.sharding.Mesh(np.array(devices), ("batch",))
+
+    @lru_cache(maxsize=8)  # noqa: B019 - there is one world per process
+    def _sharding(self, is_local: bool, is_divided: bool) -> Any:
+        import jax
+
+        mesh = self._local_mesh if is_local else self._mesh
+        spec: Any = jax.sharding.PartitionSpec(*["batch"] * is_divided)  # type: ignore[no-untyped-call]
+        return jax.sharding.NamedSharding(mesh, spec)
+
+    def place(self, array: Any) -> Any:
+        """Return a batch on all devices: divided where that is possible, or whole on each.
+
+        Args:
+            array: the whole batch, the same in all processes; or one that is placed already.
+        """
+        import jax
+
+        is_placed = isinstance(array, jax.Array) and len(array.sharding.device_set) == self.devices
+        if array is None or is_placed:
+            return array
+        count = np.shape(array)[0] if np.ndim(array) else 0
+        sharding = self._sharding(False, self.is_divided(count))
+        if self.size == 1:
+            return jax.device_put(array, sharding)
+        values = np.asarray(array)
+        return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
+
+    def assemble(self, part: Any, count: int) -> Any:
+        """Return a batch of ``count`` samples on all devices, of which each process has its rows.
+
+        With one process, arrays stay as they are.
+        """
+        if self.size == 1:
+            return part
+        import jax
+
+        first = self.rows(count).start
+        sharding = self._sharding(False, self.is_divided(count))
+
+        def assemble_one(array: Any) -> Any:
+            values = np.asarray(array)
+
+            def read(index: Any) -> NDArray[Any]:
+                start, stop, _ = index[0].indices(count)
+                return values[start - first : stop - first]
+
+            return jax.make_array_from_callback((count, *values.shape[1:]), sharding, read)
+
+        return nested.map_arrays(assemble_one, part)
+
+    def replicate(self, value: Any, sharding: Any) -> Any:
+        """Return a value that all processes have as an array on all devices, without sending it.
+
+        JAX's ``device_put`` compares it among the processes at each call.
+        """
+        import jax
+
+        values = np.asarray(value)
+        return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
+
+    def to_local(self, variable: Any) -> Any:
+        """Return an array that all devices hold as one on the devices of this process."""
+        if self.size == 1:
+            return variable
+        import jax
+
+        shards = sorted(variable.addressable_shards, key=lambda one: one.device.id)
+        parts = [shard.data for shard in shards]
+        sharding = self._sharding(True, False)
+        return jax.make_array_from_single_device_arrays(variable.shape, sharding, parts)
+
+    def place_local(self, array: Any) -> Any:
+        """Return a batch on the devices of this process, divided where that is possible."""
+        import jax
+
+        local = self.devices // self.size
+        is_divided = local > 1 and len(array) > 0 and len(array) % local == 0
+        return jax.device_put(array, self._sharding(True, is_divided))
+
+    # ---------------------------------------------------------------------------- communication
+
+    def maximum(self, *values: int) -> tuple[int, ...]:
+        """Return the largest of each value among the processes; all call this at the same point.
+
+        >>> World().maximum(1, 0)
+        (1, 0)
+        """
+        if self.size == 1:
+            return values
+        part = np.tile(np.array(values, np.int32), (self.devices // self.size, 1))
+        largest = _maximum(self._sharding(False, False))
+        return tuple(np.asarray(largest(self.assemble(part, self.devices))).tolist())
+
+    def any(self, condition: bool) -> bool:
+        """Whether a condition is true in any process; all call this at the same point.
+
+        >>> World().any(True)
+        True
+        """
+        return bool(self.maximum(int(condition))[0])
+
+    def from_main(self, value: float) -> float:
+        """Return the value of process 0; all call this at the same point.
+
+        >>> World().from_main(0.5)
+        0.5
+        """
+        if self.size == 1:
+            return value
+        content = np.array([value], np.float64).tobytes()
+        return float(np.frombuffer(self.gather_bytes(content)[0], np.float64)[0])
+
+    def gather_bytes(self, content: bytes) -> list[bytes]:
+        """Return the bytes of each process; those of all have the same length.
+
+        >>> World().gather_bytes(b"1")
+        [b'1']
+        """
+        if self.size == 1:
+            return [content]
+        from jax.experimental import multihost_utils
+
+        parts: list[list[bytes]] = [[] for _ in range(self.size)]
+        for start in range(0, len(content), _CHUNK_BYTES):
+            chunk = np.frombuffer(content[start : start + _CHUNK_BYTES], np.uint8)
+            for part, row in zip(parts, multihost_utils.process_allgather(chunk), strict=True):
+                part.append(np.asarray(row).tobytes())
+        return [b"".join(part) for part in parts]
+
+    def send_from_main(self, content: bytes) -> bytes:
+        """Return the bytes of process 0; those of the others are ignored.
+
+        >>> World().send_from_main(b"1")
+        b'1'
+        """
+        if self.size == 1:
+            return content
+        from jax.experimental import multihost_utils
+
+        length = int(self.from_main(len(content)))
+        content = content if self.is_main else bytes(length)
+        chunks = (content[start : start + _CHUNK_BYTES] for start in range(0, length, _CHUNK_BYTES))
+        return b"".join(
+            np.asarray(
+                multihost_utils.broadcast_one_to_all(np.frombuffer(chunk, np.uint8), self.is_main)
+            ).tobytes()
+            for chunk in chunks
+        )
+
+    def gather_rows(self, parts: Sequence[Any], counts: Sequence[int]) -> list[Any]:
+        """Return whole batches, of each of which this process has its rows.
+
+        Args:
+            parts: per batch, the arrays of the rows of this process.
+            counts: numbers of samples of the batches.
+        """
+        if self.size == 1:
+            return list(parts)
+        rows = nested.concatenate(parts)
+        bounds = np.cumsum([0, *map(nested.length, parts)])
+
+        def gather_one(array: Any) -> list[NDArray[Any]]:
+            values = np.ascontiguousarray(array)
+            each = [
+                np.frombuffer(content, values.dtype).reshape(values.shape)
+                for content in self.gather_bytes(values.tobytes())
+            ]
+            return [
+                np.concatenate([one[start:stop] for one in each])
+                if self.is_divided(count)
+                else values[start:stop]
+                for start, stop, count in zip(bounds[:-1], bounds[1:], counts, strict=True)
+            ]
+
+        gathered = [gather_one(array) for array in nested.arrays(rows)]
+        return [nested.fill(rows, iter(batch)) for batch in zip(*gathered, strict=True)]
+
+    # ---------------------------------------------------------------------------------- failing
+
+    def leave(self, code: int) -> None:
+        """End this process at once, and tell the others; with one process, do nothing.
+
+        At its normal exit, JAX waits until all processes have ended, and those wait for this one.
+        """
+        if self.size == 1:
+            return
+        from jax._src.distributed import global_state
+
+        client: Any = global_state.client
+        try:
+            client.key_value_set(FAILED_KEY, f"{self.rank} {code}")
+        except Exception as error:  # another was first, or process 0 has ended
+            del error
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError):
+                continue
+        for function in _cleanups:
+            function()
+        release_all()
+        if self.is_main:
+            time.sleep(1)  # the others read the message from this process
+        os._exit(code)
+
+
+@lru_cache(maxsize=1)
+def _maximum(sharding: Any) -> Any:
+    import jax
+
+    return jax.jit(lambda values: values.max(axis=0), out_shardings=sharding)
+
+
+_cleanups: list[Callable[[], Any]] = []
+
+current = World()
+"""The world of this process; ``join`` replaces it."""
+
+
+def join(world: World) -> None:
+    """Set the world of this process."""
+    global current
+    current = world
+
+
+def on_leave(function: Callable[[], Any]) -> None:
+    """Let ``World.leave`` call a function."""
+    _cleanups.append(function)
