@@ -105,11 +105,14 @@ def cpu_name() -> str | None:
 
 
 def list_devices() -> list[str]:
-    """Return the names of the devices on which Keras computes: ``cpu:0``, ``gpu:0``."""
+    """Return the names of the devices of Keras's backend: ``cpu:0``, ``gpu:0``."""
     import keras
 
-    if keras.backend.backend() == "torch":  # Keras lists its devices for the other backends only
-        return [str(keras.ops.zeros(1).device)]
+    if keras.backend.backend() == "torch":  # Keras lists the devices of the other backends only
+        import torch
+
+        gpus = [f"gpu:{i}" for i in range(torch.cuda.device_count())]
+        return gpus or [str(keras.ops.zeros(1).device)]
     return list(keras.distribution.list_devices())
 
 

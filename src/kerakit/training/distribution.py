@@ -25,6 +25,7 @@ from kerakit import world
 from kerakit.config import Config
 from kerakit.console import keras_backend
 from kerakit.errors import UserError, first_line
+from kerakit.machine import list_devices
 from kerakit.run import Run
 from kerakit.state_folder import StateFolder
 from kerakit.world import FAILED_KEY, World
@@ -184,7 +185,7 @@ def use_all_devices() -> None:
     import keras
 
     if keras.backend.backend() != "jax":
-        devices = keras.distribution.list_devices()
+        devices = list_devices()
         if len(devices) > 1 and not devices[0].startswith("cpu"):
             print(
                 f"WARNING: {keras.backend.backend()} uses one of {len(devices)} devices. To use "
@@ -200,8 +201,8 @@ def use_all_devices() -> None:
         world.join(World(devices=jax.device_count()))
         print(f"{jax.device_count()} devices", flush=True)
     _patch_keras(world.current)
-    devices = sorted(jax.devices(), key=lambda one: (one.process_index, one.id))
-    names = [f"{one.platform}:{one.id}" for one in devices]
+    found = sorted(jax.devices(), key=lambda one: (one.process_index, one.id))
+    names = [f"{one.platform}:{one.id}" for one in found]
     mesh = keras.distribution.DeviceMesh((len(names),), ["batch"], names)
     keras.distribution.set_distribution(
         # True, the default of later versions, would multiply the batch size by the processes.
