@@ -59,7 +59,7 @@ TERMS = {
     "tpu (takes?|refuses?)|takes? of a": "maps to the Edge TPU; supports",
     "not mapped for itself": "unsupported",
     "first( |_)part": "partition, delegated subgraph",
-    r"(?<![.'])(?-i:pack)(?!\s?\()": "device bundle",
+    r"(?-i:(?:a|an|the|device|each) (?:\w+ )?pack)(?!\s?\()": "device bundle",
     # Plain verbs and nouns.
     "mend(s|ed|ing)?": "fix",
     "left away|leaves? (?!that|out)(.{1,30} )?away|leaving away": "omit, drop",

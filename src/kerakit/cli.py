@@ -121,6 +121,42 @@ def check(
 
 
 @_command
+def pack(
+    data: tyro.conf.Positional[Path],
+    to: Path | None = None,
+    max_side: Annotated[int, Field(ge=8, le=65535)] | None = None,
+    quality: Annotated[int, Field(ge=1, le=100)] = 90,
+    task: TaskName | None = None,
+    skip_unreadable: bool = False,
+    overwrite: bool = False,
+    check: bool = False,
+) -> None:
+    """Pack a dataset into shards: tar files in WebDataset's layout, and one index.parquet.
+
+    A command that was interrupted is repeated: it continues with the first missing shard. The
+    dataset is not changed. Addresses need the package of their storage, such as s3fs.
+
+    Args:
+        data: Dataset, as for kerakit new; with --check, the shards.
+        to: Folder of the shards, or an address such as s3://bucket/photos.
+        max_side: Scale larger images down to this width or height in pixels, as JPEG.
+        quality: Quality of these JPEG files.
+        task: Kind of labels, where a dataset has several: segmentation prefers masks.
+        skip_unreadable: Omit unreadable images, instead of an error that names them.
+        overwrite: Replace the shards of another dataset in --to.
+        check: Read all shards, and compare each image with its CRC-32 in the index.
+    """
+    from kerakit.data.shards.commands import check_packed, pack_dataset
+
+    if check == (to is not None):
+        raise UserError("expected --to or --check, and not both.")
+    if to is None:
+        print(check_packed(data))
+    else:
+        print(pack_dataset(data, to, task or "", max_side, quality, skip_unreadable, overwrite))
+
+
+@_command
 def predict(
     model: tyro.conf.Positional[Path],
     images: tyro.conf.Positional[tuple[Path, ...]],

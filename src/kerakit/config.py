@@ -11,6 +11,7 @@ import tyro
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from kerakit import __version__, provenance
+from kerakit.address import as_url
 from kerakit.errors import UserError
 from kerakit.files import read_json, write_json
 from kerakit.flags import (
@@ -92,6 +93,8 @@ InputSize = Annotated[
 
 
 def _make_absolute(path: Path) -> Path:
+    if as_url(path) is not None:
+        return path
     try:
         return path.expanduser().absolute()
     except RuntimeError:
@@ -110,7 +113,7 @@ ClassNames = tuple[str, ...] | dict[str, tuple[str, ...]]
 """
 
 DataPath = Annotated[Path, _DATA]
-"""Path of a dataset: absolute, so that it does not depend on the current folder.
+"""Path of a dataset: absolute, so that it does not depend on the current folder; or its address.
 
 In ``config.json`` it is relative to the project if it is inside, so that both can be moved.
 
@@ -295,6 +298,8 @@ class Config(BaseModel):
         project = cls._project()
         for name in cls._data_fields():
             if project is not None and isinstance(values.get(name), str):
+                if as_url(values[name]) is not None:
+                    continue
                 values[name] = str(project / values[name])
         try:
             return cls(**values)
@@ -317,7 +322,9 @@ def _as_flag(name: str, value: Any) -> str:
 
 
 def _relative(path: Path, project: Path) -> str:
-    """Return ``path``, relative to the project if it is inside."""
+    """Return ``path``, relative to the project if it is inside; or its address."""
+    if (url := as_url(path)) is not None:
+        return url
     for place, root in ((path, project), (path.resolve(), project.resolve())):
         if place.is_relative_to(root) and ".." not in place.parts:
             return place.relative_to(root).as_posix()

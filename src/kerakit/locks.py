@@ -207,7 +207,7 @@ def find_holder(folder: Path) -> Holder | None:
 def _locked(folder: Path, holder: Holder) -> UserError:
     return UserError(
         f"another process is writing to {folder}: {holder}. Wait until it has ended, or choose "
-        "another --save_to."
+        "another folder."
     )
 
 

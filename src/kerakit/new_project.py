@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kerakit import data as readers
+from kerakit.address import as_url
 from kerakit.data.ready import write_ready_data
 from kerakit.data.sizes import choose_input_size
 from kerakit.errors import UserError, list_names, printable
@@ -111,7 +112,9 @@ def _check_data(task: str, data: Path) -> dict[tuple[str, str], str]:
     print(f"format: {found}; {len(reader):,} images, {_describe_labels(reader.class_names)}")
     if note := _suggest_task(task, data):
         print(f"note:{note}")
-    edits = {("config.py", "DATA_DIR"): f"Path({str(data.resolve())!r})"}
+    url = as_url(data)
+    place = f"Path({str(data.resolve())!r})" if url is None else repr(url)
+    edits = {("config.py", "DATA_DIR"): place}
     if task in _IMAGES_SEEN:
         epochs = min(max(_IMAGES_SEEN[task] // len(reader), 10), 200)
         edits["config.py", "NUM_EPOCHS_DEFAULT"] = str(epochs)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from kerakit.address import as_url
 from kerakit.config import PROVENANCE, UNRECORDED
 from kerakit.errors import JobError, UserError, list_names, printable
 from kerakit.files import damaged, read_json
@@ -54,12 +55,11 @@ def reproduce(run_path: Path, save_to: Path, data_dir: Path | None = None) -> No
     run.best()
     command = [*_recorded_flags(run), f"--save_to={save_to}"]
     project = find_project(run.path, ("train.py", "config.py", "models/__init__.py"))
-    data = data_dir or project / str(read_json(run.config, dict).get("data_dir"))
+    recorded = str(read_json(run.config, dict).get("data_dir"))
+    data = data_dir or (Path(recorded) if as_url(recorded) else project / recorded)
     Run(save_to).check_new(overwrite=False)
-    code = _call(
-        [sys.executable, str(project / "train.py"), *command, f"--data_dir={data.absolute()}"],
-        Run(save_to),
-    )
+    data_flag = f"--data_dir={as_url(data) or data.absolute()}"
+    code = _call([sys.executable, str(project / "train.py"), *command, data_flag], Run(save_to))
     if code:
         raise JobError(f"the training of {save_to} ended with exit code {code}; see above.")
     again = Run.open(save_to)

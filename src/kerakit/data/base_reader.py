@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from kerakit.data.exclusions import read_exclusions
 from kerakit.data.index import UNASSIGNED, ImageIndex
 from kerakit.data.labels import are_measurements
+from kerakit.data.shards.member import Member
 from kerakit.data.split import CHUNK, MODES, Mode, assign
-from kerakit.errors import UserError
+from kerakit.errors import ImageError, UserError
 
 _SAMPLED_FILES = 256
 """Number of image files whose content is part of ``recipe``: the rest may be terabytes."""
@@ -59,7 +60,7 @@ class BaseReader:
         data: folder, table or annotation file.
         train_ratio: as passed.
         seed: as passed.
-        root: folder that keys are relative to.
+        root: folder that keys are relative to; of shards, their folder.
         num_excluded: number of excluded images.
         class_names: in the order of the class indices.
         rows: int64 (n,), row of each image in the index.
@@ -114,6 +115,9 @@ class BaseReader:
         self.warnings = index.warnings
         self.skipped = index.skipped
         self.root = index.root
+        self._shards = index.shards
+        if index.shards is not None:
+            self._shard_rows = pc.index_in(self._keys, value_set=index.shards.keys).to_numpy()
         # An owner's reader may replace the names of the classes by others.
         self._stratum_names = index.class_names
         # Of several outputs, a dictionary.
@@ -141,7 +145,7 @@ class BaseReader:
         return len(self._keys)
 
     @property
-    def image_paths(self) -> Sequence[Path]:
+    def image_paths(self) -> Sequence[Any]:
         """The path of every image, in the order of ``targets``, as a lazy sequence."""
         return _Paths(self)
 
@@ -149,9 +153,21 @@ class BaseReader:
         """Return the path of image ``i`` relative to ``root``, with ``/``."""
         return os.fsdecode(self._keys[i].as_py())
 
-    def image_path(self, i: int) -> Path:
-        """Return the path of image ``i``."""
+    def image_path(self, i: int) -> Any:
+        """Return the path of image ``i``, or the member of a shard; both have ``read_bytes()``."""
+        if self._shards is not None:
+            return self._shards.image(int(self._shard_rows[i]))
         return self.root / self.key(i)
+
+    def fetch(self, indices: Sequence[int]) -> None:
+        """Fetch images and masks that are read next from a remote address, all at once."""
+        if self._shards is not None and self._shards.storage.url is not None:
+            self._shards.fetch(place for i in indices for place in self._members(i))
+
+    def _members(self, i: int) -> Iterator[Member]:
+        """Yield the members of shards that image ``i`` consists of."""
+        assert self._shards is not None  # noqa: S101 - by the caller
+        yield self._shards.image(int(self._shard_rows[i]))
 
     def indices(self, mode: Mode) -> NDArray[np.int64]:
         """Return the dataset indices of the images of ``mode``, ascending, int64 (n,)."""
@@ -215,10 +231,12 @@ class BaseReader:
         order = pc.sort_indices(self._keys).to_numpy()
         digest = sha256()
         sample = np.unique(np.linspace(0, max(0, len(order) - 1), _SAMPLED_FILES).astype(int))
-        for i in order[sample[: len(order)]]:
+        sampled = order[sample[: len(order)]].tolist()
+        self.fetch(sampled)
+        for i in sampled:
             try:
-                content = self.image_path(int(i)).read_bytes()
-            except OSError:
+                content = self.image_path(i).read_bytes()
+            except (OSError, ImageError):
                 content = b""  # reading the image for training will fail with its name
             digest.update(sha256(content).digest())
         return digest.hexdigest()
@@ -256,7 +274,7 @@ class BaseReader:
         return [name for name, n in zip(self.class_names, counts, strict=True) if not n]
 
 
-class _Paths(Sequence[Path]):
+class _Paths(Sequence[Any]):
     """Paths that are made on access: a million Path objects would take 300 MB."""
 
     def __init__(self, reader: BaseReader) -> None:
@@ -265,12 +283,12 @@ class _Paths(Sequence[Path]):
     def __len__(self) -> int:
         return len(self._reader)
 
-    def __getitem__(self, i: int) -> Path:  # type: ignore[override] # no slices
+    def __getitem__(self, i: int) -> Any:  # type: ignore[override] # no slices
         if not -len(self) <= i < len(self):
             raise IndexError(f"image {i} of {len(self)}")
         return self._reader.image_path(i % len(self))
 
-    def __iter__(self) -> Iterator[Path]:
+    def __iter__(self) -> Iterator[Any]:
         return map(self._reader.image_path, range(len(self)))
 
 

@@ -14,7 +14,8 @@ import numpy as np
 
 from kerakit.data.decode import Pixels, read_image
 from kerakit.data.identity import decoder_identity
-from kerakit.data.store import ArrayStore, default_limit, digest, remove_oldest, size_and_times
+from kerakit.data.shards.member import Member, file_identity
+from kerakit.data.store import ArrayStore, default_limit, digest, remove_oldest
 from kerakit.device.preprocessing import STRETCH, Preprocessing
 from kerakit.machine import available_memory
 
@@ -43,13 +44,17 @@ class RamCache:
         self._input_size, self._preprocessing = input_size, preprocessing
         limit = available_memory() // 2 if limit is None else limit
         self._max_images = limit // _bytes_per_image(input_size)
-        self._images: dict[Path, Pixels] = {}
+        self._images: dict[Path | Member, Pixels] = {}
 
     def __len__(self) -> int:
         """Return the number of cached images."""
         return len(self._images)
 
-    def __call__(self, path: Path) -> Pixels:
+    def __contains__(self, path: Path | Member) -> bool:
+        """Whether an image is cached."""
+        return path in self._images
+
+    def __call__(self, path: Path | Member) -> Pixels:
         """Return a copy of the image, uint8 (height, width, 3)."""
         image = self._images.get(path)
         if image is None:
@@ -99,12 +104,16 @@ class DiskCache:
         """Return the number of cached images."""
         return len(self._store)
 
-    def __call__(self, path: Path) -> Pixels:
+    def __contains__(self, path: Path | Member) -> bool:
+        """Whether an image is cached."""
+        return digest(*file_identity(path)) in self._store
+
+    def __call__(self, path: Path | Member) -> Pixels:
         """Return the image, uint8 (height, width, 3), as a writable array."""
-        state = size_and_times(path)
-        if not state:
+        identity = file_identity(path)
+        if not identity:
             return self._decode(path)  # raises an ImageError that says why
-        key = digest(str(path.absolute()), *state)
+        key = digest(*identity)
         image = np.empty((self._input_size[1], self._input_size[0], 3), np.uint8)
         if self._store.read(key, image):
             return image
@@ -119,7 +128,7 @@ class DiskCache:
             )
         return image
 
-    def _decode(self, path: Path) -> Pixels:
+    def _decode(self, path: Path | Member) -> Pixels:
         return read_image(path, self._input_size, self._preprocessing)
 
 

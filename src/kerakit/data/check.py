@@ -34,6 +34,7 @@ from kerakit.data.label_columns import infer_kind
 from kerakit.data.mask_reader import MaskReader
 from kerakit.data.object_reader import ObjectReader
 from kerakit.data.reader import DataReader, unmeasured_classes
+from kerakit.data.shards.member import Member
 from kerakit.data.similar import THUMBNAIL, find_near_duplicates, fingerprint
 from kerakit.data.split import MODES
 from kerakit.data.table_reader import (
@@ -208,6 +209,7 @@ def print_findings(reader: BaseReader, findings: list[Finding]) -> None:
 def _inspect_all(reader: BaseReader, threads: int) -> Iterator[list[_ImageFacts]]:
     def inspect_chunk(start: int) -> list[_ImageFacts]:
         stop = min(start + _CHUNK, len(reader))
+        reader.fetch(range(start, stop))
         return [_inspect(reader.image_path(i)) for i in range(start, stop)]
 
     pool = ThreadPoolExecutor(threads)
@@ -217,7 +219,7 @@ def _inspect_all(reader: BaseReader, threads: int) -> Iterator[list[_ImageFacts]
         pool.shutdown(cancel_futures=True)
 
 
-def _inspect(path: Path) -> _ImageFacts:
+def _inspect(path: Path | Member) -> _ImageFacts:
     try:
         data = read_bytes(path)
         thumbnail, warning = decode_with_warning(data, THUMBNAIL)

@@ -18,6 +18,7 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
+from kerakit.data.shards.member import Member
 from kerakit.device.photo import (
     EXTENSIONS,
     clean_jpeg,
@@ -75,12 +76,12 @@ cv2.setNumThreads(0)
 
 
 def read_image(
-    path: Path | str, input_size: tuple[int, int], preprocessing: Preprocessing = STRETCH
+    path: Path | str | Member, input_size: tuple[int, int], preprocessing: Preprocessing = STRETCH
 ) -> Pixels:
     """Read an image file at ``input_size``.
 
     Args:
-        path: path of the image file.
+        path: path of the image file, or member of a shard.
         input_size: (width, height) in pixels.
         preprocessing: crop, resize policy and color; default: the whole image is resized without
             preserving the aspect ratio.
@@ -105,12 +106,14 @@ def read_image(
         raise ImageError(path, str(error)) from None
 
 
-def read_bytes(path: Path | str) -> bytes:
+def read_bytes(path: Path | str | Member) -> bytes:
     """Return the content of an image file.
 
     Raises:
         ImageError: no such file, no permission, or not a regular file.
     """
+    if isinstance(path, Member):
+        return path.read_bytes()
     try:
         # O_NONBLOCK: opening a named pipe would wait for a writer forever.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -224,12 +227,14 @@ def detect_extension(data: bytes) -> str:
     )
 
 
-def read_upright_size(path: Path | str) -> tuple[int, int]:
+def read_upright_size(path: Path | str | Member) -> tuple[int, int]:
     """Return (width, height) in pixels of an image file, its orientation applied.
 
     Raises:
         ImageError: the file cannot be read, or is damaged.
     """
+    if isinstance(path, Member) and min(path.image_size) > 0:
+        return path.image_size
     try:
         return upright_size(read_bytes(path))
     except ValueError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -25,6 +25,7 @@ from kerakit.data.order import class_balanced_order, permutation
 from kerakit.data.placement import Placement
 from kerakit.data.read_timer import ReadTimer
 from kerakit.data.reader import Reader
+from kerakit.data.shards.member import Member
 from kerakit.data.split import Mode
 from kerakit.device.preprocessing import STRETCH, Preprocessing
 from kerakit.errors import ImageError, UserError, first_line
@@ -112,7 +113,7 @@ class BatchGenerator(keras.utils.PyDataset):
         jitter: float = False,
         seed: int = 0,
         threads: int | None = None,
-        read: Callable[[Path], Pixels] | None = None,
+        read: Callable[[Any], Pixels] | None = None,
         skip_unreadable: bool = False,
         mix: Mix | None = None,
         drop_last: bool = False,
@@ -241,6 +242,7 @@ class BatchGenerator(keras.utils.PyDataset):
 
     def load_samples(self, samples: Sequence[int] | NDArray[np.int64]) -> tuple[Any, Any]:
         """Return images and targets of samples, counted from the start of epoch 0, as a batch."""
+        self._fetch(map(int, samples))
         images, targets = nested.stack([self.sample(int(i)) for i in samples])
         return images, targets
 
@@ -277,7 +279,7 @@ class BatchGenerator(keras.utils.PyDataset):
         image, annot = self._preprocessed(image, annot)
         return image, annot if self.task is None else self.task.encode(annot, self.input_size)
 
-    def place(self, path: Path) -> Placement:
+    def place(self, path: Path | Member) -> Placement:
         """Return the position of the image of a file in the model's input."""
         return Placement(path, self.preprocessing, self.input_size)
 
@@ -467,6 +469,7 @@ class BatchGenerator(keras.utils.PyDataset):
         samples = whole if rows is None else whole[rows]
         if self.mix is not None and self.mode == "train":
             return self._load_mixed(batch, whole, samples)
+        self._fetch(samples)
         # A list: within map(), a StopIteration of the owner's code would end the batch.
         pairs = [self._watched_sample(sample) for sample in samples]
         images, targets = (nested.stack(part) for part in zip(*pairs, strict=True))
@@ -482,11 +485,22 @@ class BatchGenerator(keras.utils.PyDataset):
         own = np.arange(first, first + len(samples))
         partners = self.mix.partners(len(whole), shape, seed)[own]
         needed = np.unique(np.concatenate([own, partners]))
-        pairs = [self._watched_sample(whole[int(row)]) for row in needed]
+        read = [whole[int(row)] for row in needed]
+        self._fetch(read)
+        pairs = [self._watched_sample(sample) for sample in read]
         images, targets = (nested.stack(part) for part in zip(*pairs, strict=True))
         mine, others = (np.searchsorted(needed, rows) for rows in (own, partners))
         self._check_range(images[mine], samples)
         return self.mix.mix_rows(images, targets, mine, others, len(whole), seed)
+
+    def _fetch(self, samples: Iterable[int]) -> None:
+        """Fetch the images of a batch from a remote dataset, all at once."""
+        fetch = getattr(self.data_reader, "fetch", None)
+        if fetch is None:
+            return
+        cached: Any = self.read if hasattr(self.read, "__contains__") else ()
+        indices = map(self._dataset_index, samples)
+        fetch([i for i in indices if self.data_reader.image_path(i) not in cached])
 
     def _timed_load(self, batch: int) -> tuple[Any, Any]:
         rows = self._rows(batch)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from kerakit.data.shards.index import Shards
 
 UNASSIGNED = -1
 """Value in ``ImageIndex.splits`` of images whose split is drawn by a hash."""
@@ -28,6 +32,7 @@ class ImageIndex:
         warnings: sentences about the dataset, such as the number of files that are not used.
         skipped: paths of files in class folders that are not images of a supported format.
         sample_weights: float32 (n,), factor of each image in the loss; None: 1.
+        shards: shards that contain the images, in the order of ``keys``; None: files.
 
     >>> index = ImageIndex(
     ...     root=Path("photos"),
@@ -49,3 +54,4 @@ class ImageIndex:
     warnings: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
     sample_weights: NDArray[np.float32] | None = None
+    shards: Shards | None = None

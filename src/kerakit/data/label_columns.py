@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,8 @@ from kerakit.data.cells import parse_numbers
 from kerakit.data.decode import IMAGE_EXTENSIONS
 from kerakit.data.folders import check_printable
 from kerakit.data.rarest import rarest_class
+from kerakit.data.shards.index import Shards
+from kerakit.data.shards.member import Member
 from kerakit.data.tables import encode, normalize_keys
 from kerakit.errors import UserError
 
@@ -39,14 +42,16 @@ class LabelColumn:
         values: one per row: class indices int32 (n,), multi-hot bool (n, classes), numbers float32
             (n,), or paths of masks, text (n,).
         masks: classes of masks.
+        files: paths of the masks, or members of shards.
     """
 
     kind: Kind
     class_names: tuple[str, ...]
     values: Any
     masks: MaskClasses | None = None
+    files: Sequence[Any] = ()
 
-    def target(self, row: int, root: Path) -> Any:
+    def target(self, row: int) -> Any:
         """Return the annotation of a row."""
         if self.kind == "class":
             return np.int32(self.values[row])
@@ -54,7 +59,8 @@ class LabelColumn:
             return self.values[row].astype(np.float32)
         if self.kind == "number":
             return self.values[row : row + 1]
-        path = str(root / self.values[row].as_py())
+        place = self.files[row]
+        path = place if isinstance(place, Member) else str(place)
         return {"mask": path} if self.masks is None else self.masks.annotation(path)
 
     def strata(self) -> NDArray[np.int32]:
@@ -67,20 +73,40 @@ class LabelColumn:
         return np.zeros(len(self.values), np.int32)
 
 
-def read_column(path: Path, name: str, cells: pa.Array, kind: Kind | None = None) -> LabelColumn:
+def read_column(
+    path: Path,
+    name: str,
+    cells: pa.Array,
+    kind: Kind | None = None,
+    shards: Shards | None = None,
+) -> LabelColumn:
     """Return a column of text as labels; the kind is inferred where it is not given.
+
+    Args:
+        path: the table, for messages.
+        name: name of the column.
+        cells: text (n,).
+        kind: its kind.
+        shards: shards that contain its masks; None: files.
 
     Raises:
         UserError: an empty cell, except for sets; a number that is none.
     """
     cells = pc.utf8_trim_whitespace(pc.fill_null(cells, ""))
-    kind = kind or infer_kind(cells)
+    in_shards = shards is not None and name in shards.metadata["mask_columns"]
+    kind = kind or ("mask" if in_shards else infer_kind(cells))
     if kind == "set":
         return LabelColumn(kind, *_read_sets(path, cells))
     if kind == "mask":
-        keys = read_paths(path, name, cells)
-        masks = find_classes(None, [path.parent / key for key in keys.to_pylist()], ())
-        return LabelColumn(kind, masks.names, keys, masks)
+        if shards is not None:
+            if not in_shards:
+                raise UserError(f"{shards.name} has no masks in the column {name!r}.")
+            files: Sequence[Any] = shards.masks(name)
+        else:
+            cells = read_paths(path, name, cells)
+            files = [path.parent / key for key in cells.to_pylist()]
+        masks = find_classes(None, files, ())
+        return LabelColumn(kind, masks.names, cells, masks, files)
     _check_filled(path, name, cells)
     if kind == "number":
         return LabelColumn(kind, (), parse_numbers(path, name, cells))

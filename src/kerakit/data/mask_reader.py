@@ -19,6 +19,7 @@ from kerakit.data.annotations.mask_files import (
     find_classes,
     find_masks,
     mask_faults,
+    named_in,
 )
 from kerakit.data.annotations.objects import UNKNOWN, Annotations
 from kerakit.data.annotations.recognize import FORMATS, recognize_listing
@@ -29,6 +30,8 @@ from kerakit.data.folders import check_printable, warn_of_case_variants
 from kerakit.data.index import ImageIndex
 from kerakit.data.label_columns import read_paths
 from kerakit.data.object_reader import read_objects
+from kerakit.data.shards.index import Shards
+from kerakit.data.shards.member import Member
 from kerakit.data.tables import index_columns
 from kerakit.device.segmentation import IGNORED
 from kerakit.errors import ImageError, UserError, list_names
@@ -108,6 +111,8 @@ class MaskReader(BaseReader):
                     f"{data} has no column 'mask'; its columns of labels are "
                     f"{', '.join(cells) or 'none'}."
                 )
+            if (shards := index.shards) is not None:
+                return self._read_shards(index, shards)
             self._masks = read_paths(data, "mask", cells["mask"]).to_pylist()
         elif found.name == "masks":
             assert listing is not None  # noqa: S101 - only files are recognized without it
@@ -138,7 +143,18 @@ class MaskReader(BaseReader):
             )
         index = self._drop_missing(index)
         paths = [index.root / mask for mask in self._masks]
-        self._classes = self._find_classes(listing, paths).ignoring(self.ignore)
+        return self._with_classes(data, index, self._find_classes(listing, paths))
+
+    def _read_shards(self, index: ImageIndex, shards: Shards) -> ImageIndex:
+        """Return the index of shards with masks."""
+        if "mask" not in shards.metadata["mask_columns"]:
+            raise UserError(f"{shards.name} has no masks in the column 'mask'.")
+        self._masks = shards.labels("mask").to_pylist()
+        classes = self._find_classes(None, shards.masks("mask"), named_in(shards.metadata))
+        return self._with_classes(self.data, index, classes)
+
+    def _with_classes(self, data: Path, index: ImageIndex, classes: MaskClasses) -> ImageIndex:
+        self._classes = classes.ignoring(self.ignore)
         names = self._classes.names
         check_printable(names, data)
         self.colors = self._classes.colors
@@ -183,7 +199,19 @@ class MaskReader(BaseReader):
         row = int(self.rows[i])
         if self._masks is None:
             return self._polygons(row)
-        return self._classes.annotation(str(self.root / self._masks[row]))
+        mask = self._mask(row)
+        return self._classes.annotation(mask if isinstance(mask, Member) else str(mask))
+
+    def _mask(self, row: int) -> Path | Member:
+        """Return the mask of a row of the index."""
+        if self._shards is not None:
+            return self._shards.mask("mask", row)
+        return self.root / (self._masks or ())[row]
+
+    def _members(self, i: int) -> Iterator[Member]:
+        yield from super()._members(i)
+        if self._shards is not None and self._masks is not None:
+            yield self._shards.mask("mask", int(self.rows[i]))
 
     def presence(self) -> NDArray[np.bool_]:
         """Return the classes of each image, bool (n, classes); of mask files, all of them."""
@@ -229,7 +257,9 @@ class MaskReader(BaseReader):
         masks = [self._masks[row].encode("utf-8", "surrogateescape") for row in self.rows]
         return pa.array(masks, pa.binary())
 
-    def _find_classes(self, listing: Any, masks: Sequence[Path]) -> MaskClasses:
+    def _find_classes(
+        self, listing: Any, masks: Sequence[Any], named: MaskClasses | None = None
+    ) -> MaskClasses:
         if self._given is None and self.colors is not None:
             raise UserError("colors without class_names. Pass both, in the same order.")
         if self._given is not None and self.colors is not None:
@@ -239,7 +269,7 @@ class MaskReader(BaseReader):
                     "color per class."
                 )
             return MaskClasses(self._given, self.colors)
-        found = find_classes(listing, masks, self.ignore)
+        found = find_classes(listing, masks, self.ignore, named)
         if self._given is None:
             return found
         if found.values is not None and len(found.names) != len(self._given):
@@ -258,8 +288,10 @@ class MaskReader(BaseReader):
             size = read_upright_size(self.image_path(i))
         except ImageError:
             return []  # a finding of the image itself
-        mask = (self._masks or ())[self.rows[i]]
-        return mask_faults(self.root / mask, size, self._classes)
+        row = int(self.rows[i])
+        if self._shards is not None:  # masks are packed as they are
+            size = tuple(self._shards.original_sizes()[row].tolist())
+        return mask_faults(self._mask(row), size, self._classes)
 
     # ------------------------------------------------------------------------ polygons of objects
 
@@ -309,6 +341,7 @@ class MaskReader(BaseReader):
             self._given or names,
             annotations.splits,
             warnings=(*warn_of_case_variants(names), *warnings),
+            shards=annotations.shards,
         )
 
     def _polygons(self, row: int) -> dict[str, Any]:

@@ -26,12 +26,16 @@ from kerakit.data.annotations.recognize import (
     FORMATS,
     TABLES,
     DataFormat,
+    recognize,
     recognize_listing,
 )
 from kerakit.data.base_reader import BaseReader, LabelFault
 from kerakit.data.folders import check_printable, warn_of_case_variants
 from kerakit.data.index import ImageIndex
 from kerakit.data.rarest import rarest_class
+from kerakit.data.shards.index import Shards, damaged_index, open_shards
+from kerakit.data.shards.objects import from_arrow
+from kerakit.data.shards.splits import split_indices
 from kerakit.errors import UserError, printable
 
 OBJECT_FORMATS = ("coco", "voc", "yolo", "labelme", "kitti", "boxes")
@@ -53,6 +57,8 @@ def read_objects(
     Raises:
         UserError: another format.
     """
+    if (shards := open_shards(data)) is not None and shards.kind == "objects":
+        return shards.storage.root, recognize(data), _from_shards(shards, points)
     found, listing = recognize_listing(data, task)
     files = []
     if found.name == "table" and not points and not shapes:
@@ -102,6 +108,22 @@ def read_objects(
     annotations.warnings += listing.warnings()
     fill_sizes(listing.root, annotations)
     return listing.root, found, annotations
+
+
+def _from_shards(shards: Shards, points: bool) -> Annotations:
+    """Return the annotations in the index of shards."""
+    name = "poses" if points else "objects"
+    column = shards.annotations(name)
+    if column is None:
+        kind = "keypoints" if points else "objects"
+        raise UserError(f"{shards.name} has no {kind}. They were not in the data that was packed.")
+    splits = split_indices(shards.table["split"])
+    try:
+        annotations = from_arrow(column, shards.keys, splits, shards.metadata["sets"][name])
+    except (ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        raise damaged_index(shards.storage, error) from None
+    annotations.shards = shards
+    return annotations
 
 
 def _fill_splits(listing: Listing, annotations: Annotations) -> None:
@@ -177,6 +199,7 @@ def make_index(
             *map(printable, annotations.warnings),
             *warnings,
         ),
+        shards=annotations.shards,
     )
 
 
@@ -188,6 +211,8 @@ class AnnotatedReader(BaseReader):
 
     def declared_sizes(self) -> NDArray[np.int32]:
         """Return the sizes in the annotation files, int32 (n, 2); where they have none, 0."""
+        if self._shards is not None and self._shards.metadata["max_side"]:
+            return super().declared_sizes()  # they are those before the images were packed
         sizes: NDArray[np.int32] = self._annotations.sizes[self.rows]
         return sizes
 

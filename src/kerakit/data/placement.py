@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kerakit.data.decode import read_upright_size
+from kerakit.data.shards.member import Member
 from kerakit.device.preprocessing import Layout, Preprocessing
 from kerakit.device.segmentation import IGNORED
 from kerakit.errors import ImageError
@@ -20,7 +21,7 @@ class Placement:
     The header of the file is read where the result depends on the size of the image.
 
     Args:
-        path: the image file.
+        path: the image file, or a member of a shard.
         preprocessing: crop and resize policy.
         input_size: (width, height) in pixels.
 
@@ -32,7 +33,9 @@ class Placement:
     [[100.0, 50.0]]
     """
 
-    def __init__(self, path: Path, preprocessing: Preprocessing, input_size: tuple[int, int]):
+    def __init__(
+        self, path: Path | Member, preprocessing: Preprocessing, input_size: tuple[int, int]
+    ) -> None:
         self._path, self._preprocessing, self.input_size = path, preprocessing, input_size
 
     @cached_property

@@ -16,7 +16,9 @@ from kerakit.data.base_reader import BaseReader
 from kerakit.data.folders import index_folder
 from kerakit.data.index import ImageIndex
 from kerakit.data.labels import are_measurements
+from kerakit.data.shards.member import Member
 from kerakit.data.split import Mode
+from kerakit.data.table_files import is_table
 from kerakit.data.tables import index_table
 from kerakit.errors import UserError, list_names
 
@@ -51,8 +53,8 @@ class Reader(Protocol):
     def key(self, i: int) -> str:
         """Return the name of image ``i``: unique, and independent of other images."""
 
-    def image_path(self, i: int) -> Path:
-        """Return the path of image ``i``."""
+    def image_path(self, i: int) -> Path | Member:
+        """Return the path of image ``i``, or the member of a shard."""
 
     def target(self, i: int) -> object:
         """Return the annotation of image ``i``, such as its class index."""
@@ -112,7 +114,7 @@ class DataReader(BaseReader):
 
     def read_index(self, data: Path) -> ImageIndex:
         """Return the index of a folder or a table."""
-        return index_table(data) if data.is_file() else index_folder(data)
+        return index_table(data) if data.is_file() or is_table(data) else index_folder(data)
 
     @property
     def targets(self) -> NDArray[np.int32]:

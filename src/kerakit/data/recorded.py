@@ -13,6 +13,7 @@ from typing import Any, NoReturn, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from kerakit.address import as_url
 from kerakit.data.reader import Reader, check_class_names, held_out_mode
 from kerakit.data.split import MODES, Mode
 from kerakit.errors import UserError, list_names
@@ -111,7 +112,7 @@ def restore_reader(
     kerakit.errors.UserError: the dataset of progress/test is not in /gone any more...
     """
     place = data_dir or trained.data_dir
-    if data_dir is None and not place.exists():
+    if data_dir is None and as_url(place) is None and not place.exists():
         raise UserError(
             f"the dataset of {run.path} is not in {place} any more. Pass its present path with "
             "--data_dir."

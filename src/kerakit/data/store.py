@@ -28,6 +28,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kerakit.data.shards.member import Member, file_identity
+
 RECORDS_PER_COUNT = 64
 """Number of writes after which the used space is measured again: other processes write, too."""
 
@@ -49,13 +51,12 @@ def digest(*parts: object) -> bytes:
     return hashlib.blake2b(repr(parts).encode(), digest_size=16).digest()
 
 
-def size_and_times(path: Path) -> tuple[int, ...]:
-    """Return size and times of modification and change of a file; () if it does not exist."""
-    try:
-        status = path.stat()
-    except OSError:
-        return ()
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+def size_and_times(path: Path | Member) -> tuple[int, ...]:
+    """Return size and times of modification and change of a file; () if it does not exist.
+
+    Of a member of a shard: offset, size and CRC-32.
+    """
+    return file_identity(path)[1:]
 
 
 def used_bytes(folder: Path) -> int:

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
 from pyarrow import parquet
 
+from kerakit.data.shards.index import INDEX, open_shards
 from kerakit.errors import UserError, first_line
 from kerakit.machine import available_memory
 
@@ -201,8 +202,13 @@ _READERS: dict[str, Callable[[Path, _Select, bool], pa.Table]] = {
 
 
 def is_table(path: Path) -> bool:
-    """Whether a path is a file with the extension of a table."""
-    return path.is_file() and path.suffix.lower() in _READERS
+    """Whether a path is a file with the extension of a table, or shards with labels in columns."""
+    if path.is_file() and path.name != INDEX:
+        return path.suffix.lower() in _READERS
+    shards = open_shards(path)
+    if shards is None:
+        return path.is_file()
+    return shards.kind != "objects"
 
 
 def _is_binary(kind: pa.DataType) -> bool:

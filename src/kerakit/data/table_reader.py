@@ -18,6 +18,7 @@ from kerakit.data.index import ImageIndex
 from kerakit.data.label_columns import KINDS, Kind, LabelColumn, read_column
 from kerakit.data.object_reader import ListedObjects, list_objects
 from kerakit.data.rarest import rarest_class
+from kerakit.data.shards.member import Member
 from kerakit.data.table_files import is_table
 from kerakit.data.tables import index_columns
 from kerakit.errors import UserError, list_names
@@ -80,7 +81,7 @@ class TableReader(BaseReader):
         """Return the index of a table."""
         index, cells = index_columns(data)
         self._columns = {
-            name: read_column(data, name, cells[name], kind)
+            name: read_column(data, name, cells[name], kind, index.shards)
             for name, kind in _select(data, cells, self._selected).items()
         }
         first: dict[Kind, LabelColumn] = {}
@@ -102,7 +103,12 @@ class TableReader(BaseReader):
     def target(self, i: int) -> dict[str, Any]:
         """Return the annotation of image ``i`` by column."""
         row = int(self.rows[i])
-        return {name: column.target(row, self.root) for name, column in self._columns.items()}
+        return {name: column.target(row) for name, column in self._columns.items()}
+
+    def _members(self, i: int) -> Iterator[Member]:
+        yield from super()._members(i)
+        masks = (one for one in self._columns.values() if one.kind == "mask")
+        yield from (one.files[int(self.rows[i])] for one in masks)
 
 
 class MultiLabelReader(BaseReader):

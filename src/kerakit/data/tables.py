@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from kerakit.data.cells import check_cells, read_splits, read_weights
 from kerakit.data.folders import check_printable, normalize_name, warn_of_case_variants
 from kerakit.data.index import UNASSIGNED, ImageIndex
+from kerakit.data.shards.index import Shards, open_shards
+from kerakit.data.shards.splits import split_indices
 from kerakit.data.table_files import OPTIONAL, REQUIRED, read_table
 from kerakit.errors import UserError
 
@@ -27,6 +29,8 @@ def index_table(path: Path) -> ImageIndex:
             classes, a path with two labels or splits, a path outside the folder, more rows than
             the memory can hold.
     """
+    if (shards := open_shards(path)) is not None:
+        return _index_classes(shards)
     table = read_table(path, REQUIRED)
     for name in REQUIRED:
         check_cells(path, name, table[name])
@@ -54,6 +58,9 @@ def index_columns(path: Path) -> tuple[ImageIndex, dict[str, pa.Array]]:
     Raises:
         UserError: as ``index_table``; a row that differs from another one of its path.
     """
+    if (shards := open_shards(path)) is not None:
+        columns = {name: shards.labels(name) for name in shards.label_names}
+        return _index_shards(shards), columns
     table = read_table(path, ("path",), others=True)
     names = [name for name in table.column_names if name not in ("path", *OPTIONAL)]
     columns = {name: table[name].combine_chunks() for name in names}
@@ -61,6 +68,49 @@ def index_columns(path: Path) -> tuple[ImageIndex, dict[str, pa.Array]]:
     index, once = _index(path, table, {f"values in {name!r}": code for name, code in codes.items()})
     rows = pa.array(once)
     return index, {name: column.take(rows) for name, column in columns.items()}
+
+
+def _index_shards(shards: Shards) -> ImageIndex:
+    """Return the index of shards without targets."""
+    table, n = shards.table, len(shards)
+    groups = table["group"].combine_chunks()
+    weights = table["sample_weight"].combine_chunks()
+    return ImageIndex(
+        shards.storage.root,
+        shards.keys,
+        np.zeros(n, np.int32),
+        (),
+        split_indices(table["split"]),
+        None if groups.null_count else groups.cast(pa.binary()),
+        sample_weights=None if weights.null_count else weights.to_numpy(),
+        shards=shards,
+    )
+
+
+def _index_classes(shards: Shards) -> ImageIndex:
+    """Return the index of shards with the column label."""
+    if "label" not in shards.label_names:
+        raise UserError(
+            f"{shards.name} has no column 'label'; its columns of labels are "
+            f"{', '.join(shards.label_names) or 'none'}."
+        )
+    labels = shards.labels("label")
+    check_cells(shards.storage.root, "label", labels)
+    names = shards.metadata.get("class_names")
+    if names is None:
+        targets, names = encode(pa.chunked_array([labels]))
+    else:
+        found = pc.index_in(labels, value_set=pa.array(names, pa.string()))
+        if found.null_count:
+            raise UserError(f"the index of {shards.name} is damaged: a label is not a class.")
+        targets = found.to_numpy().astype(np.int32)
+    check_printable(tuple(names), shards.storage.root)
+    return replace(
+        _index_shards(shards),
+        targets=targets,
+        class_names=tuple(names),
+        warnings=tuple(warn_of_case_variants(tuple(names))),
+    )
 
 
 def _index(

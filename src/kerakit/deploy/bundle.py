@@ -12,12 +12,14 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kerakit import device
+from kerakit.data.shards.member import Member
 from kerakit.deploy.formats.base import LABELS, TASK
 from kerakit.deploy.formats.edgetpu import EDGETPU
 from kerakit.deploy.formats.tflite import INT8
@@ -80,13 +82,18 @@ def write_bundle(folder: Path, images: NDArray[np.uint8]) -> None:
 
 
 def read_as_device(
-    path: Path, input_size: tuple[int, int], preprocessing: Preprocessing
+    path: Path | Member, input_size: tuple[int, int], preprocessing: Preprocessing
 ) -> NDArray[np.uint8]:
     """Read an image file like the program of the device bundle, uint8 (height, width, 3).
 
     Raises:
         ImageError: the program cannot read it.
     """
+    if isinstance(path, Member):  # the program reads files
+        with NamedTemporaryFile(suffix=path.suffix) as file:
+            file.write(path.read_bytes())
+            file.flush()
+            return read_as_device(Path(file.name), input_size, preprocessing)
     try:
         pixels: NDArray[np.uint8] = program.read_photo(
             path, input_size[1], input_size[0], preprocessing

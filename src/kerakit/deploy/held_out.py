@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -78,7 +77,9 @@ class _DeviceBatches:
     def __init__(self, held_out: BatchGenerator) -> None:
         reader, order = held_out.data_reader, held_out.epoch_order(held_out.epoch)
         order = order[: len(held_out) * held_out.batch_size]  # fewer with drop_last
-        self._paths = [reader.image_path(int(i)) for i in order]
+        self._indices = [int(i) for i in order]
+        self._paths = [reader.image_path(i) for i in self._indices]
+        self._fetch = getattr(reader, "fetch", lambda _: None)
         self._size, self._preprocessing = held_out.input_size, held_out.preprocessing
         width, height = held_out.input_size
         self._fits = len(self._paths) * width * height * 3 <= MAX_MEMORY
@@ -96,12 +97,14 @@ class _DeviceBatches:
 
     def _read_ahead(self) -> Iterator[NDArray[np.uint8]]:
         with ThreadPoolExecutor(available_cores()) as pool:
-            paths = iter(self._paths)
+            starts = iter(range(0, len(self._paths), _BATCH))
 
             def submit() -> list[Future[NDArray[np.uint8]]]:
+                start = next(starts, len(self._paths))
+                self._fetch(self._indices[start : start + _BATCH])
                 return [
                     pool.submit(read_as_device, path, self._size, self._preprocessing)
-                    for path in itertools.islice(paths, _BATCH)
+                    for path in self._paths[start : start + _BATCH]
                 ]
 
             ahead = submit()

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from kerakit.data.shards.member import Member, openable
 from kerakit.device.segmentation import IGNORED
 from kerakit.errors import UserError, first_line
 
@@ -21,7 +22,7 @@ SUBPIXEL_BITS = 4
 
 
 def read_mask(
-    path: str | Path,
+    path: str | Path | Member,
     classes: int,
     ignore: Sequence[int] = (),
     colors: Sequence[Sequence[int]] | None = None,
@@ -33,7 +34,7 @@ def read_mask(
     of ``colors``; black has no class unless it is one of them.
 
     Args:
-        path: the image file.
+        path: the image file, or a member of a shard.
         classes: number of classes.
         ignore: further values without a class.
         colors: (red, green, blue) of each class.
@@ -51,7 +52,7 @@ def read_mask(
     [[0, 1], [255, 255]]
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(openable(path)) as image:
             in_color = image.mode not in ("P", "L", "LA", "1", "I", "I;16", "I;16B", "I;16L")
             values = np.asarray(image.convert("RGB") if in_color else image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -82,7 +83,9 @@ def read_mask(
     return mask
 
 
-def _look_up(values: NDArray[Any], path: str | Path, table: NDArray[np.int16]) -> NDArray[np.uint8]:
+def _look_up(
+    values: NDArray[Any], path: str | Path | Member, table: NDArray[np.int16]
+) -> NDArray[np.uint8]:
     """Return the class of each gray value by a table of 256 values."""
     inside = (values >= 0) & (values < len(table))
     classes = np.where(inside, table[np.where(inside, values, 0)], -1)
@@ -98,7 +101,7 @@ def _look_up(values: NDArray[Any], path: str | Path, table: NDArray[np.int16]) -
 
 
 def _find_colors(
-    pixels: NDArray[np.uint8], path: str | Path, colors: Sequence[Sequence[int]] | None
+    pixels: NDArray[np.uint8], path: str | Path | Member, colors: Sequence[Sequence[int]] | None
 ) -> NDArray[np.uint8]:
     """Return the classes of pixels in colors, (height, width, 3)."""
     if colors is None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from kerakit import metrics
 from kerakit.data.placement import Placement
+from kerakit.data.shards.member import Member
 from kerakit.device.captions import add_captions
 from kerakit.device.preprocessing import STRETCH
 from kerakit.device.segmentation import IGNORED, Decoder, caption_mask, combine
@@ -188,7 +189,7 @@ class Segmentation(DecodedTask):
             background = names.index("background") if "background" in names else IGNORED
             return {"mask": draw_polygons(annotation, placement, background)}
         mask = annotation["mask"]
-        if isinstance(mask, str | Path):
+        if isinstance(mask, str | Path | Member):
             colors, table = annotation.get("colors", self.colors), annotation.get("values")
             mask = read_mask(mask, len(self.class_names), self.ignore, colors, table)
         return {"mask": placement.mask(mask)}

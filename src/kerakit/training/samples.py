@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from kerakit import nested
 from kerakit.data.generator import BatchGenerator
+from kerakit.data.shards.member import Member
 from kerakit.data.store import digest, size_and_times
 
 
@@ -44,9 +45,11 @@ def image_keys(generator: BatchGenerator, index: NDArray[np.int64]) -> list[byte
 
 def _leaves(annotation: object) -> list[tuple[str, tuple[int, ...], bytes]]:
     leaves = keras.tree.flatten(annotation)
-    arrays = map(np.asarray, leaves)
-    # A mask is the path of a file.
-    files = [str(size_and_times(Path(one))) for one in leaves if isinstance(one, str)]
+    # A mask is the path of a file, or a member of a shard.
+    masks = [one for one in leaves if isinstance(one, str | Member)]
+    places = [Path(one) if isinstance(one, str) else one for one in masks]
+    files = [str(size_and_times(one)) for one in places]
+    arrays = (np.asarray(str(one) if isinstance(one, Member) else one) for one in leaves)
     return [
         *((array.dtype.str, array.shape, array.tobytes()) for array in arrays),
         *((name, (), b"") for name in files),

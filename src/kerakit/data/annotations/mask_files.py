@@ -22,6 +22,7 @@ from kerakit.data.annotations.listing import (
 )
 from kerakit.data.annotations.yolo import YoloNames
 from kerakit.data.folders import normalize_name
+from kerakit.data.shards.member import Member, openable
 from kerakit.data.table_files import split_header
 from kerakit.device.segmentation import IGNORED
 from kerakit.errors import UserError, first_line
@@ -62,7 +63,7 @@ class MaskClasses:
     values: NDArray[np.int16] | None = None
     reason: str = ""
 
-    def annotation(self, path: str) -> dict[str, Any]:
+    def annotation(self, path: str | Member) -> dict[str, Any]:
         """Return the annotation of an image with the mask ``path``."""
         annotation: dict[str, Any] = {"mask": path}
         if self.values is not None:
@@ -92,6 +93,29 @@ def _identity(classes: int) -> NDArray[np.int16]:
     table[:classes] = np.arange(classes)
     table[IGNORED] = IGNORED
     return table
+
+
+def to_metadata(classes: MaskClasses | None) -> dict[str, Any] | None:
+    """Return classes as JSON values, for the index of shards."""
+    if classes is None:
+        return None
+    values = None if classes.values is None else classes.values.tolist()
+    return {
+        "names": classes.names,
+        "colors": classes.colors,
+        "values": values,
+        "reason": classes.reason,
+    }
+
+
+def named_in(metadata: dict[str, Any]) -> MaskClasses | None:
+    """Return the classes in the metadata of shards that a file beside the masks named."""
+    found = metadata.get("mask_classes")
+    if found is None:
+        return None
+    colors = None if found["colors"] is None else tuple(map(tuple, found["colors"]))
+    values = None if found["values"] is None else np.array(found["values"], np.int16)
+    return MaskClasses(tuple(found["names"]), colors, values, found["reason"])
 
 
 def find_masks(listing: Listing) -> tuple[dict[str, str], list[str], list[str]]:
@@ -124,7 +148,7 @@ def _rank(path: str) -> tuple[bool, bool, str]:
     return bool(_SECONDARY.search(path)), "trainids" not in path.lower(), path
 
 
-def read_values(path: Path | str) -> NDArray[np.uint8] | NDArray[np.int32]:
+def read_values(path: Path | str | Member) -> NDArray[np.uint8] | NDArray[np.int32]:
     """Return the values of a mask, (height, width), or its colors, (height, width, 3).
 
     Indexed images have their indices. Gray images that were saved in colors are gray.
@@ -133,7 +157,7 @@ def read_values(path: Path | str) -> NDArray[np.uint8] | NDArray[np.int32]:
         UserError: the file cannot be read.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(openable(path)) as image:
             if image.mode in ("P", "L", "1"):
                 return np.asarray(image, np.uint8)
             if image.mode.startswith("I"):
@@ -161,10 +185,20 @@ def is_mask_file(path: Path) -> bool:
 
 
 def find_classes(
-    listing: Listing | None, masks: Sequence[Path], ignore: Sequence[int]
+    listing: Listing | None,
+    masks: Sequence[Any],
+    ignore: Sequence[int],
+    named: MaskClasses | None = None,
 ) -> MaskClasses:
-    """Return the classes that a file names, or else those of the values in a sample of masks."""
-    found = _read_table(listing) if listing is not None else None
+    """Return the classes that a file names, or else those of the values in a sample of masks.
+
+    Args:
+        listing: the files; None: no file names classes.
+        masks: paths of the masks, or members of shards.
+        ignore: values without a class.
+        named: the classes that a file named when the masks were packed.
+    """
+    found = named_classes(listing) if listing is not None else named
     if found is not None and found.colors is not None:
         return found
     step = max(1, len(masks) // SAMPLE)
@@ -199,7 +233,9 @@ def find_classes(
     )
 
 
-def mask_faults(path: Path, size: tuple[int, int], classes: MaskClasses) -> list[tuple[str, str]]:
+def mask_faults(
+    path: Path | Member, size: tuple[int, int], classes: MaskClasses
+) -> list[tuple[str, str]]:
     """Return kind and detail of the faults of a mask.
 
     Args:
@@ -306,7 +342,7 @@ def _classes_of_values(
     return MaskClasses(tuple(map(str, range(highest + 1))), reason="the values of the masks")
 
 
-def _read_table(listing: Listing) -> MaskClasses | None:
+def named_classes(listing: Listing) -> MaskClasses | None:
     """Return the classes that a file beside the masks names."""
     # Not the label files of images.
     files = [path for path in listing.with_extension(".csv", ".txt") if path.count("/") < 2]

@@ -6,12 +6,15 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kerakit.data.decode import read_upright_sizes
+
+if TYPE_CHECKING:
+    from kerakit.data.shards.index import Shards
 
 TOLERANCE = 1e-3
 """Fraction of the image by which boxes leave it because of rounding."""
@@ -118,6 +121,7 @@ class Annotations:
         point_names: names of the keypoints of an object.
         faults: (key, kind, detail) of faults other than those of boxes.
         warnings: sentences about the files.
+        shards: shards that contain the images; None: files.
     """
 
     images: list[str]
@@ -129,6 +133,7 @@ class Annotations:
     point_names: tuple[str, ...] = ()
     faults: list[tuple[str, str, str]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    shards: Shards | None = None
 
 
 @dataclass(frozen=True)

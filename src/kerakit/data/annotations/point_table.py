@@ -121,6 +121,8 @@ def _read_cells(path: Path, name: str, cells: pa.Array) -> NDArray[np.float64]:
 
 def _read_sizes(index: ImageIndex) -> NDArray[np.float64]:
     """Return width and height of each image, (n, 2); NaN where it cannot be read."""
+    if index.shards is not None:
+        return np.asarray(index.shards.original_sizes(), np.float64)
     paths = [os.path.join(index.root, os.fsdecode(key)) for key in index.keys.to_pylist()]
     sizes = read_upright_sizes(paths).astype(np.float64)
     sizes[sizes <= 0] = np.nan

@@ -14,6 +14,7 @@ from kerakit.data.annotations.listing import Listing, pair_files, read_file
 from kerakit.data.annotations.mask_files import find_masks, is_mask_file
 from kerakit.data.annotations.per_image import is_kitti
 from kerakit.data.annotations.yolo import YoloNames, is_yolo, name_files
+from kerakit.data.shards.index import INDEX, open_shards
 from kerakit.errors import UserError
 
 FORMATS = {
@@ -76,6 +77,10 @@ def recognize(data: Path | str, task: str = "") -> DataFormat:
 
 def recognize_listing(data: Path, task: str = "") -> tuple[DataFormat, Listing | None]:
     """Return the format of a dataset, and its files where it is a folder with annotations."""
+    if (shards := open_shards(data)) is not None:
+        name = shards.metadata["format"] if shards.kind == "objects" else shards.kind
+        name = {"masks": "table", "boxes": "coco"}.get(name, name)
+        return DataFormat(name, f"{INDEX} of {len(shards):,} images that kerakit pack wrote"), None
     if data.is_file():
         return _recognize_file(data), None
     listing = Listing(data)

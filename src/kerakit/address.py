@@ -1,0 +1,32 @@
+"""Addresses of remote folders, such as ``s3://bucket/photos``, where a path may stand."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.+)", re.DOTALL)
+
+
+def as_url(place: Path | str) -> str | None:
+    """Return the address of a remote folder; None for a path.
+
+    A ``Path`` of an address has one slash: the other is restored.
+
+    >>> as_url(Path("s3://bucket/photos")), as_url("photos")
+    ('s3://bucket/photos', None)
+    """
+    found = _URL.fullmatch(str(place))
+    if found is None or found[1].casefold() in ("file", "local"):
+        return None
+    return f"{found[1].lower()}://{found[2].rstrip('/')}"
+
+
+def as_path(place: Path | str) -> Path:
+    """Return a local path, also that of ``file:///photos``.
+
+    >>> as_path(Path("file:///photos")).as_posix(), as_path("photos").as_posix()
+    ('/photos', 'photos')
+    """
+    found = _URL.fullmatch(str(place))
+    return Path(f"/{found[2]}") if found is not None else Path(place)
