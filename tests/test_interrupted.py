@@ -26,7 +26,7 @@ from kerakit.locks import FILE, check_unlocked, is_lost, lock_folder, locked, re
 from kerakit.run import Run
 from kerakit.signals import TERMINATION, Terminated
 from kerakit.training.signals import StopSignals
-from projects import Project, edit, write_image
+from projects import PROJECT, Project, edit, write_image
 
 HOLD = """
 import sys, time
@@ -286,3 +286,40 @@ def test_a_model_of_another_export_than_its_report_is_refused(
     (folder / "report.json").write_text(json.dumps({**report, "status": "incomplete"}))
     with pytest.raises(UserError, match="of two exports"):
         load_exported(folder)
+
+
+# ---------------------------------------------------------------------------------------- start-up
+
+SIGNAL_NOW = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n"
+
+
+@pytest.mark.parametrize(
+    "command", ["train.py", "evaluate.py", "deploy.py", "predict.py", "-m kerakit"]
+)
+def test_ctrl_c_during_the_imports_is_silent(command: str, tmp_path: Path) -> None:
+    """Before the flags are parsed: at the import of config.py, or of what it imports."""
+    for name in ("config", "tyro"):
+        (tmp_path / f"{name}.py").write_text(SIGNAL_NOW)
+    if command.endswith(".py"):
+        shutil.copy(PROJECT / command, tmp_path)
+    done = subprocess.run(
+        [sys.executable, *command.split(), "--help"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_ctrl_c_is_an_error_with_a_message_once_flags_are_parsed() -> None:
+    source = """
+import signal, sys
+import kerakit
+kerakit.exit_on_interrupt()
+sys.argv = ["train.py"]
+kerakit.parse_args(kerakit.Config)
+signal.raise_signal(signal.SIGINT)
+"""
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (130, b"error: interrupted.\n")

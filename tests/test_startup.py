@@ -142,8 +142,11 @@ assert "sklearn" not in sys.modules
 
 
 BACKEND = """
+import sys
 from kerakit.console import keras_backend
 expected = keras_backend()
+if expected != "tensorflow":
+    sys.modules["tensorflow"] = None  # as if it were not installed: its import takes time
 import kerakit
 with kerakit.quiet_startup():
     import keras
@@ -181,6 +184,21 @@ def test_a_backend_that_keras_lacks_is_an_error_before_its_import(
 ) -> None:
     done = run_with_keras_json(UNKNOWN, tmp_path, content, variable)
     assert done.stdout.startswith(message)
+
+
+def test_tensorflow_starts_quietly_under_another_backend(tmp_path: Path) -> None:
+    """Keras imports it for random seeds."""
+    done = run_with_keras_json(SEED, tmp_path, '{"backend": "jax"}', None)
+    assert (done.stdout, done.stderr) == ("jax\n", "")
+
+
+SEED = """
+import kerakit
+with kerakit.quiet_startup():
+    import keras
+keras.utils.set_random_seed(0)
+print(keras.backend.backend())
+"""
 
 
 UNKNOWN = """

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from kerakit.errors import ImageError, JobError, KerakitError, UserError
     from kerakit.run import Run, load_weights
     from kerakit.script import deploy_command, parse_args
+    from kerakit.signals import exit_on_interrupt
 
 __version__ = "0.2.0"
 
@@ -44,6 +45,7 @@ _HOMES = {
     "UserError": "kerakit.errors",
     "check_choice": "kerakit.config",
     "deploy_command": "kerakit.script",
+    "exit_on_interrupt": "kerakit.signals",
     "fingerprint": "kerakit.architecture",
     "load_weights": "kerakit.run",
     "parse_args": "kerakit.script",
@@ -65,6 +67,7 @@ __all__ = [
     "UserError",
     "check_choice",
     "deploy_command",
+    "exit_on_interrupt",
     "fingerprint",
     "load_weights",
     "parse_args",

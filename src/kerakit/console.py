@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import logging
 import os
@@ -90,13 +91,16 @@ def quiet_startup() -> Iterator[None]:
     optional = ["sklearn", "matplotlib"]
     backend = keras_backend()
     _check_backend(backend)
-    if backend == "tensorflow":
+    if backend != "jax":
         optional.append("jax")
     hidden = [name for name in optional if name not in sys.modules]
     with redirect_native_output():
         sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type] # None: no such module
         try:
             yield
+            if backend != "tensorflow" and is_installed("tensorflow"):
+                # Keras imports it for seeds and serialization anyway, with its start-up messages.
+                importlib.import_module("tensorflow")
         finally:
             for name in hidden:
                 sys.modules.pop(name, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -11,6 +12,22 @@ from typing import Any, NoReturn
 
 TERMINATION = (signal.SIGTERM, signal.SIGHUP)
 """Sent by schedulers, ``kill`` and closed terminals."""
+
+
+def exit_on_interrupt() -> None:
+    """Let Ctrl-C exit with code 130 at once, without a stack trace, until the flags are parsed.
+
+    For the imports of a script, which take half a second. From ``parse_args`` on, Ctrl-C is an
+    error with a message, after the removal of temporary files.
+
+    >>> exit_on_interrupt()
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _exit)
+
+
+def _exit(_number: int, _frame: FrameType | None) -> None:
+    os._exit(128 + signal.SIGINT)  # an exception might become another one within an import
 
 
 class Terminated(KeyboardInterrupt):
@@ -45,11 +62,14 @@ def exit_with(code: int) -> None:
 def raise_on_signals() -> None:
     """Let the signals of TERMINATION raise ``Terminated``, so that temporary files are removed.
 
-    An ignored signal stays ignored, such as SIGHUP by ``nohup``.
+    Ctrl-C raises ``KeyboardInterrupt``, also after ``exit_on_interrupt``. An ignored signal stays
+    ignored, such as SIGHUP by ``nohup``.
     """
     exit_with(0)
     if threading.current_thread() is not threading.main_thread():
         return
+    if signal.getsignal(signal.SIGINT) is _exit:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in TERMINATION:
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _raise)

@@ -61,6 +61,8 @@ def rates(project: Project) -> list[float]:
 
 FLAGS = ["--model", "tiny", "--num_epochs", "4", "--head_epochs", "4", "--batch_size", "16"]
 
+PREDICT = ("predict.py", "--read_from", "progress/test", "data", "--as_json")
+
 TRAIN = f"""
 import sys
 from pathlib import Path
@@ -68,6 +70,9 @@ from projects import Project
 for folder in sys.argv[1:]:
     done = Project(Path(folder)).train(*{FLAGS})
     assert done.code == 0, done.err
+done = Project(Path(sys.argv[1])).call(*{PREDICT})
+assert done.code == 0, done.err
+print(done.out)
 """
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import errno
 import resource
+from contextlib import nullcontext
 from pathlib import Path
 
 import h5py
+import keras
 import pytest
 
 from kerakit import Run
+from kerakit.errors import UserError
 from kerakit.state_folder import StateFolder
 from kerakit.training import state_callback
-from kerakit.training.outputs import Output, describe
+from kerakit.training.outputs import Output, describe, tolerate_file_errors
 from projects import Project, Result, edit
 from resuming import read_scalars
 
@@ -39,6 +42,12 @@ def act(run, epoch):
         (shutil.rmtree if (run / name).is_dir() else Path.unlink)(run / name)
 """
 
+OWN = """
+        keras.callbacks.TensorBoard(run.path / "own", write_graph=False),
+        keras.callbacks.CSVLogger(run.path / "own.csv"),
+        keras.callbacks.ModelCheckpoint(run.path / "own.weights.h5", save_weights_only=True),
+"""
+
 EPOCHS = 4
 FLAGS = ("--jitter", "--num_epochs", EPOCHS, "--batch_size", 4)
 """Those of the fixture ``trained``."""
@@ -56,13 +65,13 @@ def weights(path: Path) -> dict[str, bytes]:
     return found
 
 
-def train(project: Project, action: str, *flags: object) -> Result:
-    """Train with an action at the start of each epoch."""
+def train(project: Project, action: str, *flags: object, own: str = "") -> Result:
+    """Train with an action at the start of each epoch, and with callbacks of one's own."""
     path = project.path / "callbacks.py"
     before = path.read_text()
     source = ACTION.replace("PATH", repr(str(project.path / "progress" / "test"))) + action
     path.write_text(before + source)
-    edit(path, "    callbacks += trackers\n", "    callbacks += [Action(), *trackers]\n")
+    edit(path, "    callbacks += trackers\n", f"    callbacks += [Action(), {own} *trackers]\n")
     try:
         return project.train(*FLAGS, "--save_minutes", 0, *flags)
     finally:
@@ -83,8 +92,12 @@ def test_a_training_continues_though_its_disk_is_full(trained: Project) -> None:
     history, best = run.history.read_bytes(), run.list_checkpoints()
     before = weights(run.best())
 
-    result = train(trained, FULL.format(last=4), "--overwrite")
+    result = train(trained, FULL.format(last=4), "--overwrite", own=OWN)
     assert result.code == 0, result.err
+    for name in ("TensorBoard", "CSVLogger", "ModelCheckpoint"):
+        assert result.err.count(f"WARNING: not written: {name} in callbacks.py: the limit on") == 2
+    assert (run.path / "own.weights.h5").is_file()
+    assert (run.path / "own.csv").read_text().count("\n") == 1 + EPOCHS
     for what in ("saved state", "checkpoint of epoch 2", "checkpoint of epoch 3", "TensorBoard"):
         assert f"WARNING: not written: {what}" in result.err
     assert result.err.count("history.csv: the limit on the size of files (ulimit -f)") == 2
@@ -175,6 +188,57 @@ def test_file_errors_are_described(
     printed = capsys.readouterr()
     assert f"WARNING: not written: report.html: {text}. Training continues." in printed.err
     assert "report.html is written again" in printed.out
+
+
+class Own(keras.callbacks.Callback):
+    """Raises an error in each hook that is named."""
+
+    def __init__(self, **errors: Exception) -> None:
+        super().__init__()
+        self.errors = errors
+
+    def on_train_begin(self, _logs: object = None) -> None:
+        self.fail("begin")
+
+    def on_train_batch_end(self, _batch: int, _logs: object = None) -> None:
+        self.fail("batch")
+
+    def on_epoch_end(self, _epoch: int, _logs: object = None) -> None:
+        self.fail("epoch")
+
+    def fail(self, name: str) -> None:
+        if name in self.errors:
+            raise self.errors[name]
+
+
+class _OfTensorFlow(Exception):  # noqa: N818
+    __module__ = "tensorflow.python.framework.errors_impl"
+
+
+@pytest.mark.parametrize(
+    ("errors", "is_raised"),
+    [
+        ({"batch": PermissionError(errno.EACCES, "Permission denied", "a")}, False),
+        ({"epoch": _OfTensorFlow("a; Read-only file system [Op:Flush]")}, False),
+        ({"batch": OSError(errno.EIO, "I/O error", "a"), "epoch": ValueError("closed")}, False),
+        ({"begin": FileNotFoundError(errno.ENOENT, "No such file", "a")}, True),
+        ({"epoch": ValueError("mine")}, True),
+        ({"epoch": _OfTensorFlow("mine")}, True),
+        ({"epoch": UserError("mine")}, True),
+    ],
+)
+def test_callbacks_that_are_not_kerakits_may_fail_by_their_files_alone(
+    errors: dict[str, Exception], is_raised: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = Own(**errors)
+    tolerate_file_errors([own])
+    calls = (own.on_train_begin, own.on_epoch_begin, own.on_train_batch_end, own.on_epoch_end)
+    context = pytest.raises(type(next(iter(errors.values())))) if is_raised else nullcontext()
+    with context:
+        for hook in calls:
+            for _ in range(3 if hook is own.on_train_batch_end else 1):
+                hook(*([] if hook is own.on_train_begin else [0]))
+    assert capsys.readouterr().err.count("Own in callbacks.py") == int(not is_raised)
 
 
 def test_errors_of_code_are_raised() -> None:

@@ -49,6 +49,7 @@ from kerakit.inference import keras_predict_fn, measure_latency_ms, output_names
 from kerakit.report.formatting import format_points
 from kerakit.tasks.base import Predictions, Task, label_lines
 from kerakit.tasks.calibration import calibrate_task
+from kerakit.tflite.convert import check_backend
 from kerakit.tflite.graph import read_graph
 from kerakit.tflite.layers import describe_layers, keras_layer_names, layers_in_text
 from kerakit.tflite.runtime import load_tflite
@@ -99,7 +100,8 @@ def export_model(
         One result per format; a failed format has ``status`` "failed".
 
     Raises:
-        UserError: the model doesn't fit the task, or ``preprocess`` of ``held_out`` changes pixels.
+        UserError: Keras runs on another backend than TensorFlow, which the converters need; the
+            model doesn't fit the task; or ``preprocess`` of ``held_out`` changes pixels.
         JobError: none of the formats can be exported on this machine, or of this model.
 
     >>> import tempfile
@@ -121,6 +123,7 @@ def export_model(
     >>> result.status, result.measurement.agreement
     ('exported', 1.0)
     """
+    check_backend("the export")
     task.check_model(model)
     model = task.inference_model(model)
     check_preprocess(held_out)  # before anything is written

@@ -3,19 +3,24 @@
 python deploy.py --read_from progress/test --save_to deploy/test
 """
 
+import kerakit
+
+kerakit.exit_on_interrupt()  # Ctrl-C during the imports
+
 import os
 from functools import partial
 
+# The converter requires the TensorFlow backend, whatever backend the model was trained with; set
+# before anything imports Keras.
+os.environ["KERAS_BACKEND"] = "tensorflow"
+
 import config
-import kerakit
 
 args = kerakit.parse_args(config.DeployConfig, __doc__)
 run = kerakit.Run.open(args.read_from)
 trained = config.read(run)
 weights = run.best()
 
-# The converter requires the TensorFlow backend, whatever backend the model was trained with.
-os.environ["KERAS_BACKEND"] = "tensorflow"
 with kerakit.quiet_startup():
     import keras  # noqa: F401
 

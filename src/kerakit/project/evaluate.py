@@ -3,8 +3,11 @@
 python evaluate.py --read_from progress/test
 """
 
-import config
 import kerakit
+
+kerakit.exit_on_interrupt()  # Ctrl-C during the imports
+
+import config
 
 args = kerakit.parse_args(config.EvaluateConfig, __doc__)
 run = kerakit.Run.open(args.read_from)

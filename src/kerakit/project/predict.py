@@ -3,8 +3,11 @@
 python predict.py --read_from progress/test photo.jpg folder
 """
 
-import config
 import kerakit
+
+kerakit.exit_on_interrupt()  # Ctrl-C during the imports
+
+import config
 
 args = kerakit.parse_args(config.PredictConfig, __doc__)
 run = kerakit.Run.open(args.read_from)

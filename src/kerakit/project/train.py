@@ -3,13 +3,16 @@
 python train.py --save_to progress/test --num_epochs 10 --model mobilenet_v2 --jitter
 """
 
+import kerakit
+
+kerakit.exit_on_interrupt()  # Ctrl-C during the imports
+
 import math
 import sys
 from functools import partial
 from typing import Any
 
 import config
-import kerakit
 from kerakit import training
 
 # Flags are parsed before TensorFlow is imported: --help and invalid flags respond at once.

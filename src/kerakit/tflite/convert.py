@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from kerakit.architecture import flatten_layers
 from kerakit.console import quiet_logs, redirect_native_output
-from kerakit.errors import JobError, first_line
+from kerakit.errors import JobError, UserError, first_line
 from kerakit.inference import output_names
 from kerakit.tflite.layers import describe_operators
 
@@ -22,6 +22,22 @@ if TYPE_CHECKING:
     import keras
 
 WeightType = Literal["float32", "float16", "int8"]
+
+
+def check_backend(purpose: str, alternative: str = "before Keras is imported") -> None:
+    """Raise UserError unless Keras runs on TensorFlow, which the converter needs.
+
+    Args:
+        purpose: what needs the converter, for the message.
+        alternative: end of the advice to set the backend.
+    """
+    import keras
+
+    if (backend := keras.backend.backend()) != "tensorflow":
+        raise UserError(
+            f"{purpose} needs the TensorFlow backend, not {backend}. Set "
+            f"KERAS_BACKEND=tensorflow {alternative}."
+        )
 
 
 def convert_float(model: keras.Model, weights: WeightType = "float32") -> bytes:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
+import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
+import keras
+
 from kerakit.errors import JobError, KerakitError, first_line
-from kerakit.files import DISK_FULL, atomic_write, disk_full_code
+from kerakit.files import DISK_FULL, atomic_write, check_disk_space, disk_full_code
 from kerakit.run import Run, RunLostError
+from kerakit.weights import estimate_weights_size
 
 
 class Output:
@@ -85,6 +91,81 @@ def is_file_error(error: BaseException) -> bool:
     is_lost = isinstance(error, RunLostError)
     kinds = (OSError, KerakitError, MemoryError)
     return not is_lost and (isinstance(error, kinds) or disk_full_code(error) is not None)
+
+
+_FILE_ERRORS = (
+    *DISK_FULL,
+    *(errno.EIO, errno.ESTALE, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR),
+)
+
+
+class FileErrorGuard:
+    """Turns file errors of a callback of Keras or of the project's owner into warnings.
+
+    After the first one, so is any other error of the callback, which follows from it. Errors before
+    the first epoch of a training are raised: nothing is lost yet, and the path may be wrong.
+
+    Args:
+        callback: its hooks are replaced.
+    """
+
+    def __init__(self, callback: Any) -> None:
+        self._callback = callback
+        self._output = Output(f"{type(callback).__name__} in callbacks.py")
+        self._has_begun = self._has_warned = False
+        hooks = [name for name in dir(keras.callbacks.Callback) if name.startswith("on_")]
+        for name in ("set_model", *hooks):
+            hook = getattr(callback, name)
+            # Keras does not call the hooks of batches that a callback does not override.
+            if "batch" not in name or not getattr(hook, "_is_default", False):
+                setattr(callback, name, self._guarded(name, hook))
+
+    def _guarded(self, name: str, hook: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(hook)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if name == "on_epoch_begin":
+                self._has_begun, self._has_warned = True, False
+            try:
+                if name == "on_epoch_end":
+                    _check_space(self._callback)
+                return hook(*args, **kwargs)
+            except Exception as error:
+                is_file = is_file_error_of_others(error)
+                if not self._has_begun or not (is_file or self._output.failure):
+                    raise
+                if is_file and not self._has_warned:  # once per epoch
+                    self._has_warned = True
+                    self._output.fail(error)
+
+        return call
+
+
+def tolerate_file_errors(callbacks: Iterable[Any]) -> None:
+    """Let a training continue while callbacks other than Kerakit's cannot write their files."""
+    for callback in callbacks:
+        if not type(callback).__module__.startswith("kerakit."):
+            FileErrorGuard(callback)
+
+
+def _check_space(callback: Any) -> None:
+    """Raise OSError if a checkpoint of Keras does not fit on the disk: HDF5 may crash by it."""
+    if isinstance(callback, keras.callbacks.ModelCheckpoint):
+        folder = Path(callback.filepath).parent
+        if folder.is_dir():
+            try:
+                check_disk_space(folder, 3 * estimate_weights_size(callback.model))  # of AdamW
+            except JobError:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from None
+
+
+def is_file_error_of_others(error: BaseException) -> bool:
+    """Whether an error of code that is not Kerakit's is that of a file system."""
+    if isinstance(error, OSError):
+        return True
+    # TensorFlow has error classes of its own.
+    is_of_tensorflow = type(error).__module__.startswith("tensorflow.")
+    message = str(error).lower()
+    return is_of_tensorflow and any(os.strerror(one).lower() in message for one in _FILE_ERRORS)
 
 
 def describe(error: BaseException) -> str:

@@ -23,7 +23,13 @@ from kerakit.script import INTERRUPTED, PREEMPTED, deploy_command
 from kerakit.signals import Terminated, shielded
 from kerakit.training.callbacks import Checkpoints
 from kerakit.training.distribution import describe_lost
-from kerakit.training.outputs import Output, Records, check_written, tolerant_streams
+from kerakit.training.outputs import (
+    Output,
+    Records,
+    check_written,
+    tolerant_streams,
+    tolerate_file_errors,
+)
 from kerakit.training.report import write_training_report
 from kerakit.training.signals import StopSignals
 from kerakit.training.trackers import tracking
@@ -68,6 +74,7 @@ def training_session(
     try:
         check_callbacks(callbacks)
         _warn_of_partial_saves(callbacks)
+        tolerate_file_errors(callbacks)
         if state:
             state.restore_trackers(callbacks)
         with (

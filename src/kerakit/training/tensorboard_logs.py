@@ -14,7 +14,7 @@ from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-unty
 from tensorboard.plugins.scalar.summary_v2 import scalar_pb  # type: ignore[import-untyped]
 from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
 
-from kerakit.training.outputs import Output
+from kerakit.training.outputs import Output, is_file_error_of_others
 
 
 class TensorBoard(keras.callbacks.Callback):
@@ -86,7 +86,11 @@ def measure_logs(folder: Path, callbacks: Iterable[Any] = ()) -> dict[str, int]:
     for callback in callbacks:
         if isinstance(callback, keras.callbacks.TensorBoard):  # added in callbacks.py
             for writer in callback._writers.values():
-                writer.flush()
+                try:
+                    writer.flush()
+                except Exception as error:
+                    if not is_file_error_of_others(error):
+                        raise
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in _events(folder)}
 
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from kerakit.deploy.edgetpu.forecast import Forecast, OperatorForecast, forecast
 from kerakit.deploy.edgetpu.loader import DYNAMIC_SIZES, Refusal
 from kerakit.deploy.edgetpu.verdicts import TYPE, Verdict
-from kerakit.errors import JobError, UserError, list_names
-from kerakit.tflite.convert import make_int8_converter, run_converter
+from kerakit.errors import JobError, list_names
+from kerakit.tflite.convert import check_backend, make_int8_converter, run_converter
 
 if TYPE_CHECKING:
     import keras
@@ -39,13 +39,9 @@ def forecast_model(model: keras.Model) -> Forecast:
     >>> forecast.on_tpu > 0, forecast.on_cpu, forecast.unknown
     (True, 0, 0)
     """
-    import keras
-
-    if (backend := keras.backend.backend()) != "tensorflow":
-        raise UserError(
-            f"the Edge TPU forecast needs the TensorFlow backend, not {backend}. Set "
-            "KERAS_BACKEND=tensorflow, or run kerakit placement on the exported model.tflite."
-        )
+    check_backend(
+        "the Edge TPU forecast", "here, or run kerakit placement on the exported model.tflite"
+    )
     if None in model.input_shape[1:]:
         return Forecast((), (DYNAMIC_SIZES,), 0)
     try:
