@@ -1,0 +1,202 @@
+"""Shards at remote addresses: fsspec's memory, and a server with range requests and faults."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kerakit import UserError
+from kerakit.data import BatchGenerator, DataReader, MaskReader, ObjectReader, open_cache
+from kerakit.data.check import check_images, open_dataset
+from kerakit.data.ready import write_ready_data
+from kerakit.data.shards import plan, storage, writer
+from kerakit.data.shards.commands import check_packed
+from kerakit.data.shards.index import open_shards
+from kerakit.data.shards.storage import Storage
+from kerakit.deploy.bundle import read_as_device
+from kerakit.device.preprocessing import STRETCH
+from kerakit.errors import JobError
+from kerakit.tasks import Segmentation
+from range_server import RangeServer, serve
+from shards import assert_same, pack
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Iterator[str]:
+    """An empty address."""
+    import fsspec
+
+    yield f"memory://{tmp_path.name}/shards"
+    fsspec.filesystem("memory").store.clear()
+
+
+@pytest.fixture(scope="module")
+def served_once(
+    photos_once: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RangeServer]:
+    folder = tmp_path_factory.mktemp("served")
+    pack(photos_once, folder / "shards")
+    with serve(folder) as server:
+        yield server
+
+
+@pytest.fixture
+def served(served_once: RangeServer, monkeypatch: pytest.MonkeyPatch) -> RangeServer:
+    monkeypatch.setattr(storage, "_FIRST_DELAY", 0.001)
+    served_once.requests.clear()
+    served_once.fault, served_once.ignores_ranges = lambda *_: 0, False
+    return served_once
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "_MAX_IMAGES", 25)
+
+
+def test_an_address_is_a_dataset(photos_once: Path, memory: str) -> None:
+    assert f"in {memory}." in pack(photos_once, memory)
+    for address in (memory, Path(memory), f"{memory}/"):
+        assert_same(DataReader(photos_once), DataReader(address))
+    assert "60 images, all as in" in check_packed(Path(memory))
+    assert "is complete" in pack(photos_once, memory)
+    with pytest.raises(UserError, match="other data or settings"):
+        pack(photos_once, memory, max_side=9)
+    pack(photos_once, memory, max_side=9, overwrite=True)
+    assert DataReader(memory).image_path(0).image_size == (9, 7)
+    names = Storage(memory).names()
+    assert names == ["index.parquet", *(f"shard-{i:06d}.tar" for i in range(3))]
+
+
+def test_killed_packing_continues(
+    photos_once: Path, memory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, "_write_index", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            pack(photos_once, memory)
+    place = Storage(memory)
+    assert ".pack/plan.json" in place.names()
+    place.remove("shard-000001.tar")
+    assert "kept: 2" in pack(photos_once, memory)
+    assert_same(DataReader(photos_once), DataReader(memory))
+
+
+@pytest.mark.parametrize("task", ["segmentation", "detection"])
+def test_masks_and_boxes(tmp_path: Path, memory: str, task: str) -> None:
+    data = write_ready_data(task, tmp_path / "data", 12)
+    pack(data, memory, task)
+    reader = MaskReader if task == "segmentation" else ObjectReader
+    assert_same(reader(data), reader(memory))
+    first, second = (check_images(open_dataset(Path(place)), 2) for place in (data, memory))
+    assert {f.kind for f in first} == {f.kind for f in second}
+
+
+def test_damage_is_named(photos_once: Path, memory: str) -> None:
+    pack(photos_once, memory)
+    shards = open_shards(memory)
+    assert shards is not None
+    place = shards.image(3)
+    content = bytearray(shards.storage.read(place.shard))
+    content[place.offset + 9] ^= 1
+    shards.storage.write(place.shard, bytes(content))
+    with pytest.raises(UserError, match=r"cannot read image memory://.*CRC-32 differs"):
+        DataReader(memory).image_path(3).read_bytes()
+    with pytest.raises(JobError, match="1 faults"):
+        check_packed(Path(memory))
+
+
+def test_one_range_request_per_image(served: RangeServer, photos_once: Path) -> None:
+    reader = DataReader(f"{served.url}/shards")
+    served.requests.clear()
+    with_files = BatchGenerator(DataReader(photos_once), batch_size=7, input_size=(16, 16))
+    generator = BatchGenerator(reader, batch_size=7, input_size=(16, 16))
+    for i in range(len(generator)):
+        for one, other in zip(generator.load_batch(i), with_files.load_batch(i), strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert len(served.requests) == len(generator.index)
+    assert all(wanted.startswith("bytes=") for _, wanted in served.requests)
+    assert len(set(served.requests)) == len(served.requests)
+
+
+def test_a_cache_requests_each_image_once(served: RangeServer, tmp_path: Path) -> None:
+    for kind in ("ram", "disk"):
+        reader = DataReader(f"{served.url}/shards")
+        cache = open_cache(kind, (16, 16), tmp_path)
+        served.requests.clear()
+        for epoch in range(3):
+            generator = BatchGenerator(reader, batch_size=7, input_size=(16, 16), read=cache)
+            generator.epoch = epoch
+            for i in range(len(generator)):
+                generator.load_batch(i)
+        assert len(served.requests) == len(generator.index)
+
+
+def test_requests_that_fail_are_repeated(served: RangeServer, photos_once: Path) -> None:
+    seen: set[tuple[str, str]] = set()
+
+    def fail_first(path: str, wanted: str) -> int:
+        is_first = (path, wanted) not in seen
+        seen.add((path, wanted))
+        return 503 if is_first else 0
+
+    served.fault = fail_first
+    assert_same(DataReader(photos_once), DataReader(f"{served.url}/shards"))
+
+
+def test_a_server_that_fails_is_an_error(served: RangeServer) -> None:
+    reader = DataReader(f"{served.url}/shards")
+    served.requests.clear()
+    served.fault = lambda *_: 503
+    generator = BatchGenerator(reader, batch_size=4, input_size=(16, 16))
+    with pytest.raises(UserError, match=r"cannot read image http://.*shard-0.*503"):
+        generator.load_batch(0)
+    assert len(served.requests) == 4 * storage.ATTEMPTS
+    served.fault = lambda *_: 404
+    with pytest.raises(UserError, match=r"cannot read image http://"):
+        generator.load_batch(1)
+
+
+def test_a_server_without_ranges_is_an_error(served: RangeServer) -> None:
+    reader = DataReader(f"{served.url}/shards")
+    served.ignores_ranges = True
+    with pytest.raises(UserError, match="ignores the range"):
+        reader.image_path(0).read_bytes()
+
+
+def test_addresses_without_shards(served: RangeServer, tmp_path: Path) -> None:
+    for address in (f"{served.url}/other", f"memory://{tmp_path.name}/nothing"):
+        with pytest.raises(UserError, match=r"there is no index.parquet in .*://.*packed"):
+            DataReader(address)
+    with pytest.raises(UserError, match=r"unknown://x.*Protocol not known"):
+        DataReader("unknown://x/y")
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(UserError, match=r"s3://bucket/photos needs a package .*[Ii]nstall s3fs"):
+        DataReader("s3://bucket/photos")
+
+
+def test_the_program_of_the_device_reads_members(photos_once: Path, memory: str) -> None:
+    pack(photos_once, memory)
+    one, other = DataReader(photos_once), DataReader(memory)
+    np.testing.assert_array_equal(
+        read_as_device(one.image_path(2), (16, 16), STRETCH),
+        read_as_device(other.image_path(2), (16, 16), STRETCH),
+    )
+
+
+def test_masks_are_fetched_with_their_images(tmp_path: Path) -> None:
+    data = write_ready_data("segmentation", tmp_path / "data", 8)
+    pack(data, tmp_path / "served/shards")
+    with serve(tmp_path / "served") as server:
+        reader = MaskReader(f"{server.url}/shards")
+        task = Segmentation(reader.class_names)
+        generator = BatchGenerator(reader, batch_size=4, input_size=(32, 32), task=task)
+        server.requests.clear()
+        generator.load_batch(0)
+        assert len(set(server.requests)) == len(server.requests) == 8
