@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -14,7 +15,15 @@ import pytest
 from hypothesis import settings
 
 from digits import Exported, export_digits, train
-from projects import Project, copy_project, new_project, template_modules, write_photos
+from fork_server import ForkServer
+from projects import (
+    TINY,
+    Project,
+    copy_project,
+    new_project,
+    template_modules,
+    write_photos,
+)
 
 # TensorFlow reads it when it is first imported, in whichever test that is.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -29,6 +38,27 @@ os.fsync = lambda fd: None  # noqa: ARG005 - its signature
 # A busy machine does not violate a property.
 settings.register_profile("kerakit", deadline=None)
 settings.load_profile("kerakit")
+
+
+LONGEST = (
+    *("training/test_resume.py", "training/test_features.py", "training/test_feature_faults.py"),
+    *("test_task_projects.py", "deploy/test_every_model.py", "training/test_search.py"),
+    *("training/test_keras_callbacks.py", "test_main_job.py", "test_processes.py"),
+    *("test_second_project.py", "test_bad_input.py", "test_startup.py", "models/test_build.py"),
+)
+"""Files that take more than ten seconds; started last, one would run alone at the end."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first."""
+    ranks = {Path(__file__).parent / name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
+
+
+def pytest_collection_finish() -> None:
+    """Exempt what is imported by now from garbage collections; Keras starts one per training."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -51,8 +81,10 @@ def project_once(tmp_path_factory: pytest.TempPathFactory, photos_once: Path) ->
 
 @pytest.fixture
 def project(project_once: Project, tmp_path: Path, photos: Path) -> Project:
-    """A new project with ``photos`` as its data."""
-    return copy_project(project_once.path, tmp_path / "project", photos)
+    """A new project with ``photos`` as its data, and the model "tiny"."""
+    project = copy_project(project_once.path, tmp_path / "project", photos)
+    (project.path / "models" / "tiny.py").write_text(TINY)
+    return project
 
 
 @pytest.fixture(scope="session")
@@ -86,6 +118,14 @@ def template() -> Iterator[Callable[[str], ModuleType]]:
 def exported_digits(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """A classifier of digits, exported to int8. Read-only, or copy its folder."""
     return export_digits(train(), tmp_path_factory.mktemp("digits") / "deploy")
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[ForkServer]:
+    """A process that has imported TensorFlow, and forks one per script."""
+    server = ForkServer()
+    yield server
+    server.close()
 
 
 @pytest.fixture

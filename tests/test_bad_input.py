@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from faults import file_size_limit
+from fork_server import ForkServer
 from projects import Project, write_image
 
 
@@ -167,23 +167,14 @@ def test_a_compiler_that_is_not_there_is_refused_at_once(trained: Project) -> No
     assert not (trained.path / "deploy").exists()
 
 
-def test_the_data_is_found_again_from_another_folder(trained: Project, photos: Path) -> None:
-    photos.rename(trained.path / "moved")
-    assert trained.train("--data_dir", "moved", save_to="progress/relative").code == 0
-    command = [
-        sys.executable,
-        "../deploy.py",
-        "--read_from",
-        "../progress/relative",
-        "--save_to",
-        "here",
-        "--formats",
-        "keras",
-    ]
-    done = subprocess.run(
-        command, cwd=trained.path / "models", capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+def test_the_data_is_found_again_from_another_folder(
+    project: Project, photos: Path, server: ForkServer
+) -> None:
+    photos.rename(project.path / "moved")
+    assert project.train("--data_dir", "moved").code == 0
+    flags = ("--read_from", "../progress/test", "--save_to", "here", "--formats", "keras")
+    done = server.run(project.path / "models", "../deploy.py", *flags)
+    assert done.code == 0, done.err
 
 
 def test_other_data_than_the_models_are_refused(trained: Project) -> None:
@@ -230,16 +221,9 @@ def test_a_place_that_cannot_be_written_is_named(trained: Project, script: str) 
 
 def test_a_full_disk_is_named_and_leaves_nothing_half_written(trained: Project) -> None:
     """A limit on the size of files stands for a full disk; for HDF5 see test_files.py."""
-    limited = (
-        "import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536)); sys.argv = sys.argv[1:]; "
-        "sys.path.insert(0, '.'); runpy.run_path(sys.argv[0], run_name='__main__')"
-    )
-    flags = ["--read_from", "progress/test", "--save_to", "deploy/full"]
-    command = [sys.executable, "-c", limited, "deploy.py", *flags]
-    command += ["--formats", "float32,int8"]
-    done = subprocess.run(command, cwd=trained.path, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "the limit on the size of files (ulimit -f) is reached: deploy/full/" in done.stderr
-    assert "Traceback" not in done.stderr
+    with file_size_limit(65536):
+        done = trained.deploy("--formats", "float32,int8", save_to="deploy/full")
+    assert done.code == 1
+    assert "the limit on the size of files (ulimit -f) is reached: deploy/full/" in done.err
+    assert "Traceback" not in done.err
     assert not (trained.path / "deploy" / "full").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from fork_server import ForkServer
 from kerakit.errors import UserError
 from kerakit.files import read_json
 from kerakit.run import Run
@@ -95,11 +97,12 @@ def test_a_start_that_is_killed_anywhere_can_be_repeated(tmp_path: Path) -> None
     assert repeated > 10
 
 
-def test_a_second_training_into_the_same_folder_is_refused(project: Project) -> None:
-    flags = ["--save_to", "progress/test", "--model", "small_cnn", "--input_size", "16,12"]
-    command = [sys.executable, "train.py", *flags, "--num_epochs", "10000"]
-    first = subprocess.Popen(
-        command, cwd=project.path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+def test_a_second_training_into_the_same_folder_is_refused(
+    project: Project, server: ForkServer, tmp_path: Path
+) -> None:
+    flags = ["--save_to", "progress/test", "--model", "tiny", "--input_size", "16,12"]
+    first = server.start(
+        project.path, tmp_path / "output", "train.py", *flags, "--num_epochs", 10000
     )
     try:
         run = Run(project.path / "progress" / "test")
@@ -107,14 +110,14 @@ def test_a_second_training_into_the_same_folder_is_refused(project: Project) -> 
         while not run.index.exists() and time.monotonic() < limit:
             time.sleep(0.1)
         before = json.loads(run.config.read_text())
-        second = project.run("train.py", *flags, "--overwrite", "--num_epochs", 1)
+        second = project.train("--overwrite")
         assert second.code == 2, second.out + second.err
         assert "another process is writing to progress/test" in second.err
         assert "Traceback" not in second.err
-        assert first.poll() is None
+        assert first.is_running()
         assert read_json(run.config, dict) == before
     finally:
-        first.kill()
+        first.kill(signal.SIGKILL)
         first.wait()
     again = project.train()
     assert again.code == 2

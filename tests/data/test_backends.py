@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from fork_server import ForkServer
 from kerakit.data import BatchGenerator, DataReader
+from projects import Project
 
 EPOCHS = 3
 
@@ -19,16 +19,17 @@ EPOCHS = 3
 @pytest.mark.parametrize(
     "backend", ["tensorflow", "jax", pytest.param("torch", marks=pytest.mark.slow)]
 )
-def test_fit_consumes_each_batch_once_and_in_order(photos: Path, backend: str) -> None:
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("fit_trace.py")), str(photos), str(EPOCHS)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "KERAS_BACKEND": backend},
-    )
-    assert done.returncode == 0, done.stderr
-    traced = json.loads(done.stdout.splitlines()[-1])
+def test_fit_consumes_each_batch_once_and_in_order(
+    photos: Path, backend: str, server: ForkServer
+) -> None:
+    script, folder = Path(__file__).with_name("fit_trace.py"), photos.parent
+    if backend == "tensorflow":
+        done = server.run(folder, str(script), photos, EPOCHS)
+    else:
+        environment = {**os.environ, "KERAS_BACKEND": backend}
+        done = Project(folder).run(str(script), photos, EPOCHS, environment=environment)
+    assert done.code == 0, done.err
+    traced = json.loads(done.out.splitlines()[-1])
     assert traced["backend"] == backend
     reader = DataReader(photos)
     reader.target = lambda i: np.float32(i + 1)  # type: ignore[method-assign,assignment,return-value]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from fork_server import ForkServer
 from kerakit import threads
 from kerakit.data import BatchGenerator, DataReader
 from kerakit.errors import JobError
@@ -83,7 +82,7 @@ def test_a_thread_that_has_died_is_an_error() -> None:
         watch.wait(iter(lambda: threading.Event().wait(1), None))
 
 
-def test_a_training_with_a_thread_that_hangs_ends(project: Project) -> None:
+def test_a_training_with_a_thread_that_hangs_ends(project: Project, server: ForkServer) -> None:
     edit(
         project.path / "datagen.py",
         "        return image, annot\n",
@@ -92,21 +91,14 @@ def test_a_training_with_a_thread_that_hangs_ends(project: Project) -> None:
         "            time.sleep(600)\n"
         "        return image, annot\n",
     )
-    source = (
-        "import runpy, sys; sys.argv = sys.argv[1:]; sys.path.insert(0, '.'); "
-        "from kerakit import threads; threads.WARNING_S, threads.LIMIT_S = 0.5, 1; "
-        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    edit(
+        project.path / "train.py",
+        "import config\n",
+        "from kerakit import threads\nthreads.WARNING_S, threads.LIMIT_S = 0.5, 1\nimport config\n",
     )
-    flags = ["--save_to", "progress/test", "--model", "small_cnn", "--input_size", "16,12"]
-    done = subprocess.run(
-        [sys.executable, "-c", source, "train.py", *flags],
-        cwd=project.path,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert done.returncode == 1, done.stderr
-    assert "error: no batch for 1 s; reading: " in done.stderr
-    assert "Traceback" not in done.stderr
+    flags = ["--save_to", "progress/test", "--model", "tiny", "--input_size", "16,12"]
+    done = server.run(project.path, "train.py", *flags)
+    assert done.code == 1, done.err
+    assert "error: no batch for 1 s; reading: " in done.err
+    assert "Traceback" not in done.err
     assert not (project.path / "progress" / "test").exists()

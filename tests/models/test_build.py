@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import keras
 import pytest
 
+from fork_server import ForkServer
 from kerakit import UserError
 from kerakit.models import ModelFiles, build_model
 from kerakit.tasks import Classification
-from projects import PROJECT, Project, Result
+from projects import PROJECT, Project, Result, edit
+
+Python = Callable[[str], Result]
 
 # A proxy for urllib's downloads where nobody listens, so that no machine can download anything.
 NO_NETWORK = {
@@ -33,24 +35,42 @@ FILES = {
 }
 
 
-def python(source: str, keras_home: Path) -> Result:
-    """Run ``source`` in the template, with Keras's downloads in ``keras_home`` and no network."""
-    done = subprocess.run(
-        [sys.executable, "-c", source],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**NO_NETWORK, "KERAS_HOME": str(keras_home), "PYTHONPATH": str(PROJECT)},
-    )
-    return Result(done.returncode, done.stdout, done.stderr)
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ForkServer, Path]]:
+    """Processes without a network, and the folder of Keras's downloads, which Keras reads once."""
+    home = tmp_path_factory.mktemp("keras")
+    server = ForkServer(**NO_NETWORK, KERAS_HOME=str(home))
+    yield server, home
+    server.close()
+
+
+@pytest.fixture
+def keras_home(offline: tuple[ForkServer, Path]) -> Path:
+    """The folder of Keras's downloads, empty."""
+    shutil.rmtree(offline[1])
+    offline[1].mkdir()
+    return offline[1]
+
+
+@pytest.fixture
+def python(offline: tuple[ForkServer, Path], keras_home: Path, tmp_path: Path) -> Python:
+    """A function that runs its argument in the template."""
+    script = tmp_path / "source.py"
+
+    def run(source: str) -> Result:
+        script.write_text(f"import sys; sys.path.insert(0, {str(PROJECT)!r})\n{source}")
+        return offline[0].run(tmp_path, script.name)
+
+    return run
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_imagenet_weights_that_are_there_are_used(name: str, tmp_path: Path) -> None:
+def test_imagenet_weights_that_are_there_are_used(
+    name: str, python: Python, keras_home: Path
+) -> None:
     """Random weights stand in ImageNet's file; what matters is that they arrive in the model."""
     application, file = FILES[name]
-    (tmp_path / "models").mkdir()
+    (keras_home / "models").mkdir()
     result = python(
         f"""
 import h5py, keras, numpy as np
@@ -59,7 +79,7 @@ from kerakit.models import build_model
 from kerakit.tasks import Classification
 from models import {name}
 source = keras.applications.{application}(input_shape=(64, 48, 3), include_top=False, weights=None)
-with h5py.File(r"{tmp_path}/models/{file}", "w") as stored:
+with h5py.File(r"{keras_home}/models/{file}", "w") as stored:
     save_weights_to_hdf5_group(stored, source)
 model, weights = build_model({name}.construct, (48, 64), Classification("abcde"), "auto")
 assert weights == "imagenet", weights
@@ -67,21 +87,19 @@ for a in source.weights:
     same = [b for b in model.weights if b.path == a.path]
     np.testing.assert_array_equal(a.numpy(), same[0].numpy())
 print("all there")
-""",
-        tmp_path,
+"""
     )
     assert "all there" in result.out, result.err
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_weights_that_cannot_be_fetched_are_said_in_one_loud_line(
-    name: str, tmp_path: Path
+    name: str, python: Python
 ) -> None:
     result = python(
         f"from kerakit.models import build_model; from kerakit.tasks import Classification; "
         f"from models import {name}; task = Classification('ab'); "
-        f"print('started from', build_model({name}.construct, (32, 32), task, 'auto')[1])",
-        tmp_path,
+        f"print('started from', build_model({name}.construct, (32, 32), task, 'auto')[1])"
     )
     assert f"WARNING: the ImageNet weights of {name}" in result.out
     assert "TRAINING FROM SCRATCH" in result.out
@@ -108,14 +126,12 @@ def test_a_download_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[st
     )
 
 
+@pytest.mark.usefixtures("keras_home")
 def test_weights_that_were_asked_for_and_cannot_be_fetched_are_an_error(
-    project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    project: Project, offline: tuple[ForkServer, Path]
 ) -> None:
-    for name, value in {**NO_NETWORK, "KERAS_HOME": str(tmp_path)}.items():
-        monkeypatch.setenv(name, value)
-    # In a process of its own: Keras reads KERAS_HOME when it is imported.
     flags = ("--model", "mobilenet_v2", "--input_size", "32,32", "--weights", "imagenet")
-    result = project.run("train.py", "--save_to", "progress/test", *flags)
+    result = offline[0].run(project.path, "train.py", "--save_to", "progress/test", *flags)
     assert result.code == 2
     assert "mobilenet_v2" in result.err
     assert "--weights none" in result.err
@@ -123,17 +139,22 @@ def test_weights_that_were_asked_for_and_cannot_be_fetched_are_an_error(
 
 
 def test_what_a_run_started_from_is_recorded(
-    project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in {**NO_NETWORK, "KERAS_HOME": str(tmp_path)}.items():
+    for name, value in NO_NETWORK.items():
         monkeypatch.setenv(name, value)
-    flags = ("--model", "mobilenet_v1", "--input_size", "32,32", "--weights", "auto")
-    result = project.run("train.py", "--save_to", "progress/test", "--num_epochs", 1, *flags)
-    assert result.code == 0, result.err
-    assert (
-        json.loads((project.path / "progress" / "test" / "config.json").read_text())["weights"]
-        == "none"
+    fetch = 'keras.utils.get_file("none.h5", origin="http://none.invalid/none.h5")'
+    edit(project.path / "models/tiny.py", "input_shape, task", "input_shape, task, weights=None")
+    edit(
+        project.path / "models/tiny.py",
+        "    image = ",
+        f"    if weights:\n        {fetch}\n    image = ",
     )
+    result = project.train("--weights", "auto")
+    assert result.code == 0, result.err
+    assert "TRAINING FROM SCRATCH" in result.out
+    config = json.loads((project.path / "progress" / "test" / "config.json").read_text())
+    assert config["weights"] == "none"
 
 
 def test_a_file_that_cannot_be_imported_is_no_model(tmp_path: Path) -> None:

@@ -13,10 +13,13 @@ import os
 import runpy
 import subprocess
 import sys
+import tempfile
 import threading
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from projects import Result
 
 
 class ForkServer:
@@ -60,6 +63,13 @@ class ForkServer:
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         return Child(int(self._process.stdout.readline()), output, self._process.stdout)
+
+    def run(self, folder: Path, script: str, *args: object) -> Result:
+        """Run a script in ``folder`` to its end; ``err`` is its whole output."""
+        with tempfile.NamedTemporaryFile() as file:
+            child = self.start(folder, Path(file.name), script, *args)
+            code = child.wait()
+            return Result(code, child.output, child.output)
 
     def close(self) -> None:
         """End the server."""
@@ -127,7 +137,7 @@ def _run(request: dict[str, Any]) -> None:
         os.dup2(output, stream)
     os.chdir(request["folder"])
     sys.argv = [request["script"], *request["args"]]
-    sys.path.insert(0, request["folder"])
+    sys.path.insert(0, str(Path(request["script"]).absolute().parent))
     code: Any = 0
     try:
         try:
@@ -145,6 +155,8 @@ def _run(request: dict[str, Any]) -> None:
 
 
 def _serve() -> None:
+    # As in conftest.py: files are synced for power cuts, which no test causes.
+    os.fsync = lambda fd: None  # type: ignore[assignment] # noqa: ARG005
     import grain  # noqa: F401 - for the children
     import keras  # noqa: F401
     import matplotlib.pyplot  # noqa: F401 - imported, it starts no thread

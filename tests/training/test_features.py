@@ -26,6 +26,7 @@ from kerakit.training.features import FeatureDataset, FeatureStore
 from kerakit.training.split_model import split_at
 from kerakit.training.stored import StoredFeatures
 from projects import Project, write_image
+from resuming import add_tiny_model
 
 
 class Generator(BatchGenerator):
@@ -363,18 +364,20 @@ def test_a_model_without_a_head_to_train_is_explained() -> None:
 
 def test_training_head_and_fine_tuning_of_a_pretrained_model(project: Project) -> None:
     small = ("--model", "efficientnet_lite0", "--input_size", "32,32", "--jitter")
-    short = (*small, "--num_epochs", 1, "--head_epochs", 3)
+    short = ("--num_epochs", 1, "--head_epochs", 3)
 
     def train(name: str, *flags: object) -> tuple[dict[str, Any], int]:
-        result = project.call("train.py", "--save_to", f"progress/{name}", *short, *flags)
+        result = project.train(*short, *flags, save_to=f"progress/{name}")
         assert result.code == 0, result.err
         run = project.path / "progress" / name
         epochs = len((run / "history.csv").read_text().splitlines()) - 1
         return json.loads((run / "config.json").read_text()), epochs
 
-    config, epochs = train("tuned", "--class_weights", "--ema", 0.5)
+    config, epochs = train("real", *small, "--class_weights", "--ema", 0.5)
     assert config["weights"] == "imagenet"
     assert (config["phases"], epochs) == (["head", "finetune"], 4)
+    add_tiny_model(project)
+    assert train("tuned")[0]["phases"] == ["head", "finetune"]
     config, epochs = train("more", "--from_ckpt", "progress/tuned")
     assert (config["phases"], epochs) == (["finetune"], 1)
 
@@ -433,8 +436,8 @@ def test_missing_images_are_named(photos: Path, tmp_path: Path) -> None:
 
 def test_another_process_reuses_all_features(project: Project) -> None:
     """The key does not depend on what a process has imported before it asks."""
-    small = ("--model", "efficientnet_lite0", "--input_size", "32,32", "--head_epochs", 1)
-    flags = (*small, "--strategy", "head")
+    add_tiny_model(project)
+    flags = ("--model", "tiny", "--input_size", "16,12", "--strategy", "head", "--head_epochs", 1)
     for name, expected in (("one", "computed, 0 from"), ("two", ": 0 computed")):
         result = project.run("train.py", "--save_to", f"progress/{name}", *flags)
         lines = [line for line in result.out.splitlines() if line.startswith("features (")]

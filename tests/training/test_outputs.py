@@ -49,8 +49,7 @@ OWN = """
 """
 
 EPOCHS = 4
-FLAGS = ("--jitter", "--num_epochs", EPOCHS, "--batch_size", 4)
-"""Those of the fixture ``trained``."""
+FLAGS = ("--jitter", "--num_epochs", EPOCHS, "--batch_size", 4, "--learning_rate", 0.05)
 
 
 def weights(path: Path) -> dict[str, bytes]:
@@ -86,13 +85,14 @@ def every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("every_epoch")
-def test_a_training_continues_though_its_disk_is_full(trained: Project) -> None:
+def test_a_training_continues_though_its_disk_is_full(project: Project) -> None:
     """``ulimit -f`` in epochs 2 and 3, then to the end: the files are those of no fault."""
-    run = Run(trained.path / "progress" / "test")
+    assert project.train(*FLAGS).code == 0
+    run = Run(project.path / "progress" / "test")
     history, best = run.history.read_bytes(), run.list_checkpoints()
     before = weights(run.best())
 
-    result = train(trained, FULL.format(last=4), "--overwrite", own=OWN)
+    result = train(project, FULL.format(last=4), "--overwrite", own=OWN)
     assert result.code == 0, result.err
     for name in ("TensorBoard", "CSVLogger", "ModelCheckpoint"):
         assert result.err.count(f"WARNING: not written: {name} in callbacks.py: the limit on") == 2
@@ -111,7 +111,7 @@ def test_a_training_continues_though_its_disk_is_full(trained: Project) -> None:
     ]
     assert steps == [(folder, step) for folder in ("train", "validation") for step in (0, 3)]
 
-    result = train(trained, FULL.format(last=9), "--overwrite")
+    result = train(project, FULL.format(last=9), "--overwrite")
     assert result.code == 1
     assert "error: the training has ended, but files are missing: checkpoint of" in result.err
     assert "repeat your command with --resume, which writes them" in result.err
@@ -119,7 +119,7 @@ def test_a_training_continues_though_its_disk_is_full(trained: Project) -> None:
     assert [one.epoch for one in run.list_checkpoints()] == [1]
     assert len(StateFolder(run.state).find()) == 1
     assert not any(path.name.startswith(".") for path in run.path.rglob("*"))
-    result = trained.train(*FLAGS, "--resume", "auto")
+    result = project.train(*FLAGS, "--resume", "auto")
     assert result.code == 0, result.err
     assert run.history.read_bytes() == history
     assert run.list_checkpoints() == best

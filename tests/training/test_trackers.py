@@ -18,7 +18,7 @@ from kerakit.errors import UserError
 from kerakit.run import Run
 from kerakit.training import TRACKER_NAMES
 from kerakit.training.trackers import TRACKERS, Status, Tracker, get_trackers, tracking
-from projects import Project
+from projects import Project, template_modules
 
 STATUS: dict[str, tuple[str, int]] = {
     "completed": ("FINISHED", 0),
@@ -94,16 +94,15 @@ def test_a_service_that_does_not_start_is_an_error_and_ends_those_that_did(run: 
     assert first.calls[-1] == second.calls[-1] == "failed"
 
 
-def test_a_missing_package_is_explained_and_nothing_is_touched(project: Project) -> None:
-    get = "import sys; sys.modules['mlflow'] = None; import callbacks; "
-    done = subprocess.run(
-        [sys.executable, "-c", get + "callbacks.get('run', track=('mlflow',))"],
-        cwd=project.path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert "'mlflow-skinny" in done.stderr
+def test_a_missing_package_is_explained_and_nothing_is_touched(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    with (
+        template_modules(project.path) as load,
+        pytest.raises(UserError, match="'mlflow-skinny"),
+    ):
+        load("callbacks").get(project.path / "run", track=("mlflow",))
     assert not (project.path / "run").exists()
 
 

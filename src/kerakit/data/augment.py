@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kerakit.data.followers import FollowingPipeline, follow_masks
 from kerakit.errors import UserError
 
 # The increment of the PCG64 streams, any odd number; images differ in the state, of 128 bits.
@@ -77,6 +76,9 @@ class _SeededPipeline:
                 f"get_aug_pipeline() returned {type(pipeline).__name__}. Expected an "
                 "albumentations.Compose."
             )
+        # It imports albumentations, which commands that augment nothing start sooner without.
+        from kerakit.data.followers import FollowingPipeline, follow_masks
+
         self._bits = np.random.PCG64(0)
         self._state: Any = dict(self._bits.state)
         self._random = random.Random()

@@ -113,7 +113,14 @@ def _source_path(module: ModuleType | None, entries: frozenset[str]) -> Path | N
     file = getattr(module, "__file__", None)
     if not isinstance(file, str):
         return None
-    folder, name = os.path.split(os.path.abspath(file))
+    return _own_file(file if os.path.isabs(file) else os.path.abspath(file), entries)
+
+
+@cache
+def _own_file(file: str, entries: frozenset[str]) -> Path | None:
+    """Return the file of a module, unless it is installed or generated."""
+    # A cache, because thousands of modules of TensorFlow are imported.
+    folder, name = os.path.split(os.path.normpath(file))
     # Generated modules, such as those of TensorFlow's AutoGraph, are not on the import path.
     is_own = _is_own(folder, entries) and not _GENERATED.match(name)
     return Path(folder, name) if is_own else None
@@ -122,7 +129,6 @@ def _source_path(module: ModuleType | None, entries: frozenset[str]) -> Path | N
 @cache
 def _is_own(folder: str, entries: frozenset[str]) -> bool:
     """Whether modules of a folder are imported from ``entries`` and not installed."""
-    # Strings and a cache, because thousands of modules of TensorFlow are in hundreds of folders.
     parents = {folder}
     while folder != (folder := os.path.dirname(folder)):
         parents.add(folder)

@@ -135,6 +135,7 @@ def fit(part: keras.Model, data: Any, val: Any) -> None:
     ema = {"use_ema": True, "ema_momentum": args.ema} if args.ema else {}
     optimizer = keras.optimizers.AdamW(rate, weight_decay=1e-4, global_clipnorm=1.0, **ema)
     compile_model(part, optimizer)
+    training.build_variables(part, sample[1])
     # The swap comes first, so that the other callbacks see the averaged weights.
     swap = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if args.ema else []
     on_images = data is train_data

@@ -8,6 +8,7 @@ from kerakit.lazy import lazy_names
 
 if TYPE_CHECKING:
     from kerakit.extras import check_trackers
+    from kerakit.training.backend_state import build_variables
     from kerakit.training.callbacks import (
         Checkpoints,
         EpochLogger,
@@ -45,6 +46,7 @@ True
 
 _HOMES = {
     "backbone_layers": "kerakit.training.split_model",
+    "build_variables": "kerakit.training.backend_state",
     "apply_sample_weights": "kerakit.training.phases",
     "StepScheduler": "kerakit.training.callbacks",
     "check_batch": "kerakit.training.checks",
@@ -93,6 +95,7 @@ __all__ = [
     "TrainingState",
     "apply_sample_weights",
     "backbone_layers",
+    "build_variables",
     "check_batch",
     "check_callbacks",
     "check_trackers",

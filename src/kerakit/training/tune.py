@@ -13,6 +13,7 @@ import numpy as np
 from kerakit import world
 from kerakit.errors import UserError
 from kerakit.machine import has_accelerator
+from kerakit.training.backend_state import build_variables
 
 BATCH_SIZES = (8, 16, 32, 64, 128, 256, 512)
 """Candidates of ``find_batch_size``."""
@@ -60,6 +61,7 @@ def find_batch_size(model: keras.Model, compile_with: CompileFn, batch: tuple[An
     """
     weights = model.get_weights()
     compile_with(model, "sgd")
+    build_variables(model, batch[1])
     best, best_rate = BATCH_SIZES[0], 0.0
     for size in BATCH_SIZES:
         # np.resize repeats the samples.
@@ -111,6 +113,7 @@ def find_learning_rate(model: keras.Model, compile_with: CompileFn, batches: Any
     compile_with(model, keras.optimizers.AdamW(rates, global_clipnorm=1.0))
     if hasattr(batches, "epoch"):
         batches.epoch = 0  # the same batches before and after a resume
+    build_variables(model, batches[0][1])
     smoothed, lowest, best = 0.0, math.inf, MIN_RATE
     for step in range(RANGE_STEPS):
         batch = batches[step % len(batches)]
