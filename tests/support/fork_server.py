@@ -156,7 +156,7 @@ def _run(request: dict[str, Any]) -> None:
 
 def _serve() -> None:
     # As in conftest.py: files are synced for power cuts, which no test causes.
-    os.fsync = lambda fd: None  # type: ignore[assignment] # noqa: ARG005
+    os.fsync = lambda fd: None  # noqa: ARG005
     import grain  # noqa: F401 - for the children
     import keras  # noqa: F401
     import matplotlib.pyplot  # noqa: F401 - imported, it starts no thread

@@ -36,6 +36,7 @@ def make_model(kind: str, policy: str) -> Counted:
     if policy == "mixed_float16":
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     one: list[Any] = [["mse"] * count, [["mae"]] * count]
+    losses: Any
     losses, metrics = (
         (dict(zip("ba", each, strict=True)) for each in one) if kind == "dict" else one
     )
