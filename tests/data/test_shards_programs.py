@@ -1,6 +1,6 @@
 """Shards and other programs: WebDataset, Hugging Face datasets, an S3 server. Skipped without them.
 
-``pip install webdataset datasets s3fs "moto[server]"``
+``pip install webdataset datasets s3fs obstore "moto[server]"``
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from kerakit.data import DataReader
-from kerakit.data.shards import plan
+from kerakit.data.shards import plan, storage
 from kerakit.data.shards.commands import check_packed
 from kerakit.data.shards.storage import Storage
 from shards import assert_same, pack
@@ -56,9 +56,12 @@ def test_hugging_face_reads_shards(shards: Path, photos_once: Path, tmp_path: Pa
     assert_samples([(row["png"]["bytes"], row["json"]) for row in found], photos_once)
 
 
-def test_an_s3_server(photos_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("package", ["s3fs", "obstore"])
+def test_an_s3_server(photos_once: Path, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     moto = pytest.importorskip("moto.server")
     s3fs = pytest.importorskip("s3fs")
+    pytest.importorskip(package)
+    monkeypatch.setattr(storage, "is_installed", lambda _: package == "obstore")
     server = moto.ThreadedMotoServer(port=0, verbose=False)
     server.start()
     try:
@@ -68,14 +71,16 @@ def test_an_s3_server(photos_once: Path, tmp_path: Path, monkeypatch: pytest.Mon
             "AWS_ACCESS_KEY_ID": "test",
             "AWS_SECRET_ACCESS_KEY": "test",
             "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ALLOW_HTTP": "true",
         }.items():
             monkeypatch.setenv(name, value)
-        s3fs.S3FileSystem().mkdir("photos")
+        s3fs.S3FileSystem.clear_instance_cache()  # of another server
+        s3fs.S3FileSystem().mkdir(package)
         monkeypatch.setattr(plan, "_MAX_IMAGES", 25)
-        pack(photos_once, "s3://photos/shards")
-        assert_same(DataReader(photos_once), DataReader("s3://photos/shards"))
-        assert "all as in" in check_packed(Path("s3://photos/shards"))
-        Storage("s3://photos/shards").remove("index.parquet")
-        assert Storage("s3://photos/shards").size("index.parquet") is None
+        pack(photos_once, f"s3://{package}/shards")
+        assert_same(DataReader(photos_once), DataReader(f"s3://{package}/shards"))
+        assert "all as in" in check_packed(Path(f"s3://{package}/shards"))
+        Storage(f"s3://{package}/shards").remove("index.parquet")
+        assert Storage(f"s3://{package}/shards").size("index.parquet") is None
     finally:
         server.stop()

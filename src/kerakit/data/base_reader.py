@@ -159,9 +159,14 @@ class BaseReader:
             return self._shards.image(int(self._shard_rows[i]))
         return self.root / self.key(i)
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether images are read from a remote address, whose latency threads have to hide."""
+        return self._shards is not None and self._shards.storage.url is not None
+
     def fetch(self, indices: Sequence[int]) -> None:
         """Fetch images and masks that are read next from a remote address, all at once."""
-        if self._shards is not None and self._shards.storage.url is not None:
+        if self._shards is not None and self.is_remote:
             self._shards.fetch(place for i in indices for place in self._members(i))
 
     def _members(self, i: int) -> Iterator[Member]:

@@ -41,6 +41,9 @@ MAX_UNREADABLE = 0.01
 BATCHES_AHEAD = 4
 """Number of batches read ahead beyond one per thread. Memory: (threads + BATCHES_AHEAD) batches."""
 
+REMOTE_AHEAD = 16
+"""Largest number of further threads, and so of batches, for images at a remote address."""
+
 
 _RANGE_IMAGES = 4
 """Fewest images of a batch whose range is checked: augmentation may make a single image black."""
@@ -167,6 +170,10 @@ class BatchGenerator(keras.utils.PyDataset):
         self._next = 0
         self._lock = threading.Lock()
         self._watch = Watch(self._describe)
+        # More threads than cores fetch batches from a remote address; as many as before decode.
+        self._slots = threading.BoundedSemaphore(self.threads)
+        is_remote = getattr(data_reader, "is_remote", False)
+        self._readers = self.threads + is_remote * min(3 * self.threads, REMOTE_AHEAD)
 
     # ---------------------------------------------------------------- for subclasses to override
 
@@ -470,8 +477,9 @@ class BatchGenerator(keras.utils.PyDataset):
         if self.mix is not None and self.mode == "train":
             return self._load_mixed(batch, whole, samples)
         self._fetch(samples)
-        # A list: within map(), a StopIteration of the owner's code would end the batch.
-        pairs = [self._watched_sample(sample) for sample in samples]
+        with self._slots:
+            # A list: within map(), a StopIteration of the owner's code would end the batch.
+            pairs = [self._watched_sample(sample) for sample in samples]
         images, targets = (nested.stack(part) for part in zip(*pairs, strict=True))
         self._check_range(images, samples)
         return images, targets if self.mix is None else self.mix.soft_labels(targets)
@@ -533,7 +541,7 @@ class BatchGenerator(keras.utils.PyDataset):
             self._iterator.close()
         memory.retain_freed_memory()
         options = grain.ReadOptions(
-            num_threads=self.threads, prefetch_buffer_size=self.threads + BATCHES_AHEAD
+            num_threads=self._readers, prefetch_buffer_size=self._readers + BATCHES_AHEAD
         )
         dataset = grain.MapDataset.range(sys.maxsize).map(self._timed_load)
         iterator = iter(dataset.to_iter_dataset(options))

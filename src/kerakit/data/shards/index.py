@@ -296,8 +296,11 @@ def _open(storage: Storage) -> parquet.ParquetFile:
         if storage.url is None:
             return parquet.ParquetFile(storage.root / INDEX)
         return parquet.ParquetFile(pa.BufferReader(storage.read(INDEX)))
-    except (pa.ArrowException, OSError) as error:
+    except pa.ArrowInvalid as error:
         raise damaged_index(storage, error) from None
+    except OSError as error:
+        reason = error.strerror or first_line(error)
+        raise UserError(f"cannot read {storage.name}/{INDEX}: {reason.rstrip('.')}.") from None
 
 
 def _read_columns(storage: Storage, names: Sequence[str]) -> pa.Table:

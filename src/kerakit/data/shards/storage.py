@@ -14,12 +14,16 @@ from typing import Any, TypeVar
 
 from kerakit.address import as_path, as_url
 from kerakit.errors import UserError, first_line
+from kerakit.extras import is_installed
 from kerakit.files import atomic_write, make_dir
 
 T = TypeVar("T")
 
 _MAX_OPEN_FILES = 256
 """Number of files that stay open; further ones are opened at each read."""
+
+_OBSTORE = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
+"""Protocols for which obstore is used where it is installed: a fifth of the CPU time of s3fs."""
 
 ATTEMPTS = 6
 _FIRST_DELAY = 0.2
@@ -68,7 +72,9 @@ class Storage:
         Raises:
             OSError: no such file, or an error after several attempts.
         """
-        if self._fs is not None:
+        if self._fs is not None and (start is None or stop is None):
+            return bytes(self._retry(lambda: self._fs.cat_file(self._path(name))))
+        if self._fs is not None and start is not None and stop is not None:
             found = self.read_many([(name, start, stop)])[0]
             if isinstance(found, BaseException):
                 raise found
@@ -88,9 +94,7 @@ class Storage:
             if self._handles.get(name) != handle:
                 os.close(handle)
 
-    def read_many(
-        self, ranges: Sequence[tuple[str, int | None, int | None]]
-    ) -> list[bytes | OSError]:
+    def read_many(self, ranges: Sequence[tuple[str, int, int]]) -> list[bytes | OSError]:
         """Return the bytes of several ranges of remote files, read at once; or the error of one."""
         found: list[bytes | OSError] = [b""] * len(ranges)
         left = list(range(len(ranges)))
@@ -105,7 +109,8 @@ class Storage:
             except Exception as error:  # each kind of storage has errors of its own
                 results = [error] * len(left)
             for i, result in zip(left, results, strict=True):
-                found[i] = _as_os_error(result) if isinstance(result, Exception) else result
+                is_error = isinstance(result, Exception)
+                found[i] = _as_os_error(result) if is_error else bytes(result)
             left = [i for i in left if _is_temporary(found[i])]
             if not left:
                 break
@@ -234,6 +239,11 @@ def _connect(url: str) -> tuple[Any, str]:
     """Return the file system of an address, and the path in it."""
     import fsspec
 
+    protocol, _, path = url.partition("://")
+    if protocol in _OBSTORE and is_installed("obstore"):
+        from obstore.fsspec import FsspecStore
+
+        return FsspecStore(_OBSTORE[protocol]), path.rstrip("/")
     try:
         fs, base = fsspec.core.url_to_fs(url)
     except ImportError as error:
