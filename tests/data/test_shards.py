@@ -214,11 +214,31 @@ def test_other_content_is_kept(photos_once: Path, tmp_path: Path) -> None:
     assert (shards / "notes.txt").read_text() == "mine"
 
 
-@pytest.mark.parametrize("to", [".", "cat", "..", "cat/shards"])
-def test_shards_are_apart_from_the_dataset(tmp_path: Path, to: str) -> None:
+@pytest.mark.parametrize(
+    ("to", "message"), [(".", "is in"), ("cat", "is in"), ("..", "contains"), ("cat/x", "is in")]
+)
+def test_shards_are_outside_of_the_dataset(tmp_path: Path, to: str, message: str) -> None:
     photos = write_photos(tmp_path / "photos")
-    with pytest.raises(UserError, match="not apart"):
+    with pytest.raises(UserError, match=f"{message} the dataset"):
         pack(photos, photos / to)
+
+
+def test_shards_of_a_table_may_be_beside_it(tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos")
+    table = tmp_path / "labels.csv"
+    lines = [
+        f"photos/{path.relative_to(tmp_path / 'photos')},{path.parent.name}"
+        for path in sorted((tmp_path / "photos").rglob("*.png"))
+    ]
+    table.write_text("\n".join(["path,label", *lines]))
+    pack(table, tmp_path / "shards")
+    assert len(DataReader(tmp_path / "shards")) == len(lines)
+
+
+def test_a_dataset_that_does_not_exist(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no folder"):
+        pack(tmp_path / "none", tmp_path / "shards")
+    assert not (tmp_path / "shards").exists()
 
 
 def test_images_are_scaled_down(tmp_path: Path) -> None:

@@ -65,13 +65,14 @@ def pack_dataset(
             print(f"\n{done:,} of {len(source):,} images are done. Repeat the command to continue.")
             raise
     if packed.was_complete:
-        return f"{storage.name} is complete: {packed.images:,} images in {packed.shards:,} shards."
+        shards = _count_shards(packed.shards)
+        return f"{storage.name} is complete: {packed.images:,} images in {shards}."
     for key, reason in packed.unreadable[:_LISTED]:
         print(f"omitted: {key} ({reason})")
     omitted = f" Unreadable images, omitted: {len(packed.unreadable):,}." * bool(packed.unreadable)
     kept = f" Shards of an earlier start, kept: {packed.kept:,}." * bool(packed.kept)
     return (
-        f"Packed {packed.images:,} images into {packed.shards:,} shards "
+        f"Packed {packed.images:,} images into {_count_shards(packed.shards)} "
         f"({packed.bytes / 1e6:,.1f} MB) and {INDEX} in {storage.name}.{omitted}{kept} Use it as "
         f"--data_dir {storage.name}"
     )
@@ -97,8 +98,15 @@ def check_packed(data: Path) -> str:
 
 
 def _check_apart(data: Path, to: Path) -> None:
-    """Raise UserError for a folder of shards in the dataset, or the reverse."""
+    """Raise UserError for a folder of shards in the folder of the dataset, or the reverse."""
     here, there = data.resolve(), to.resolve()
-    folder = here if here.is_dir() else here.parent
-    if there.is_relative_to(folder) or (here.is_dir() and here.is_relative_to(there)):
-        raise UserError(f"--to: {to} and the dataset {data} are not apart. Choose another folder.")
+    if not here.is_dir():
+        return
+    if there.is_relative_to(here):
+        raise UserError(f"--to: {to} is in the dataset {data}. Choose a folder outside of it.")
+    if here.is_relative_to(there):
+        raise UserError(f"--to: {to} contains the dataset {data}. Choose another folder.")
+
+
+def _count_shards(count: int) -> str:
+    return f"{count:,} shard" + "s" * (count != 1)
