@@ -11,22 +11,14 @@ import pytest
 
 from kerakit.data.ready import write_ready_data
 from kerakit.update import TASKS, create_project
-
-HIDE = """
-from importlib.machinery import PathFinder
-
-find = PathFinder.find_spec
-PathFinder.find_spec = lambda name, *args: (
-    None if name.partition(".")[0] == "tensorflow" else find(name, *args)
-)
-"""
+from projects import HIDE_TENSORFLOW
 
 
 @pytest.fixture(scope="module")
 def hidden(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for PYTHONPATH that hides TensorFlow."""
     folder = tmp_path_factory.mktemp("hidden")
-    (folder / "sitecustomize.py").write_text(HIDE)
+    (folder / "sitecustomize.py").write_text(HIDE_TENSORFLOW)
     return folder
 
 

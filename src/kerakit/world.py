@@ -5,6 +5,7 @@ A training of one process on one device has a world of its own: nothing is divid
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -22,8 +23,9 @@ from kerakit.locks import release_all
 _CHUNK_BYTES = 2**26
 """Largest number of bytes that a process sends at once."""
 
-FAILED_KEY = "kerakit/failed"
-"""Key in JAX's coordination service that a failing process sets: its number and exit code."""
+FAILED_KEY = "kerakit/failed/"
+"""Prefix of keys in JAX's coordination service, one per process. A failing process sets all of
+them, to its number and exit code."""
 
 
 @dataclass(frozen=True)
@@ -277,15 +279,12 @@ class World:
         from jax._src.distributed import global_state
 
         client: Any = global_state.client
-        try:
-            client.key_value_set(FAILED_KEY, f"{self.rank} {code}")
-        except Exception as error:  # another was first, or process 0 has ended
-            del error
+        for rank in range(self.size):
+            with contextlib.suppress(Exception):  # another was first, or process 0 has ended
+                client.key_value_set(f"{FAILED_KEY}{rank}", f"{self.rank} {code}")
         for stream in (sys.stdout, sys.stderr):
-            try:
+            with contextlib.suppress(OSError, ValueError):
                 stream.flush()
-            except (OSError, ValueError):
-                continue
         for function in _cleanups:
             function()
         release_all()

@@ -7,6 +7,7 @@ In between, the child may print "reached": see ``kill_points``.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import json
 import os
@@ -45,11 +46,13 @@ class ForkServer:
         script: str,
         *args: object,
         kill_at: tuple[str, int] | None = None,
+        environment: dict[str, str] | None = None,
     ) -> Child:
         """Start a script in ``folder``; its output is written to ``output``.
 
         Args:
             kill_at: the point at which the script ends itself: see ``kill_points``.
+            environment: variables of this process alone.
         """
         request = {
             "script": script,
@@ -57,6 +60,7 @@ class ForkServer:
             "folder": str(folder),
             "output": str(output),
             "kill_at": kill_at,
+            "environment": environment or {},
         }
         assert self._process.stdin
         assert self._process.stdout
@@ -127,6 +131,7 @@ def _run(request: dict[str, Any]) -> None:
     """Run a script in this child, and exit."""
     from kerakit.script import exit_on_error
 
+    os.environ.update(request["environment"])
     if request["kill_at"]:
         from kill_points import install
 
@@ -145,10 +150,14 @@ def _run(request: dict[str, Any]) -> None:
         except BaseException as error:
             if isinstance(error, SystemExit):
                 raise
-            exit_on_error(type(error), error, error.__traceback__)
+            # Python's own hook, unless the script has set one.
+            hook = exit_on_error if sys.excepthook is sys.__excepthook__ else sys.excepthook
+            hook(type(error), error, error.__traceback__)
             code = 1
     except SystemExit as stop:
         code = stop.code or 0
+    if request["environment"]:  # of several processes, which wait for each other
+        atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -24,6 +24,16 @@ from kerakit.signals import TERMINATION
 PROJECT = Path(__file__).parents[2] / "src" / "kerakit" / "project"
 """The template."""
 
+HIDE_TENSORFLOW = """
+from importlib.machinery import PathFinder
+
+find = PathFinder.find_spec
+PathFinder.find_spec = lambda name, *args: (
+    None if name.partition(".")[0] == "tensorflow" else find(name, *args)
+)
+"""
+"""Content of a sitecustomize.py."""
+
 FOCAL_LOSS = '''
 
 def focal(targets, predictions):

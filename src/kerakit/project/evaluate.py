@@ -24,6 +24,7 @@ from kerakit.models import build_model
 from reader import DataReader
 from task import get_task
 
+training.use_all_devices()
 reader = restore_reader(DataReader, run, trained, args.data_dir)
 task = get_task(trained.class_names).restore(trained.task)
 held_out = BatchGenerator(

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 from kerakit import world
 from kerakit.config import Config
 from kerakit.console import keras_backend
-from kerakit.errors import UserError, first_line
+from kerakit.errors import JobError, KerakitError, UserError, first_line
 from kerakit.machine import list_devices
 from kerakit.run import Run
 from kerakit.state_folder import StateFolder
@@ -132,7 +132,7 @@ def join_processes(args: ConfigT) -> ConfigT:
     >>> join_processes(Flags()).save_to
     'progress/test'
     """
-    launch = find_launch(os.environ)
+    launch = _find_joined() or find_launch(os.environ)
     if launch is None:
         return args
     started = f"{launch.size} processes were started ({launch.launcher})"
@@ -212,11 +212,9 @@ def use_all_devices() -> None:
 
 def describe_lost(error: BaseException) -> str | None:
     """Return a message for an error that the loss of another process has caused, or None."""
-    is_of_jax = type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError")
-    if world.current.size == 1 or not is_of_jax:
-        return None
-    text = str(error).lower()
-    if not any(word in text for word in ("gloo", "nccl", "connection", "timed out")):
+    # JAX raises errors of several types for it.
+    is_of_network = any(word in str(error).lower() for word in ("gloo", "nccl"))
+    if world.current.size == 1 or not is_of_network or isinstance(error, KerakitError):
         return None
     return (
         f"another process of this training was lost ({first_line(error)}). The state is that of "
@@ -257,10 +255,21 @@ def _find_local_devices(environment: Mapping[str, str]) -> tuple[int, ...] | Non
     return tuple(range(count)) if local == "1" or count == 1 else None
 
 
+def _find_joined() -> Launch | None:
+    """Return the processes that were joined before this script, such as by Ray; None: none."""
+    if "jax" not in sys.modules:
+        return None
+    from jax._src.distributed import global_state  # JAX has no public name for it
+
+    if global_state.client is None or global_state.num_processes == 1:
+        return None
+    return Launch("joined by JAX", global_state.num_processes, global_state.process_id)
+
+
 def _initialize(launch: Launch) -> None:
     import jax
 
-    if jax.distributed.is_initialized():  # by Ray
+    if jax.distributed.is_initialized():
         return
     # It would replace the handler of SIGTERM; Kerakit's own stops all processes after one step.
     jax.config.update("jax_enable_preemption_service", False)  # type: ignore[no-untyped-call]
@@ -290,15 +299,19 @@ def _end_together(me: World) -> None:
 
     def end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         code: Any = 1
+        if lost := describe_lost(error):
+            kind, error, trace = JobError, JobError(lost), None
         try:
             hook(kind, error, trace)
         except SystemExit as stop:
             code = stop.code
         me.leave(code if isinstance(code, int) else 1)
 
+    key = f"{FAILED_KEY}{me.rank}"
+
     def watch() -> None:
-        with contextlib.suppress(Exception):  # the training has ended
-            number, code = client.blocking_key_value_get(FAILED_KEY, _WATCH_MS).split()
+        with contextlib.suppress(Exception):  # the coordination service has ended
+            number, code = client.blocking_key_value_get(key, _WATCH_MS).split()
             if int(number) != me.rank:
                 print(
                     f"error: process {me.rank} ends, because process {number} has failed: see its "
@@ -308,8 +321,17 @@ def _end_together(me: World) -> None:
                 )
                 me.leave(int(code) or 1)
 
+    thread = threading.Thread(target=watch, daemon=True, name="kerakit-watch")
+
+    def stop_watching() -> None:
+        """End the thread, which must not be in native code while Python ends."""
+        with contextlib.suppress(Exception):
+            client.key_value_set(key, f"{me.rank} 0")
+        thread.join(5)
+
     sys.excepthook = end
-    threading.Thread(target=watch, daemon=True, name="kerakit-watch").start()
+    thread.start()
+    atexit.register(stop_watching)
 
 
 def _send_files(me: World, run: Run) -> None:

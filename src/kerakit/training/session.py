@@ -100,7 +100,8 @@ def training_session(
         run.discard_if_empty(math.inf if is_terminated else before + time.monotonic() - start)
         if isinstance(error, Terminated):
             is_resumable = state and (state.folder.find() or not run.path.exists())
-            exit_code = PREEMPTED if is_resumable else 128 + error.number
+            is_saved_by_main = signals.is_agreed and not world.current.is_main
+            exit_code = PREEMPTED if is_resumable or is_saved_by_main else 128 + error.number
         if world.current.is_main:
             print(_resume_advice(run, state, is_terminated), file=sys.stderr)
         if not signals.is_agreed:

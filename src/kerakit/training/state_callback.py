@@ -162,11 +162,12 @@ class StateSaver(keras.callbacks.Callback):
     def _is_stop_requested(self) -> bool:
         """Whether a signal was received, by any of the processes; they stop after the same step."""
         signals = self._state.signals
-        if world.current.size > 1:
-            (number,) = world.current.maximum(signals.requested or 0)
-            signals.requested = number or None
-            signals.is_agreed = number > 0
-        return signals.requested is not None
+        if world.current.size == 1:
+            return signals.requested is not None
+        (number,) = world.current.maximum(signals.requested or 0)
+        if number:  # one that was received meanwhile counts at the next step
+            signals.requested, signals.is_agreed = number, True
+        return number > 0
 
     def _is_done(self) -> bool:
         return self._position[0] >= self._state.last_epoch or bool(self.model.stop_training)
