@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from kerakit import UserError
+from kerakit import Config, DataPath, Run, UserError
+from kerakit.address import as_url
 from kerakit.data import BatchGenerator, DataReader, MaskReader, ObjectReader, open_cache
 from kerakit.data.check import check_images, open_dataset
 from kerakit.data.ready import write_ready_data
+from kerakit.data.recorded import record_split, restore_reader
 from kerakit.data.shards import plan, storage, writer
 from kerakit.data.shards.commands import check_packed
 from kerakit.data.shards.index import open_shards
 from kerakit.data.shards.storage import Storage
+from kerakit.data.split import MODES
 from kerakit.deploy.bundle import read_as_device
 from kerakit.device.preprocessing import STRETCH
 from kerakit.errors import JobError
+from kerakit.new_project import new_project
 from kerakit.tasks import Segmentation
 from range_server import RangeServer, serve
 from shards import assert_same, pack
@@ -200,3 +206,32 @@ def test_masks_are_fetched_with_their_images(tmp_path: Path) -> None:
         server.requests.clear()
         generator.load_batch(0)
         assert len(set(server.requests)) == len(server.requests) == 8
+
+
+def test_a_project_and_a_run_have_the_address(
+    photos_once: Path, memory: str, tmp_path: Path
+) -> None:
+    class Flags(Config):
+        data_dir: DataPath = Path("data")
+
+    pack(photos_once, memory)
+    new_project(tmp_path / "project", "classification", Path(memory))
+    assert f"DATA_DIR = '{memory}'" in (tmp_path / "project/config.py").read_text()
+    flags = Flags.parse([f"--data_dir={memory}"])
+    flags.save(tmp_path / "config.json")
+    assert json.loads((tmp_path / "config.json").read_text())["data_dir"] == memory
+    assert as_url(Flags.read(tmp_path / "config.json").data_dir) == memory
+    # A run that was trained on the files: its split is that of the shards, and the reverse.
+    run = Run(tmp_path / "run")
+    run.path.mkdir()
+    files = DataReader(photos_once, seed=3)
+    trained = SimpleNamespace(
+        data_dir=photos_once,
+        seed=3,
+        class_names=files.class_names,
+        split=record_split(files, run),
+    )
+    for place in (None, Path(memory)):
+        restored = restore_reader(DataReader, run, trained, place)
+        for mode in MODES:
+            np.testing.assert_array_equal(restored.indices(mode), files.indices(mode))

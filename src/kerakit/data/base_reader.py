@@ -117,7 +117,9 @@ class BaseReader:
         self.root = index.root
         self._shards = index.shards
         if index.shards is not None:
-            self._shard_rows = pc.index_in(self._keys, value_set=index.shards.keys).to_numpy()
+            self._shard_rows: NDArray[Any] = self.rows
+            if index.keys is not index.shards.keys:
+                self._shard_rows = pc.index_in(self._keys, index.shards.keys).to_numpy()
         # An owner's reader may replace the names of the classes by others.
         self._stratum_names = index.class_names
         # Of several outputs, a dictionary.

@@ -229,6 +229,8 @@ class MaskReader(BaseReader):
                 yield LabelFault(key, kind, detail)
             yield from self._run_length_faults()
             return
+        if self._shards is not None:
+            self._sizes = self._shards.original_sizes()
         with ThreadPoolExecutor(available_cores()) as pool:
             for i, faults in enumerate(pool.map(self._check_mask, range(len(self)))):
                 for kind, detail in faults:
@@ -290,7 +292,7 @@ class MaskReader(BaseReader):
             return []  # a finding of the image itself
         row = int(self.rows[i])
         if self._shards is not None:  # masks are packed as they are
-            size = tuple(self._shards.original_sizes()[row].tolist())
+            size = tuple(self._sizes[row].tolist())
         return mask_faults(self._mask(row), size, self._classes)
 
     # ------------------------------------------------------------------------ polygons of objects

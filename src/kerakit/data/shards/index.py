@@ -84,6 +84,7 @@ class Shards:
         table: as passed.
         metadata: as passed.
         kind: "classes", "table", "masks" or "objects".
+        keys: binary (n,), path of each image when it was packed.
     """
 
     def __init__(self, storage: Storage, table: pa.Table, metadata: dict[str, Any]) -> None:
@@ -95,6 +96,7 @@ class Shards:
             for name in ("shard", "width", "height", *FILE_COLUMNS, *mask_file_columns(masks))
         }
         self._paths = {"path": table["path"].combine_chunks()}
+        self.keys = self._paths["path"].cast(pa.binary())
         self._paths |= {name: self.labels(name) for name in masks}
         self._ahead: dict[tuple[str, int], bytes | OSError] = {}
         self._ahead_bytes = 0
@@ -107,11 +109,6 @@ class Shards:
     def name(self) -> str:
         """Path or address."""
         return self.storage.name
-
-    @property
-    def keys(self) -> pa.Array:
-        """Path of each image when it was packed, binary (n,)."""
-        return self._paths["path"].cast(pa.binary())
 
     @property
     def label_names(self) -> list[str]:
@@ -137,8 +134,9 @@ class Shards:
 
     def original_sizes(self) -> Any:
         """Return width and height of each upright image before it was packed, int32 (n, 2)."""
-        columns = [self.table[f"original_{side}"].to_numpy() for side in ("width", "height")]
-        return np.stack(columns, axis=1)
+        names = ["original_width", "original_height"]
+        table = _read_columns(self.storage, names)
+        return np.stack([table[name].to_numpy() for name in names], axis=1)
 
     def read(self, member: Member) -> bytes:
         """Return the bytes of a member: fetched before, or by one read."""
@@ -241,8 +239,9 @@ def _load(place: str, stamp: str) -> Shards | None:  # noqa: ARG001 - part of th
         if version == VERSION:
             _check_metadata(metadata)
             labels = metadata["label_columns"].values()
-            names = [*PLACE, *labels, *mask_file_columns(metadata["mask_columns"])]
-            table = _read_columns(storage, names)
+            places = [name for name in PLACE if not name.startswith("original_")]
+            names = [*places, *labels, *mask_file_columns(metadata["mask_columns"])]
+            table = _read_columns(storage, names).combine_chunks()
             _check_columns(table, metadata)
             return Shards(storage, table, metadata)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
