@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,12 +12,14 @@ from typing import Any
 
 import pytest
 
+import kerakit
 from kerakit import UserError, console
 from kerakit.extras import BACKENDS
 
 VARIABLES = (
     *("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"),
     *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"),
+    "PJRT_NPROC",
 )
 
 
@@ -86,6 +89,72 @@ def test_native_libraries_start_as_many_threads_as_the_control_group_has_cores(
         free = threads(tmp_path / quota.partition(" ")[0], quota)
         del free["threads"]
         assert free == dict.fromkeys(VARIABLES)
+
+
+COMMAND = """
+import functools, json, os, sys
+from pathlib import Path
+from kerakit import cgroup, machine, script
+
+root = Path(sys.argv[1])
+group = root, root / "membership"
+machine.cgroup_limits = functools.partial(cgroup.cgroup_limits, *group)
+machine.free_cgroup_memory = functools.partial(cgroup.free_cgroup_memory, *group)
+
+
+def print_limits():
+    print(json.dumps({
+        "variables": [os.environ.get(name) for name in sys.argv[2:]],
+        "cores": machine.available_cores(),
+        "memory": machine.available_memory(),
+    }))
+
+
+script.call(print_limits)
+"""
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_commands_have_the_cores_and_the_memory_of_their_control_group(
+    version: int, tmp_path: Path
+) -> None:
+    mebi = 2**20
+    files = {
+        1: {
+            "membership": "3:memory:/pod\n2:cpu,cpuacct:/pod\n",
+            "cpu/cpu.cfs_quota_us": "70000",
+            "cpu/cpu.cfs_period_us": "100000",
+            "memory/memory.limit_in_bytes": str(600 * mebi),
+            "memory/memory.usage_in_bytes": str(100 * mebi),
+        },
+        2: {
+            "membership": "0::/\n",
+            "cpu.max": "70000 100000",
+            "memory.max": str(600 * mebi),
+            "memory.current": str(100 * mebi),
+        },
+    }
+    for name, text in files[version].items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    found = json.loads(run(COMMAND, tmp_path, *VARIABLES).stdout)
+    assert found["variables"] == ["1"] * len(VARIABLES)
+    assert (found["cores"], found["memory"]) == (1, 500 * mebi)
+
+
+def test_cores_and_memory_are_counted_in_one_place() -> None:
+    """What counts those of the host is in ``machine.py``; ``kerakit doctor`` prints both."""
+    counts = re.compile(
+        r"cpu_count|sched_getaffinity|psutil|SC_AVPHYS|SC_NPROC|MemAvailable|n_jobs=-1"
+        r"|ThreadPoolExecutor\(\)"
+    )
+    engine = Path(kerakit.__file__).parent
+    found = {
+        path.relative_to(engine).as_posix()
+        for path in engine.rglob("*.py")
+        if counts.search(path.read_text(encoding="utf-8"))
+    }
+    assert found == {"machine.py", "doctor.py"}
 
 
 LIMITED = """

@@ -6,10 +6,9 @@ The names in ``__all__`` are the public interface. They are imported on first us
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from kerakit.lazy import lazy_names
 
+TYPE_CHECKING = False  # typing takes longer to import than this package
 if TYPE_CHECKING:
     from kerakit.architecture import fingerprint
     from kerakit.config import (
@@ -24,9 +23,9 @@ if TYPE_CHECKING:
     )
     from kerakit.console import quiet_startup
     from kerakit.errors import ImageError, JobError, KerakitError, UserError
+    from kerakit.interrupt import exit_on_interrupt
     from kerakit.run import Run, load_weights
     from kerakit.script import deploy_command, parse_args
-    from kerakit.signals import exit_on_interrupt
 
 __version__ = "0.2.0"
 
@@ -45,7 +44,7 @@ _HOMES = {
     "UserError": "kerakit.errors",
     "check_choice": "kerakit.config",
     "deploy_command": "kerakit.script",
-    "exit_on_interrupt": "kerakit.signals",
+    "exit_on_interrupt": "kerakit.interrupt",
     "fingerprint": "kerakit.architecture",
     "load_weights": "kerakit.run",
     "parse_args": "kerakit.script",

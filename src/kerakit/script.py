@@ -192,6 +192,7 @@ def _is_source(name: str, folder: Path) -> bool:
 def call(function: Callable[[], None]) -> None:
     """Call a function with the error handling of scripts."""
     _prepare_output()
+    limit_threads()
     raise_on_signals()
     try:
         with _checked_output():

@@ -3,31 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any, NoReturn
 
+from kerakit import interrupt
+
 TERMINATION = (signal.SIGTERM, signal.SIGHUP)
 """Sent by schedulers, ``kill`` and closed terminals."""
-
-
-def exit_on_interrupt() -> None:
-    """Let Ctrl-C exit with code 130 at once, without a stack trace, until the flags are parsed.
-
-    For the imports of a script, which take half a second. From ``parse_args`` on, Ctrl-C is an
-    error with a message, after the removal of temporary files.
-
-    >>> exit_on_interrupt()
-    """
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _exit)
-
-
-def _exit(_number: int, _frame: FrameType | None) -> None:
-    os._exit(128 + signal.SIGINT)  # an exception might become another one within an import
 
 
 class Terminated(KeyboardInterrupt):
@@ -68,7 +53,7 @@ def raise_on_signals() -> None:
     exit_with(0)
     if threading.current_thread() is not threading.main_thread():
         return
-    if signal.getsignal(signal.SIGINT) is _exit:
+    if signal.getsignal(signal.SIGINT) is interrupt.exit_at_once:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in TERMINATION:
         if signal.getsignal(number) is signal.SIG_DFL:
