@@ -22,8 +22,8 @@ from kerakit.data.shards.commands import check_packed
 from kerakit.data.shards.encode import encode_sample
 from kerakit.data.shards.index import INDEX, METADATA, open_shards
 from kerakit.errors import JobError
+from packing import assert_same, pack
 from projects import write_image, write_photos
-from shards import assert_same, pack
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from kerakit.data import DataReader
 from kerakit.data.shards import plan, storage
 from kerakit.data.shards.commands import check_packed
 from kerakit.data.shards.storage import Storage
-from shards import assert_same, pack
+from packing import assert_same, pack
 
 pytestmark = [
     pytest.mark.slow,

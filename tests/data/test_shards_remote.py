@@ -27,8 +27,8 @@ from kerakit.device.preprocessing import STRETCH
 from kerakit.errors import JobError
 from kerakit.new_project import new_project
 from kerakit.tasks import Segmentation
+from packing import assert_same, pack
 from range_server import RangeServer, serve
-from shards import assert_same, pack
 
 
 @pytest.fixture

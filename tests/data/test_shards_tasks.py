@@ -19,8 +19,8 @@ from kerakit.data.annotations.objects import Annotations, ObjectColumns, clean_b
 from kerakit.data.check import check_images, open_dataset
 from kerakit.data.ready import write_ready_data
 from kerakit.data.shards.objects import from_arrow, to_arrow
+from packing import assert_equal, assert_same, pack
 from projects import write_image
-from shards import assert_equal, assert_same, pack
 
 READERS = {
     "classification": "DataReader",
