@@ -38,6 +38,7 @@ def server(
         MAX_FRACTION="1",
         TMPDIR=str(folder),  # killed processes leave files of TensorFlow
         KERAS_BACKEND=request.param,
+        PYTORCH_NVML_BASED_CUDA_CHECK="1",  # else, torch cannot use a GPU after a fork
         # Of JAX: a step is compiled once, not at each start.
         JAX_COMPILATION_CACHE_DIR=str(folder),
         JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
