@@ -178,12 +178,19 @@ def use_all_devices() -> None:
     """Let Keras train on all devices; with one, do nothing. Before Keras creates an array.
 
     Raises:
-        UserError: the backend is unknown.
+        UserError: several processes were started, and have not been joined.
 
     >>> use_all_devices()
     """
     import keras
 
+    launch = find_launch(os.environ)
+    if launch is not None and world.current.size == 1:
+        raise UserError(
+            f"{launch.size} processes were started ({launch.launcher}), and each would do the same "
+            "work: only train.py divides it. Start one process, which uses all devices of the "
+            "machine."
+        )
     if keras.backend.backend() != "jax":
         devices = list_devices()
         if len(devices) > 1 and not devices[0].startswith("cpu"):
