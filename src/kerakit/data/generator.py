@@ -210,7 +210,9 @@ class BatchGenerator(keras.utils.PyDataset):
         Raises:
             UserError: an image is unreadable.
         """
-        batch: tuple[Any, Any] = world.current.assemble(self.local_batch(i), self.batch_count(i))
+        batch = self.local_batch(i)
+        if self.is_divided:
+            batch = world.current.assemble(batch, self.batch_count(i))
         return batch
 
     def batch_count(self, i: int) -> int:

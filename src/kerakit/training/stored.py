@@ -136,7 +136,7 @@ class StoredFeatures:
         try:
             with progress(f"computing features ({generator.mode})", len(self)) as update:
                 for batch in range(missing[0] // generator.batch_size, stop):
-                    images, targets = generator.local_batch(batch)
+                    images, targets = generator[batch]
                     features = self._backbone.predict(images)
                     start = batch * generator.batch_size
                     for row, image in enumerate(images):
