@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import tarfile
 import zlib
@@ -322,3 +323,17 @@ def test_a_hostile_index_is_an_error(
     parquet.write_table(table, tmp_path / "shards" / INDEX)
     with pytest.raises(UserError):
         DataReader(tmp_path / "shards").image_path(0).read_bytes()
+
+
+def test_a_full_disk(photos_once: Path, tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            pack(photos_once, tmp_path / "shards")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.filename == str(tmp_path / "shards/shard-000000.tar")
+    assert sorted(path.name for path in (tmp_path / "shards").iterdir()) == [".pack"]
+    pack(photos_once, tmp_path / "shards")
+    assert_same(DataReader(photos_once), DataReader(tmp_path / "shards"))

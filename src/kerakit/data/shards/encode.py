@@ -14,7 +14,7 @@ from PIL import Image
 
 from kerakit.data.decode import decode_image, decode_with_warning, detect_extension, read_bytes
 from kerakit.data.shards.source import Source
-from kerakit.device.photo import upright_size
+from kerakit.device.photo import jpeg_frame, jpeg_orientation, upright_size
 from kerakit.errors import ImageError, first_line
 
 _CHECKED_SIZE = (32, 32)
@@ -22,6 +22,41 @@ _CHECKED_SIZE = (32, 32)
 
 BLOCK = 512
 """Size of the blocks of a tar file, in bytes."""
+
+_MAX_MEMBER = 8**11 - 1
+"""Largest size of a file in a tar file of POSIX, in bytes."""
+
+
+def _empty_header() -> bytes:
+    info = tarfile.TarInfo()
+    info.mode = 0o644
+    header = bytearray(info.tobuf(tarfile.USTAR_FORMAT))
+    header[148:156] = b" " * 8  # the checksum, as it counts in itself
+    return bytes(header)
+
+
+_HEADER = _empty_header()
+
+
+def tar_header(name: str, size: int) -> bytes:
+    """Return the header of a file in a tar file: that of ``tarfile``, in a quarter of its time.
+
+    Raises:
+        ValueError: more than 8 GiB.
+
+    >>> info = tarfile.TarInfo("000000042.jpg")
+    >>> info.size = 25_000
+    >>> tar_header(info.name, info.size) == info.tobuf(tarfile.USTAR_FORMAT)
+    True
+    """
+    if size > _MAX_MEMBER:
+        raise ValueError("it has more than 8 GiB, the limit of a file in a tar file")
+    header = bytearray(_HEADER)
+    text = name.encode()
+    header[: len(text)] = text
+    header[124:136] = b"%011o\0" % size
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header)
 
 
 @dataclass
@@ -65,7 +100,7 @@ def _encode(source: Source, row: int, max_side: int | None, quality: int) -> Sam
     data = read_bytes(place)
     if not data:
         raise ValueError("the file is empty")
-    size = original = upright_size(data)
+    size = original = _upright_size(data)
     extension = (detect_extension(data) or Path(str(place.suffix)).suffix or ".jpg")[1:].lower()
     if max_side is not None and max(original) > max_side:
         scale = max_side / max(original)
@@ -80,6 +115,14 @@ def _encode(source: Source, row: int, max_side: int | None, quality: int) -> Sam
         members.append(_mask(name, mask))
     members.append(("json", source.describe(row)))
     return Sample(row, members, size, original)
+
+
+def _upright_size(data: bytes) -> tuple[int, int]:
+    """Return (width, height) as decoding finds them, without looking for superfluous segments."""
+    if data[:2] != b"\xff\xd8":
+        return upright_size(data)
+    width, height, _ = jpeg_frame(data)
+    return (width, height) if jpeg_orientation(data) < 5 else (height, width)
 
 
 def _mask(name: str, place: Any) -> tuple[str, bytes]:
@@ -115,9 +158,7 @@ def write_sample(file: Any, key: str, sample: Sample, masks: list[str]) -> dict[
             f"{prefix}crc32": zlib.crc32(content),
         }
     for i, (extension, content) in enumerate(sample.members):
-        info = tarfile.TarInfo(f"{key}.{extension}")
-        info.size, info.mode = len(content), 0o644
-        file.write(info.tobuf(tarfile.USTAR_FORMAT))
+        file.write(tar_header(f"{key}.{extension}", len(content)))
         if i < len(prefixes):
             record[f"{prefixes[i]}offset"] = file.tell()
         file.write(content)

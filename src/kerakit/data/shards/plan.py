@@ -25,7 +25,12 @@ PLAN = ".pack/plan.json"
 """Record of packing that is not complete."""
 
 OWN = re.compile(r"shard-\d{6}\.tar|index\.parquet|\.pack/(plan\.json|\d{6}\.parquet)")
-_SHARD_BYTES = 2**28
+_MIN_BYTES, _MAX_BYTES = 2**24, 2**28
+"""Sizes of shards, in bytes: a kill loses at most one."""
+
+_SHARDS = 64
+"""Number of shards of a dataset whose shards are between these sizes."""
+
 _MAX_IMAGES = 10_000
 _SAMPLED = 500
 """Files whose size decides about the number of images per shard."""
@@ -54,7 +59,7 @@ class Plan:
 
 
 def make_plan(source: Source, max_side: int | None, quality: int) -> Plan:
-    """Return a plan of shards of about 256 MiB, of at most 10,000 images."""
+    """Return a plan of shards of 16 to 256 MiB, of at most 10,000 images."""
     sizes = [
         sum(size for size, _ in map(_state, source.files(row)))
         for row in range(0, len(source), max(1, len(source) // _SAMPLED))
@@ -62,7 +67,8 @@ def make_plan(source: Source, max_side: int | None, quality: int) -> Plan:
     mean = max(1.0, float(np.mean(sizes)) if sizes else 1.0) + 3 * BLOCK
     if max_side is not None:
         mean = min(mean, _BYTES_PER_PIXEL * 0.75 * max_side**2)
-    per_shard = int(min(max(_SHARD_BYTES / mean, 1), _MAX_IMAGES))
+    size = min(max(mean * len(source) / _SHARDS, _MIN_BYTES), _MAX_BYTES)
+    per_shard = int(min(max(size / mean, 1), _MAX_IMAGES))
     return Plan(len(source), per_shard, max_side, quality)
 
 
