@@ -38,22 +38,17 @@ def build_variables(model: keras.Model, targets: Any) -> None:
     if keras.backend.backend() != "tensorflow":
         return
     model.optimizer.build(model.trainable_variables)
-    build_metrics(model, targets)
-
-
-def build_metrics(model: keras.Model, targets: Any, weights: Any = None) -> None:
-    """Create the variables of the metrics of a compiled model."""
     count = len(keras.tree.flatten(targets)[0])
     shapes = [(count, *output.shape[1:]) for output in model.outputs]
     if any(None in shape for shape in shapes):
-        return  # the first step creates them
+        return  # the first step creates those of metrics
     zeros = [
         keras.ops.zeros(shape, output.dtype)
         for shape, output in zip(shapes, model.outputs, strict=True)
     ]
     outputs = keras.tree.pack_sequence_as(getattr(model, "output", zeros[0]), zeros)
-    model.compute_loss(None, targets, outputs, weights, training=False)
-    model.compute_metrics(None, targets, outputs, weights)
+    model.compute_loss(None, targets, outputs, training=False)
+    model.compute_metrics(None, targets, outputs)
     model.reset_metrics()
 
 

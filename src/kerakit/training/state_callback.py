@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kerakit import __version__, world
+from kerakit.inference import compiled_call
 from kerakit.signals import shielded
 from kerakit.state_folder import SavedState
 from kerakit.training.backend_state import (
-    build_metrics,
     collect_generators,
     name_optimizer,
     restore_generators,
@@ -242,8 +242,7 @@ class StateSaver(keras.callbacks.Callback):
         if not optimizer.built:
             optimizer.build(self.model.trainable_variables)
         if self._remaining is not None:
-            _, y, *weights = _first_samples(self._remaining[0])
-            build_metrics(self.model, y, *weights)  # restored before the first step
+            self._build_metrics()
             self._saved = saved
             self._position = self._state.first_epoch, self._remaining.start
         self._restore_all(saved, ("model", "part", "optimizer"))
@@ -263,6 +262,14 @@ class StateSaver(keras.callbacks.Callback):
             for callback in self._callbacks:
                 if isinstance(callback, StepScheduler):
                     callback.first_step = done - int(self.model.optimizer.iterations)
+
+    def _build_metrics(self) -> None:
+        """Create the variables of metrics, as the first step does: to be restored before it."""
+        assert self._remaining is not None  # noqa: S101 - by the caller
+        x, y, weights = keras.utils.unpack_x_y_sample_weight(_first_samples(self._remaining[0]))
+        outputs = compiled_call(self.model)(x)
+        self.model.compute_loss(x, y, outputs, weights, training=False)
+        self.model.compute_metrics(x, y, outputs, weights)
 
     def _skip_step(self, *arguments: Any) -> Any:
         """Take the place of a step that was done before; its batch is dropped."""
