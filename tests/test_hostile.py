@@ -21,13 +21,15 @@ import keras
 import numpy as np
 import pytest
 
+from kerakit.checkpoint import Checkpoint
 from kerakit.data import DataReader, ObjectReader, recognize
 from kerakit.deploy import ExportFolder, find_images, load_exported, write_predictions
 from kerakit.device import predict as program
 from kerakit.errors import KerakitError, UserError, printable_lines
 from kerakit.locks import release_all
-from kerakit.run import Checkpoint, Run, load_weights
+from kerakit.run import Run
 from kerakit.tasks import make_task
+from kerakit.trained_weights import load_weights
 from projects import write_image
 
 FORBIDDEN = (

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from kerakit.console import quiet_startup
     from kerakit.errors import ImageError, JobError, KerakitError, UserError
     from kerakit.interrupt import exit_on_interrupt
-    from kerakit.run import Run, load_weights
+    from kerakit.run import Run
     from kerakit.script import deploy_command, parse_args
+    from kerakit.trained_weights import load_weights
 
 __version__ = "0.2.0"
 
@@ -46,7 +47,7 @@ _HOMES = {
     "deploy_command": "kerakit.script",
     "exit_on_interrupt": "kerakit.interrupt",
     "fingerprint": "kerakit.architecture",
-    "load_weights": "kerakit.run",
+    "load_weights": "kerakit.trained_weights",
     "parse_args": "kerakit.script",
     "quiet_startup": "kerakit.console",
 }

@@ -8,15 +8,14 @@ import io
 import math
 import re
 import sys
-import warnings
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from kerakit import __version__
-from kerakit.architecture import fingerprint
-from kerakit.errors import JobError, UserError, first_line
+from kerakit.checkpoint import WEIGHTS_FILE, Checkpoint, sort_key
+from kerakit.errors import JobError, UserError
 from kerakit.files import (
     RESTORE,
     OutputFolder,
@@ -42,7 +41,7 @@ from kerakit.locks import (
 from kerakit.set_aside import SetAside
 from kerakit.signals import shielded
 from kerakit.state_folder import StateFolder
-from kerakit.weights import check_hdf5, check_weights, estimate_weights_size
+from kerakit.weights import estimate_weights_size
 
 if TYPE_CHECKING:
     import keras
@@ -55,42 +54,8 @@ _STARTED = {"kerakit": __version__}
 MIN_SECONDS = 60
 """Shortest training before the end of the first epoch that Ctrl-C and errors do not discard."""
 
-_WEIGHTS_FILE = r"epoch-\d{4,9}\.weights\.h5"
 _TEMPORARY = r"(\.[0-9a-f]{8}\.)?"
 """Prefix of the files that a killed process leaves half-written: see ``atomic_write``."""
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A saved weights file of a run.
-
-    Attributes:
-        file: its name in the checkpoint folder.
-        epoch: the epoch after which it was saved, counted from 1.
-        value: the monitored metric at that epoch; None for NaN.
-        sha256: SHA-256 of the file, 64 hexadecimal digits.
-
-    Raises:
-        ValueError: a value is invalid, such as a file outside the checkpoint folder.
-    """
-
-    file: str
-    epoch: int
-    value: float | None
-    sha256: str
-
-    def __post_init__(self) -> None:
-        """Check values that were read from a file."""
-        if not (isinstance(self.file, str) and re.fullmatch(_WEIGHTS_FILE, self.file)):
-            raise ValueError(
-                f"file: expected a name such as epoch-0001.weights.h5, got {self.file!r}"
-            )
-        if type(self.epoch) is not int or not 0 < self.epoch < 10**9:
-            raise ValueError(f"epoch: expected a positive integer, got {self.epoch!r}")
-        if self.value is not None and type(self.value) not in (int, float):
-            raise ValueError(f"value: expected a number or null, got {self.value!r}")
-        if not (isinstance(self.sha256, str) and re.fullmatch("[0-9a-f]{64}", self.sha256)):
-            raise ValueError(f"sha256: expected 64 hexadecimal digits, got {self.sha256!r}")
 
 
 class RunLostError(JobError):
@@ -312,13 +277,13 @@ class Run(OutputFolder):
         return [
             path
             for path in self.checkpoints.glob("*epoch-*.weights.h5")
-            if re.fullmatch(_TEMPORARY + _WEIGHTS_FILE, path.name)
+            if re.fullmatch(_TEMPORARY + WEIGHTS_FILE, path.name)
         ]
 
     def _saved_weights(self) -> list[Path]:
         """Return the complete weights files, sorted by epoch, listed as checkpoints or not."""
         files = self._weights_files()
-        return sorted(path for path in files if re.fullmatch(_WEIGHTS_FILE, path.name))
+        return sorted(path for path in files if re.fullmatch(WEIGHTS_FILE, path.name))
 
     @classmethod
     def open(cls, path: Path | str) -> Self:
@@ -503,88 +468,3 @@ class Run(OutputFolder):
         except (ValueError, TypeError, AttributeError, csv.Error) as error:
             raise damaged(self.history, error) from None
         return rows
-
-
-def sort_key(value: float | None, higher_is_better: bool) -> float:
-    """Return the key that sorts values of a metric, the best first; infinite and None or NaN last.
-
-    >>> sorted([0.5, None, 0.9], key=lambda value: sort_key(value, higher_is_better=True))
-    [0.9, 0.5, None]
-    """
-    if value is None or not math.isfinite(value):
-        return math.inf
-    return -value if higher_is_better else value
-
-
-def load_weights(model: keras.Model, path: Path | str) -> Path:
-    """Load weights into ``model``; return the path of the weights file.
-
-    Args:
-        model: a built model.
-        path: a weights file (.weights.h5), or a run folder, for its best checkpoint.
-
-    Raises:
-        UserError: no such file, a damaged file, a file of another model, NaN weights, or, of a
-            run folder, a model whose architecture changed since it was trained.
-
-    >>> import keras
-    >>> load_weights(keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]), "missing")
-    Traceback (most recent call last):
-    kerakit.errors.UserError: there is no file missing. Expected a checkpoint (.weights.h5) ...
-    """
-    path, run = Path(path), None
-    if path.is_dir():
-        run = Run.open(path)
-        path = run.best()
-    if not path.is_file():
-        raise UserError(
-            f"there is no file {path}. Expected a checkpoint (.weights.h5) or a run folder."
-        )
-    if not path.name.endswith(".weights.h5"):
-        raise UserError(f"{path} is not a checkpoint: expected the file extension .weights.h5.")
-    check_hdf5(path)
-    try:
-        with warnings.catch_warnings():
-            # Keras names each layer that does not fit; one message says it below.
-            warnings.simplefilter("ignore")
-            model.load_weights(path)
-    except (ValueError, KeyError):
-        other = "" if run else ", or is damaged"
-        raise UserError(
-            f"{path} does not fit this model ({model.name}){other}: layers or shapes differ. "
-            "Was it trained with another --model, --input_size or number of classes?"
-        ) from None
-    except Exception as error:
-        # h5py raises OSError, RuntimeError, TypeError and others for damaged files.
-        raise damaged(path, first_line(error)) from None
-    if run is not None:
-        _check_architecture(model, run)
-    check_weights(model, str(path))
-    return path
-
-
-def _check_architecture(model: keras.Model, run: Run) -> None:
-    """Raise UserError if the weights of ``run`` fit ``model``, but were trained in another one."""
-    config = read_json(run.config, dict)
-    recorded: Any = config.get("architecture")
-    # At another input size, as with --from_ckpt, a model may differ in its padding.
-    shape = model.inputs[0].shape if model.inputs else ()
-    same_size = config.get("input_size") == list(shape[2:0:-1])
-    if not isinstance(recorded, dict) or not recorded or not same_size:
-        return
-    current = fingerprint(model)
-    if current["sha256"] == recorded.get("sha256"):
-        return
-    if current["keras"] != recorded.get("keras"):
-        print(
-            f"WARNING: the architecture of {run.path} was recorded by Keras "
-            f"{recorded.get('keras')} and cannot be compared by Keras {current['keras']}.",
-            flush=True,
-        )
-        return
-    raise UserError(
-        f"the architecture of {model.name} changed since {run.path} was trained: its fingerprint "
-        f"was {str(recorded.get('sha256'))[:12]}, is {current['sha256'][:12]}. The weights fit, "
-        "but the model would compute something else. Undo the change in models/, or train again; "
-        "to start a new training from these weights, pass the .weights.h5 file to --from_ckpt."
-    )

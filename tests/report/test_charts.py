@@ -20,7 +20,12 @@ from PIL import Image
 
 from kerakit import report
 from kerakit.report import charts
-from kerakit.report.charts import Dot, FormatPoint
+from kerakit.report.accuracy_latency import (
+    Dot,
+    FormatPoint,
+    place_labels,
+    plot_accuracy_latency,
+)
 from kerakit.report.svg import to_svg
 
 ROWS = [
@@ -42,7 +47,7 @@ def every_chart() -> list[Figure]:
     return [
         charts.plot_curves(ROWS, [(2, "best")]),
         charts.plot_confusion_matrix(np.array([[3, 1], [0, 2]]), ["a", "b"]),
-        charts.plot_accuracy_latency([POINT], "accuracy", (0.89, "gate"), 0.04),
+        plot_accuracy_latency([POINT], "accuracy", (0.89, "gate"), 0.04),
         charts.plot_trials([(0, 0.5, {"x": 1})], ["x"], "accuracy", True),
     ]
 
@@ -175,7 +180,7 @@ def test_no_label_covers_a_dot_or_another_label(points: list[tuple[str, Dot]], g
     area, line = (56.0, 32.0, 886.0, 340.0), (56.0, gate, 886.0, gate + 4)
     labels, placed = zip(*points, strict=True)
     sizes = [(7.5 * len(label), 14.0) for label in labels]
-    boxes = charts.place_labels(sizes, placed, area, [line])
+    boxes = place_labels(sizes, placed, area, [line])
     for box, size in zip(boxes, sizes, strict=True):
         assert (box[2] - box[0], box[3] - box[1]) == pytest.approx(size)
         assert min(box[0] - area[0], box[1] - area[1], area[2] - box[2], area[3] - box[3]) >= 0
@@ -198,7 +203,7 @@ def test_no_label_covers_a_dot_or_another_label(points: list[tuple[str, Dot]], g
 )
 def test_every_dot_is_inside_the_axes(values: list[tuple[float, float, int]], gate: float) -> None:
     points = [FormatPoint(str(i), x, y, size, True) for i, (x, y, size) in enumerate(values)]
-    figure = charts.plot_accuracy_latency(points, "accuracy", (gate, "gate"), 0.04)
+    figure = plot_accuracy_latency(points, "accuracy", (gate, "gate"), 0.04)
     (axes,) = figure.axes
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
     for _, x, y, _ in ((0, *value) for value in values):
@@ -209,7 +214,7 @@ def test_every_dot_is_inside_the_axes(values: list[tuple[float, float, int]], ga
 
 def test_formats_that_failed_are_red() -> None:
     points = [POINT, FormatPoint("h5", 3.0, 0.8, 4096, False)]
-    figure = charts.plot_accuracy_latency(points, "accuracy", (0.89, "the gate"), 0.04)
+    figure = plot_accuracy_latency(points, "accuracy", (0.89, "the gate"), 0.04)
     markers = {
         float(np.ravel(line.get_xdata())[0]): line.get_color()
         for line in figure.axes[0].lines

@@ -264,10 +264,10 @@ def test_an_interrupted_computation_resumes(
     class Interrupted(BatchGenerator):
         stop_at: float = 3
 
-        def __getitem__(self, i: int) -> Any:
+        def local_batch(self, i: int) -> Any:
             if i >= self.stop_at:
                 raise KeyboardInterrupt
-            return super().__getitem__(i)
+            return super().local_batch(i)
 
     computed = record_images(monkeypatch)
     backbone, _ = split_at(model())

@@ -29,7 +29,8 @@ from PIL import Image
 import kerakit
 from kerakit.errors import UserError
 from kerakit.run import Run
-from kerakit.training.search import Search, SearchFolder
+from kerakit.training.search import Search
+from kerakit.training.search_folder import SearchFolder
 from projects import Project, Result
 
 # Real processes, and real runs except for their weights: a training that takes no time.
@@ -42,7 +43,7 @@ from pathlib import Path
 import kerakit
 from kerakit import script
 from kerakit.files import write_json
-from kerakit.run import Checkpoint
+from kerakit.checkpoint import Checkpoint
 
 
 class Flags(kerakit.Config):

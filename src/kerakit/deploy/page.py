@@ -17,7 +17,7 @@ from kerakit.deploy.quantization.health import summarize
 from kerakit.deploy.results import FormatResult
 from kerakit.files import write_text
 from kerakit.inference import TIMED_RUNS
-from kerakit.report.charts import FormatPoint, plot_accuracy_latency
+from kerakit.report.accuracy_latency import FormatPoint, plot_accuracy_latency
 from kerakit.report.formatting import (
     FRACTIONS,
     format_label,

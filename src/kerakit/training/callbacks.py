@@ -9,9 +9,10 @@ from typing import Any
 
 import keras
 
+from kerakit.checkpoint import sort_key
 from kerakit.errors import JobError, list_names
 from kerakit.report import charts
-from kerakit.run import Run, sort_key
+from kerakit.run import Run
 from kerakit.training.outputs import Output
 
 SECONDS_BETWEEN_LINES = 1

@@ -14,8 +14,9 @@ from kerakit.report import charts
 from kerakit.report.formatting import FRACTIONS, format_value
 from kerakit.report.page import Gallery, Note, Sample, Section
 from kerakit.report.plots import image_grid, save_image
-from kerakit.run import Run, load_weights
+from kerakit.run import Run
 from kerakit.tasks.calibration import calibrate_task
+from kerakit.trained_weights import load_weights
 from kerakit.training.page import write_page
 
 if TYPE_CHECKING:

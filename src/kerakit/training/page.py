@@ -9,6 +9,7 @@ from typing import Any
 
 from PIL import Image
 
+from kerakit.checkpoint import Checkpoint
 from kerakit.data.split import MODES
 from kerakit.errors import UserError, first_line
 from kerakit.files import RESTORE, read_json, write_text
@@ -35,7 +36,7 @@ from kerakit.report.page import (
     render,
 )
 from kerakit.report.plots import ROW_HEIGHT
-from kerakit.run import Checkpoint, Run
+from kerakit.run import Run
 from kerakit.script import deploy_command, evaluate_command
 
 BATCH_ROWS = 4
