@@ -56,6 +56,7 @@ class Search:
         score: column of history.csv. A trial's score is its value at the best checkpoint's epoch.
         higher_is_better: whether the largest score is the best one.
 
+    >>> from pathlib import Path
     >>> class Flags(Config):
     ...     save_to: Path = Path("progress/search")
     ...     trials: int = 20
