@@ -56,9 +56,8 @@ class Search:
         score: column of history.csv. A trial's score is its value at the best checkpoint's epoch.
         higher_is_better: whether the largest score is the best one.
 
-    >>> from pathlib import Path
     >>> class Flags(Config):
-    ...     save_to: Path = Path("progress/search")
+    ...     save_to: str = "progress/search"
     ...     trials: int = 20
     ...     overwrite: bool = False
     ...     seed: int = 0
