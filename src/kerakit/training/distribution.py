@@ -160,6 +160,7 @@ def join_processes(args: ConfigT) -> ConfigT:
     folder = None if me.is_main else Path(tempfile.mkdtemp(prefix=f"kerakit-{me.rank}-"))
     world.join(me)
     _end_together(me)
+    _connect(me)
     if folder is not None:
         remove = partial(shutil.rmtree, folder, ignore_errors=True)
         world.on_leave(remove)
@@ -295,6 +296,19 @@ def _initialize(launch: Launch) -> None:
             f"{first_line(error)} Check that all were started, and that they reach process 0 at "
             f"{launch.address or 'the address that JAX finds'}."
         ) from error
+
+
+def _connect(me: World) -> None:
+    """Open the connections among all devices, where the processes are at the same point.
+
+    On CPUs, a process waits 30 seconds for it; later, in a step, for any time.
+    """
+    from jax._src.distributed import global_state
+
+    client: Any = global_state.client
+    client.wait_at_barrier("kerakit/connect", START_SECONDS * 1000)
+    me.maximum(1)
+    me.gather_bytes(b"1")
 
 
 def _end_together(me: World) -> None:
