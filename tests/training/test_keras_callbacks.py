@@ -146,7 +146,8 @@ def test_an_error_in_callbacks_leaves_the_old_run(trained: Project) -> None:
 
 def test_no_step_has_learning_rate_0(project: Project) -> None:
     add(project, "")
-    done = project.train("--batch_size", 60, "--num_epochs", 2, "--learning_rate", 0.01)
+    flags = ("--batch_size", 60, "--num_epochs", 2, "--learning_rate", 0.01)
+    done = project.train("--strategy", "scratch", *flags)
     assert done.code == 0, done.err
     np.testing.assert_allclose(rates(project), 0.01)  # one step per epoch
 
