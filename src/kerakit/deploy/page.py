@@ -143,7 +143,7 @@ def _tiles(
 
 def _formats(results: Sequence[FormatResult], report: Mapping[str, Any]) -> Section:
     main, *others = report["keras_metrics"]
-    columns = [main, "drop", "agreement", *others, "latency_ms", "size_bytes"]
+    columns = [main, "drop", "agreement", "latency_ms", "size_bytes", *others]
     rows = []
     for result in results:
         values = {**result.to_json(), **(result.measurement.metrics if result.measurement else {})}
