@@ -61,7 +61,7 @@ def rates(project: Project) -> list[float]:
 
 FLAGS = ["--model", "tiny", "--num_epochs", "4", "--head_epochs", "4", "--batch_size", "16"]
 
-PREDICT = ("predict.py", "--read_from", "progress/test", "data", "--as_json")
+PREDICT = ("predict.py", "--read_from", "progress/test", "../photos", "--as_json")
 
 TRAIN = f"""
 import sys
