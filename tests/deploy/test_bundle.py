@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import io
+import itertools
 import json
 import os
 import random
@@ -361,6 +362,18 @@ def encoded(image: Image.Image, ending: str, orientation: int = 1) -> io.BytesIO
     file = io.BytesIO()
     image.save(file, ending, exif=exif)
     return file
+
+
+def test_tiny_photos_are_read_as_in_training(tmp_path: Path) -> None:
+    """Several factors of the decoder have the size of a photo of a few pixels."""
+    path = tmp_path / "photo.jpeg"
+    sizes = range(1, 11)
+    for size in itertools.product(sizes, sizes):
+        path.write_bytes(encoded(picture(*size), "jpeg").getvalue())
+        for wanted in itertools.product((1, 2, 3, 5, 8), (1, 2, 3, 5, 8)):
+            here = read_image(path, wanted).astype(int)
+            there = program.read_photo(path, wanted[1], wanted[0])
+            assert np.abs(there - here).max() <= 1, (size, wanted)
 
 
 @settings(max_examples=60, deadline=None)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from kerakit.data.shards.member import Member
 from kerakit.device.photo import (
     EXTENSIONS,
+    SMALLEST_SCALED,
     clean_jpeg,
     decode,
     jpeg_frame,
@@ -36,7 +37,7 @@ from kerakit.machine import available_cores
 IMAGE_EXTENSIONS = frozenset(EXTENSIONS)
 """File extensions of images, in lower case."""
 
-DECODER_VERSION = "v5"
+DECODER_VERSION = "v6"
 """Part of the keys of caches on disk: change it whenever decoding changes any file's pixels."""
 
 _FILES = 64
@@ -265,8 +266,10 @@ def _decode_jpeg(data: bytes, input_size: tuple[int, int]) -> tuple[Pixels, str]
     width, height, channels = jpeg_frame(data)
     if channels == 4:  # CMYK: libjpeg-turbo does not convert it
         return decode(data, *input_size), ""
-    divisor = _downscale(width, height, stored_size)
-    least = {"min_width": -(-width // divisor), "min_height": -(-height // divisor)}
+    least = {}
+    if max(width, height) >= SMALLEST_SCALED:
+        divisor = _downscale(width, height, stored_size)
+        least = {"min_width": -(-width // divisor), "min_height": -(-height // divisor)}
     try:
         # A progressive JPEG takes 3 to 6 bytes per pixel, however small it is decoded.
         with large_image(width, height):

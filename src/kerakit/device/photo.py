@@ -58,6 +58,12 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _STRIP_PIXELS = 2**22
 _large_image = threading.Lock()
 
+SMALLEST_SCALED = 8
+"""Longer side in pixels from which a JPEG is scaled down by its decoder.
+
+Below, several factors of libjpeg-turbo have the same size, and programs choose different ones.
+"""
+
 # Pillow's own limit would warn about images that are read here, and be an error above twice this.
 Image.MAX_IMAGE_PIXELS = MAX_JPEG_PIXELS
 
@@ -66,7 +72,8 @@ def decode(data: bytes, width: int, height: int) -> Any:
     """Decode an image file with Pillow to uint8 (rows, columns, 3), RGB, upright.
 
     The first frame is read. Transparency becomes white; of 16 bits, the upper 8 are used. A JPEG is
-    scaled down by 2, 4 or 8, to ``width`` by ``height`` at least.
+    scaled down by 2, 4 or 8, to ``width`` by ``height`` at least, unless it is below
+    SMALLEST_SCALED.
 
     Raises:
         ValueError: not an image, a damaged one, or one of too many pixels.
@@ -79,7 +86,7 @@ def decode(data: bytes, width: int, height: int) -> Any:
             is_jpeg = image.format == "JPEG"
             check_size(*image.size, MAX_JPEG_PIXELS if is_jpeg else MAX_PIXELS)
             with large_image(*image.size):
-                if is_jpeg:
+                if is_jpeg and max(image.size) >= SMALLEST_SCALED:
                     turned = orientation > 4
                     image.draft(image.mode, (height, width) if turned else (width, height))
                 image.load()
