@@ -241,13 +241,16 @@ def resize(pixels: Any, size: tuple[int, int]) -> Any:
     # Pillow's resize uses more than the nearest four pixels, and its transform rounds down.
     first, second, x = _neighbors(columns, width)
     above, below, y = _neighbors(rows, height)
-    x, y = np.repeat(x[:, None], 3, 1), y[:, None, None]
-    result = np.empty((height, width, 3), np.uint8)
+    # Rows of bytes: to take single bytes is faster than to take pixels of three.
+    first, second = ((3 * at[:, None] + np.arange(3)).ravel() for at in (first, second))
+    x, y = np.repeat(x, 3), y[:, None]
+    values = np.reshape(pixels, (rows, 3 * columns))
+    result = np.empty((height, 3 * width), np.uint8)
     step = max(1, STRIP // (3 * width))
     for start in range(0, height, step):
         part = slice(start, start + step)
         top = above[start]
-        strip = pixels[top : below[part][-1] + 1]
+        strip = values[top : below[part][-1] + 1]
         wide = _weighted(strip, first, 1, 2048 - x)
         wide += _weighted(strip, second, 1, x)
         wide >>= 4
@@ -259,7 +262,7 @@ def resize(pixels: Any, size: tuple[int, int]) -> Any:
         mixed += 2
         mixed >>= 2
         result[part] = mixed
-    return result
+    return result.reshape(height, width, 3)
 
 
 def _weighted(values: Any, at: Any, axis: int, weight: Any) -> Any:
