@@ -96,6 +96,9 @@ def test_a_training_continues_though_its_disk_is_full(project: Project) -> None:
     assert result.code == 0, result.err
     for name in ("TensorBoard", "CSVLogger", "ModelCheckpoint"):
         assert result.err.count(f"WARNING: not written: {name} in callbacks.py: the limit on") == 2
+    assert {
+        tag for _, tag, *_ in read_scalars(run.path / "own") if tag.startswith("batch_")
+    } == set()
     assert (run.path / "own.weights.h5").is_file()
     assert (run.path / "own.csv").read_text().count("\n") == 1 + EPOCHS
     for what in ("saved state", "checkpoint of epoch 2", "checkpoint of epoch 3", "TensorBoard"):

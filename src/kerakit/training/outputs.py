@@ -128,7 +128,8 @@ class FileErrorGuard:
             try:
                 if name == "on_epoch_end":
                     _check_space(self._callback)
-                return hook(*args, **kwargs)
+                with _restored_summary_writer():
+                    return hook(*args, **kwargs)
             except Exception as error:
                 is_file = is_file_error_of_others(error)
                 if not self._has_begun or not (is_file or self._output.failure):
@@ -145,6 +146,23 @@ def tolerate_file_errors(callbacks: Iterable[Any]) -> None:
     for callback in callbacks:
         if not type(callback).__module__.startswith("kerakit."):
             FileErrorGuard(callback)
+
+
+@contextlib.contextmanager
+def _restored_summary_writer() -> Iterator[None]:
+    """Restore TensorFlow's default summary writer after an error.
+
+    One whose flush fails remains the default, and gets the metrics of each batch.
+    """
+    module = sys.modules.get("tensorflow.python.ops.summary_ops_v2")
+    state = getattr(module, "_summary_state", None)
+    writer = getattr(state, "writer", None)
+    try:
+        yield
+    except Exception:
+        if state is not None:
+            state.writer = writer
+        raise
 
 
 def _check_space(callback: Any) -> None:
