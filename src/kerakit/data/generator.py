@@ -172,8 +172,8 @@ class BatchGenerator(keras.utils.PyDataset):
         self._watch = Watch(self._describe)
         # More threads than cores fetch batches from a remote address; as many as before decode.
         self._slots = threading.BoundedSemaphore(self.threads)
-        is_remote = getattr(data_reader, "is_remote", False)
-        self._readers = self.threads + is_remote * min(3 * self.threads, REMOTE_AHEAD)
+        self._is_remote = getattr(data_reader, "is_remote", False)
+        self._readers = self.threads + self._is_remote * min(3 * self.threads, REMOTE_AHEAD)
 
     # ---------------------------------------------------------------- for subclasses to override
 
@@ -478,11 +478,7 @@ class BatchGenerator(keras.utils.PyDataset):
         samples = whole if rows is None else whole[rows]
         if self.mix is not None and self.mode == "train":
             return self._load_mixed(batch, whole, samples)
-        self._fetch(samples)
-        with self._slots:
-            # A list: within map(), a StopIteration of the owner's code would end the batch.
-            pairs = [self._watched_sample(sample) for sample in samples]
-        images, targets = (nested.stack(part) for part in zip(*pairs, strict=True))
+        images, targets = self._read_samples(samples)
         self._check_range(images, samples)
         return images, targets if self.mix is None else self.mix.soft_labels(targets)
 
@@ -495,22 +491,28 @@ class BatchGenerator(keras.utils.PyDataset):
         own = np.arange(first, first + len(samples))
         partners = self.mix.partners(len(whole), shape, seed)[own]
         needed = np.unique(np.concatenate([own, partners]))
-        read = [whole[int(row)] for row in needed]
-        self._fetch(read)
-        pairs = [self._watched_sample(sample) for sample in read]
-        images, targets = (nested.stack(part) for part in zip(*pairs, strict=True))
+        images, targets = self._read_samples([whole[int(row)] for row in needed])
         mine, others = (np.searchsorted(needed, rows) for rows in (own, partners))
         self._check_range(images[mine], samples)
         return self.mix.mix_rows(images, targets, mine, others, len(whole), seed)
 
+    def _read_samples(self, samples: Sequence[int]) -> tuple[Any, Any]:
+        """Return images and targets of samples, counted over epochs; they are watched."""
+        self._fetch(samples)
+        with self._slots:
+            # A list: within map(), a StopIteration of the owner's code would end the batch.
+            pairs = [self._watched_sample(sample) for sample in samples]
+        images, targets = (nested.stack(part) for part in zip(*pairs, strict=True))
+        return images, targets
+
     def _fetch(self, samples: Iterable[int]) -> None:
         """Fetch the images of a batch from a remote dataset, all at once."""
-        fetch = getattr(self.data_reader, "fetch", None)
-        if fetch is None:
+        if not self._is_remote:
             return
         cached: Any = self.read if hasattr(self.read, "__contains__") else ()
         indices = map(self._dataset_index, samples)
-        fetch([i for i in indices if self.data_reader.image_path(i) not in cached])
+        reader: Any = self.data_reader
+        reader.fetch([i for i in indices if reader.image_path(i) not in cached])
 
     def _timed_load(self, batch: int) -> tuple[Any, Any]:
         rows = self._rows(batch)
