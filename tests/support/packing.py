@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
+from kerakit.data.shards import writer
 from kerakit.data.shards.commands import pack_dataset
 
 
@@ -19,6 +21,14 @@ def pack(
     overwrite: bool = False,
 ) -> str:
     return pack_dataset(data, Path(to), task, max_side, 90, skip_unreadable, overwrite)
+
+
+def pack_without_index(data: Path, to: Path | str) -> None:
+    """Write all shards, and fail at the index, as if a process was killed there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writer, "_write_index", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            pack(data, to)
 
 
 def assert_same(one: Any, other: Any) -> None:
