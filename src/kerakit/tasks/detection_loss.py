@@ -10,6 +10,8 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
+from kerakit.tasks.losses import take_rows
+
 CANDIDATES = 10
 """Number of grid points that are trained on each object."""
 
@@ -169,7 +171,7 @@ class DetectionLoss(keras.losses.Loss):
         # as large ones.
         weight = alignment / (highest + 1e-30)
         quality = weight * best
-        matched = ops.take_along_axis(truth, ops.expand_dims(owner, 2), axis=1)
+        matched = take_rows(truth, owner)
         return {
             "weight": ops.max(weight, axis=1),
             "quality": ops.max(quality, axis=1),

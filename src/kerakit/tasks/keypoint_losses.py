@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from kerakit.tasks.losses import LossFn
+from kerakit.tasks.losses import LossFn, take_rows
 
 SIGMA = 1.5
 """Standard deviation of the Gaussian around a point, in cells."""
@@ -92,9 +92,9 @@ class PCK(keras.metrics.Mean):
         targets, packed = ops.cast(y_true, "float32"), ops.cast(y_pred, "float32")
         rows, columns = packed.shape[1:3]
         cells = ops.reshape(packed[..., : self.points], (-1, rows * columns, self.points))
-        offsets = ops.reshape(packed[..., self.points :], (-1, rows * columns, self.points, 2))
+        offsets = ops.reshape(packed[..., self.points :], (-1, rows * columns * self.points, 2))
         best = ops.argmax(cells, axis=1)
-        moved = ops.take_along_axis(offsets, best[:, None, :, None], axis=1)[:, 0]
+        moved = take_rows(offsets, best * self.points + ops.arange(self.points, dtype="int32"))
         column, row = best % columns, best // columns
         cell = ops.cast(ops.stack([column, row], axis=-1), "float32")
         found = (cell + 0.5 + moved) * self.stride

@@ -57,6 +57,32 @@ def smooth_labels(loss: LossFn, smoothing: float) -> LossFn:
     return cross_entropy
 
 
+def take_rows(values: Any, indices: Any) -> Any:
+    """Return rows of each sample: a gather whose indices are 32-bit.
+
+    ``keras.ops.take_along_axis`` makes them 64-bit, which oneDNN reports as an error on CPUs
+    without AVX-512.
+
+    Args:
+        values: (batch, rows, channels).
+        indices: of rows, int32 (batch, n).
+
+    Returns:
+        (batch, n, channels).
+
+    >>> import numpy as np
+    >>> values = np.array([[[1.0], [2.0]], [[3.0], [4.0]]])
+    >>> np.array(take_rows(values, np.array([[1], [0]]))).tolist()
+    [[[2.0]], [[3.0]]]
+    """
+    from keras import ops
+
+    batch, (rows, channels) = ops.shape(values)[0], values.shape[1:]
+    first = ops.expand_dims(ops.arange(batch, dtype="int32") * rows, 1)
+    flat = ops.reshape(values, (-1, channels))
+    return ops.take(flat, ops.cast(indices, "int32") + first, axis=0)
+
+
 def inverse_frequencies(counts: NDArray[np.int64]) -> list[float]:
     """Return a weight per class that makes all classes count the same, 1 on average over samples.
 
