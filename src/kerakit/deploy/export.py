@@ -128,7 +128,7 @@ def export_model(
     model = task.inference_model(model)
     check_preprocess(held_out)  # before anything is written
     with folder.write() as temporary, naming(folder.path, temporary):
-        source = ExportSource(model, calibration, temporary, edgetpu)
+        source = ExportSource(model, calibration, temporary, edgetpu, task)
         impossible = _check_formats(replace(source, folder=folder.path), formats, log)
         log("Keras model: predicting the held-out images")
         predict = keras_predict_fn(model)
@@ -348,7 +348,7 @@ def _apply_fallbacks(
     selected, attempts = try_fallbacks(
         content, source.model, source.calibration, source.activation_stats, gate, log
     )
-    written.path.write_bytes(selected.content)
+    INT8.save(source, selected.content)
     written.details["fallbacks"] = [attempt.to_json() for attempt in attempts]
     written.details["selected"] = selected.name
     return (

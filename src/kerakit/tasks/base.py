@@ -71,6 +71,8 @@ class Task:
             and with BatchNorm; otherwise the head first, then both, on cached features where layers
             are frozen.
         prefix: of the names of the layers of ``head``.
+        activation: activation, "softmax" or "sigmoid", that turns outputs into scores per pixel;
+            "none" for all other outputs.
         class_weights: factor of each class in the loss, which ``balance_classes`` sets; None: 1.
         column: kind of the column of a table with these labels: "class", "set", "number", "mask".
 
@@ -97,6 +99,7 @@ class Task:
     supports_mosaic = False
     prefix = ""
     column: Kind | None = None
+    activation = "none"
     class_weights: list[float] | None = None
 
     def __init__(self, class_names: Names = ()) -> None:
@@ -252,6 +255,16 @@ class Task:
         kinds do not share one scale in int8.
         """
         return model
+
+    def output_labels(self, name: str) -> Sequence[str]:
+        """Return the names along the last axis of an output of the inference model; () without.
+
+        TensorFlow Lite files contain them. Default: the class names.
+
+        Args:
+            name: name of the output; "" for the only one.
+        """
+        return self.class_names
 
     def check_model(self, model: keras.Model) -> None:
         """Raise UserError unless the shapes of the outputs of ``model`` fit this task."""

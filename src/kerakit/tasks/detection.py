@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
@@ -41,6 +41,9 @@ OVERLAP = 0.6
 
 PRIOR = 0.01
 """Objectness before training: most points are background (RetinaNet, arXiv:1708.02002)."""
+
+SIDES = ("left", "upper", "right", "lower")
+"""Meaning of the four channels of a box output: distances in strides."""
 
 START_DISTANCE = 2.0
 """Distance from a point to the sides of its box before training, in strides."""
@@ -274,6 +277,10 @@ class Detection(DecodedTask):
         """Return the model with outputs box_8, object_8, class_8, and so on for all strides."""
         names = [f"{kind}_{stride}" for stride in STRIDES for kind in ("box", "object", "class")]
         return select_outputs(model, {name: f"{self.prefix}{name}" for name in names})
+
+    def output_labels(self, name: str) -> Sequence[str]:
+        """Return the class names for classes, the sides for boxes."""
+        return {"class": self.class_names, "box": SIDES}.get(name.split("_")[0], ())
 
     def check_model(self, model: keras.Model) -> None:
         """Raise UserError unless ``model`` has one output of (batch, points, 5 + classes)."""

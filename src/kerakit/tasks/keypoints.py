@@ -224,6 +224,10 @@ class Keypoints(DecodedTask):
         names = ("heatmaps", "offsets")
         return select_outputs(model, {name: f"{self.prefix}{name}" for name in names})
 
+    def output_labels(self, name: str) -> Sequence[str]:
+        """Return the names of the points for heatmaps."""
+        return self.class_names if name == "heatmaps" else ()
+
     @property
     def default_metrics(self) -> tuple[Any, ...]:  # type: ignore[override]
         """PCK at 0.1."""

@@ -193,6 +193,11 @@ class MultiTask(Task):
             outputs.update({f"{name}.{key}".rstrip("."): value for key, value in own.items()})
         return keras.Model(model.input, outputs, name=model.name)
 
+    def output_labels(self, name: str) -> Sequence[str]:
+        """Return the names of the output of a task: "task", or "task.output"."""
+        task, _, output = name.partition(".")
+        return self.tasks[task].output_labels(output)
+
     def check_model(self, model: keras.Model) -> None:
         """Raise UserError unless the outputs of ``model`` are those of the tasks."""
         import keras

@@ -118,6 +118,7 @@ class Segmentation(DecodedTask):
 
     name = "segmentation"
     decoder_class = Decoder
+    activation = "softmax"
     column = "mask"
     main_metric = "mean_iou"
     monitor = "val_mean_iou"

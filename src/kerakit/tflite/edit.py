@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,10 +16,10 @@ from kerakit.tflite.graph import read_graph
 
 def set_outputs(content: bytes, tensors: Sequence[int]) -> bytes:
     """Return a file whose outputs are ``tensors``, by their indices; its signatures are dropped."""
-    model = _unpack(content)
+    model = unpack_model(content)
     model.subgraphs[0].outputs = np.array(tensors, np.int32)
     model.signatureDefs = None
-    return _pack(model)
+    return pack_model(model)
 
 
 def set_ranges(content: bytes, ranges: Mapping[int, tuple[float, float]]) -> bytes:
@@ -30,12 +31,12 @@ def set_ranges(content: bytes, ranges: Mapping[int, tuple[float, float]]) -> byt
     """
     from ai_edge_litert import schema_py_generated as schema
 
-    model = _unpack(content)
+    model = unpack_model(content)
     for index, limits in ranges.items():
         quantization = schema.QuantizationParametersT()
         quantization.min, quantization.max = (np.array([limit], np.float32) for limit in limits)
         model.subgraphs[0].tensors[index].quantization = quantization
-    return _pack(model)
+    return pack_model(model)
 
 
 def set_constants(content: bytes, constants: Mapping[int, NDArray[Any]]) -> bytes:
@@ -55,7 +56,7 @@ def set_constants(content: bytes, constants: Mapping[int, NDArray[Any]]) -> byte
     from ai_edge_litert import schema_py_generated as schema
 
     tensors = read_graph(content).tensors
-    model = _unpack(content)
+    model = unpack_model(content)
     users = Counter(tensor.buffer for graph in model.subgraphs for tensor in graph.tensors)
     users.update(metadata.buffer for metadata in model.metadata or ())
     users.update(model.metadataBuffer if model.metadataBuffer is not None else ())
@@ -71,7 +72,7 @@ def set_constants(content: bytes, constants: Mapping[int, NDArray[Any]]) -> byte
             users[tensor.buffer] = 1
             model.buffers.append(schema.BufferT())
         model.buffers[tensor.buffer].data = np.frombuffer(values.tobytes(), np.uint8)
-    return _pack(model)
+    return pack_model(model)
 
 
 def set_inputs(content: bytes, constants: Mapping[tuple[int, int], NDArray[Any]]) -> bytes:
@@ -88,7 +89,7 @@ def set_inputs(content: bytes, constants: Mapping[tuple[int, int], NDArray[Any]]
         UserError: an input is not a dense constant.
         ValueError: an input is omitted, or has another type or shape.
     """
-    model = _unpack(content)
+    model = unpack_model(content)
     graph = model.subgraphs[0]
     users = Counter(int(index) for operator in graph.operators for index in operator.inputs)
     users.update(int(index) for index in graph.outputs)
@@ -105,18 +106,31 @@ def set_inputs(content: bytes, constants: Mapping[tuple[int, int], NDArray[Any]]
             graph.tensors.append(copy.copy(graph.tensors[index]))
             index = len(graph.tensors) - 1
         by_tensor[index] = values
-    return set_constants(_pack(model), by_tensor)
+    return set_constants(pack_model(model), by_tensor)
 
 
-def _unpack(content: bytes) -> Any:
+def unpack_model(content: bytes) -> Any:
+    """Return a file as the schema's objects; what follows the model, such as labels, is dropped."""
     from ai_edge_litert import schema_py_generated as schema
 
     return schema.ModelT.InitFromPackedBuf(content, 0)
 
 
-def _pack(model: Any) -> bytes:
-    import flatbuffers
-
-    builder = flatbuffers.Builder(1024)
+def pack_model(model: Any) -> bytes:
+    """Return the file of the schema's objects."""
+    builder = _builder_class()(1024)
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
     return bytes(builder.Output())
+
+
+@functools.cache
+def _builder_class() -> Any:
+    import flatbuffers
+
+    class Builder(flatbuffers.Builder):
+        """Aligns data to 16 bytes, as ``force_align`` of the schema demands; Python ignores it."""
+
+        def StartVector(self, size: int, count: int, alignment: int) -> Any:  # noqa: N802
+            return super().StartVector(size, count, 16 if size == 1 else alignment)
+
+    return Builder

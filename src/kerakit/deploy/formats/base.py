@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import keras
 
     from kerakit.deploy.quantization.calibration import Calibration
+    from kerakit.tasks.base import Task
 
 FLOAT32_FILE = "model_float32.tflite"
 """TensorFlow Lite file in float32, the source of quantized ones."""
@@ -57,12 +58,14 @@ class ExportSource:
         calibration: images that calibrate the activation ranges.
         folder: where files are written; a format may read the file of another one here.
         edgetpu: options of the Edge TPU compiler.
+        task: the task whose labels TensorFlow Lite files contain; None: no labels.
     """
 
     model: keras.Model
     calibration: Calibration
     folder: Path
     edgetpu: EdgeTpuOptions = EdgeTpuOptions()
+    task: Task | None = None
 
     @cached_property
     def activation_stats(self) -> ActivationStats:

@@ -6,14 +6,29 @@ from pathlib import Path
 from typing import Any
 
 from kerakit.deploy.formats.base import FLOAT32_FILE, ExportSource, WrittenFormat
+from kerakit.deploy.formats.saved_model import OUTPUT
 from kerakit.deploy.quantization.int8 import (
     find_float32_operators,
     quantize_int8,
     quantize_int16x8,
 )
-from kerakit.inference import PredictFn
+from kerakit.inference import PredictFn, output_names
 from kerakit.tflite.convert import WeightType, convert_float
+from kerakit.tflite.metadata import ModelInfo, OutputInfo, add_metadata
 from kerakit.tflite.runtime import load_tflite
+
+
+def describe_model(source: ExportSource) -> ModelInfo:
+    """Return the metadata of the TensorFlow Lite files: outputs and labels of the task."""
+    task, names = source.task, output_names(source.model)
+    labels = [() if task is None else tuple(task.output_labels(name)) for name in names or ("",)]
+    outputs = zip(names or (OUTPUT,), labels, strict=True)
+    return ModelInfo(
+        name=source.model.name,
+        description=f"{task.name.capitalize()} by Kerakit." if task else "",
+        outputs=tuple(OutputInfo(name, of_output) for name, of_output in outputs),
+        activation=task.activation if task else "none",
+    )
 
 
 class _Tflite:
@@ -26,9 +41,10 @@ class _Tflite:
         """Load the file with LiteRT's interpreter."""
         return load_tflite(path, names)
 
-    def _save(self, source: ExportSource, content: bytes, name: str | None = None) -> Path:
+    def save(self, source: ExportSource, content: bytes, name: str | None = None) -> Path:
+        """Write ``content`` with metadata into the folder, as ``name`` or the format's file."""
         path = source.folder / (name or self.file)
-        path.write_bytes(content)
+        path.write_bytes(add_metadata(content, describe_model(source)))
         return path
 
 
@@ -47,7 +63,7 @@ class FloatTflite(_Tflite):
 
     def write(self, source: ExportSource) -> WrittenFormat:
         """Convert the Keras model."""
-        return WrittenFormat(self._save(source, convert_float(source.model, self._weights)))
+        return WrittenFormat(self.save(source, convert_float(source.model, self._weights)))
 
 
 FLOAT32 = FloatTflite("float32", FLOAT32_FILE, "float32")
@@ -65,10 +81,10 @@ class Int8Tflite(_Tflite):
         content = (source.folder / self.requires).read_bytes()
         stats = source.activation_stats
         details = {"calibration": source.calibration.to_json()}
-        path = self._save(source, quantize_int8(content, stats, model=source.model))
+        path = self.save(source, quantize_int8(content, stats, model=source.model))
         half = None
         if count := len(stats.low) // 2:
-            half = self._save(source, quantize_int8(content, stats.first(count)), "half.tflite")
+            half = self.save(source, quantize_int8(content, stats.first(count)), "half.tflite")
         return WrittenFormat(path, details, half)
 
 
@@ -88,7 +104,7 @@ class Int16x8Tflite(_Tflite):
         details: dict[str, Any] = {"calibration": source.calibration.to_json()}
         if in_float32 := find_float32_operators(quantized):
             details["float32_operators"] = in_float32
-        return WrittenFormat(self._save(source, quantized), details)
+        return WrittenFormat(self.save(source, quantized), details)
 
 
 INT8 = Int8Tflite("int8", "model.tflite")
