@@ -40,7 +40,7 @@ test-wheel: $(VENV)/.ready
 test-lowest: $(VENV)/.ready
 	$(BIN)/python $(INSTALL) uv
 	$(BIN)/uv venv --clear --python $(BIN)/python build/lowest-venv
-	$(BIN)/uv pip install --quiet --python build/lowest-venv/bin/python --resolution lowest-direct --editable ".[cpu,onnx,openvino,pretrained,search]" --group test
+	$(BIN)/uv pip install --quiet --python build/lowest-venv/bin/python --resolution lowest-direct --editable ".[cpu,hub,onnx,openvino,pretrained,search]" --group test
 	build/lowest-venv/bin/python -m pytest -n auto -m "not slow" -W ignore
 
 # Broken links are errors; missing docstrings are errors of `make lint`.
@@ -55,7 +55,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 14), "Kerakit needs Python 3.11 to 3.13: make PYTHON=python3.12"'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python $(INSTALL) "pip>=25.1"
-	$(BIN)/python $(INSTALL) --constraint constraints.txt --editable ".[cpu,onnx,openvino,pretrained,search]" --group dev
+	$(BIN)/python $(INSTALL) --constraint constraints.txt --editable ".[cpu,hub,onnx,openvino,pretrained,search]" --group dev
 	touch $@
 
 clean:

@@ -202,6 +202,7 @@ def test_what_was_deployed_is_not_replaced_unasked(trained: Project) -> None:
         "preprocessing.json",
         "report.json",
         "report.html",
+        "README.md",
         "notes.txt",
     }
 

@@ -34,7 +34,9 @@ SCRIPTS = {
     "EvaluateConfig": "evaluate.py",
     "PredictConfig": "predict.py",
 }
-COMMANDS = ("new", "update", "check", "pack", "predict", "reproduce", "placement", "doctor")
+COMMANDS = (
+    *("new", "update", "check", "pack", "predict", "push", "reproduce", "placement", "doctor"),
+)
 PACKAGES = {
     "kerakit": "kerakit.md",
     "kerakit.data": "data.md",

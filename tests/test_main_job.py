@@ -63,6 +63,7 @@ def test_an_export_is_verified(trained: Project, photos_once: Path) -> None:
         "preprocessing.json",
         "report.json",
         "report.html",
+        "README.md",
         "device",
     }
     assert {p.name for p in folder.iterdir()} == models | others

@@ -167,19 +167,20 @@ def predict(
     """Predict images and print one row (path, label, confidence) per label.
 
     Args:
-        model: Run folder inside its project, export folder (its int8 model is used), or .tflite
-            file next to a labels.txt.
+        model: Run folder inside its project, export folder (its int8 model is used), .tflite
+            file next to a labels.txt, or export on the Hugging Face Hub: hf:user/name.
         images: Images and image folders.
         top: Number of labels per image; default: one of a classifier, all of other tasks.
         as_json: Print JSON instead of CSV.
         draw: Folder for the images with their predictions, as PNG files.
     """
-    if (model / "config.json").is_file():
-        raise SystemExit(_predict_in_project(model, images, top, as_json, draw))
     from kerakit import deploy
 
+    is_remote = deploy.is_hub_address(model)
+    if not is_remote and (model / "config.json").is_file():
+        raise SystemExit(_predict_in_project(model, images, top, as_json, draw))
     paths = deploy.find_images(images)
-    exported = deploy.load_exported(model)
+    exported = deploy.load_exported(deploy.fetch_export(model) if is_remote else model)
     if exported.assumption:
         print(f"note: {model}: {exported.assumption}.", file=sys.stderr)
     predictions = deploy.predict_images(
@@ -187,6 +188,26 @@ def predict(
     )
     if failed := deploy.write_predictions(predictions, as_json):
         raise UserError(f"{failed} of {len(paths)} images were not predicted; see above.")
+
+
+@_command
+def push(
+    folder: tyro.conf.Positional[Path], to: tyro.conf.Positional[str], private: bool = False
+) -> None:
+    """Upload an export to the Hugging Face Hub, in one commit.
+
+    The token is that of `hf auth login`, or HF_TOKEN. Files of the export alone are uploaded;
+    device/golden.npz and report.html contain held-out images.
+
+    Args:
+        folder: Export folder: the --save_to of deploy.py.
+        to: Repository, such as hf:user/name; it is created if it is missing.
+        private: Create the repository as a private one; default: that of the hub, public.
+    """
+    from kerakit import deploy
+
+    url = deploy.push_export(deploy.ExportFolder(folder), to, private or None)
+    print(f"Pushed {folder} to {url}")
 
 
 @_command

@@ -28,7 +28,9 @@ from kerakit.tasks import Classification
 from pages import Page
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (24, 8, 8, 3), dtype=np.uint8)
-BESIDE = {"labels.txt", "preprocessing.json", "task.json", "report.json", "report.html"}
+BESIDE = {
+    *("labels.txt", "preprocessing.json", "task.json", "README.md", "report.json", "report.html"),
+}
 
 
 class HeldOut:

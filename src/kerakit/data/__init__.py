@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         data_warnings,
         held_out_mode,
     )
-    from kerakit.data.recorded import record_split, restore_reader
+    from kerakit.data.recorded import describe_data, record_split, restore_reader
     from kerakit.data.table_reader import MultiLabelReader, RegressionReader, TableReader
     from kerakit.data.transforms import Recolor, Warp
     from kerakit.data.unlabeled import UnlabeledReader
@@ -55,6 +55,7 @@ __all__ = [
     "check_class_names",
     "data_warnings",
     "decode_image",
+    "describe_data",
     "held_out_mode",
     "image_grid",
     "open_cache",
@@ -88,6 +89,7 @@ _HOMES = {
     "check_class_names": "kerakit.data.reader",
     "data_warnings": "kerakit.data.reader",
     "decode_image": "kerakit.data.decode",
+    "describe_data": "kerakit.data.recorded",
     "held_out_mode": "kerakit.data.reader",
     "image_grid": "kerakit.report.plots",
     "save_image": "kerakit.report.plots",

@@ -74,6 +74,24 @@ def record_split(
     return {"sha256": digest, **counts, "recipe": recipe() if recipe else None}
 
 
+def describe_data(trained: Any) -> dict[str, Any]:
+    """Return the dataset of a run for reports: name, images per split, fingerprints.
+
+    Args:
+        trained: configuration of the run: ``data_dir`` and ``split``.
+
+    >>> from types import SimpleNamespace
+    >>> split = {"train": 8, "val": 1, "test": 1, "recipe": {"fingerprint": "5296"}}
+    >>> describe_data(SimpleNamespace(data_dir=Path("/data/photos"), split=split))
+    {'name': 'photos', 'train': 8, 'val': 1, 'test': 1, 'fingerprint': '5296'}
+    """
+    recipe = trained.split.get("recipe") or {}
+    values: dict[str, Any] = {"name": Path(trained.data_dir).name}
+    values |= {mode: trained.split.get(mode) for mode in MODES}
+    values |= {key: recipe.get(key) for key in ("fingerprint", "content")}
+    return {key: value for key, value in values.items() if value is not None}
+
+
 def _reject_split(run: Run, expected: Mapping[str, Any], counts: Mapping[str, int]) -> NoReturn:
     before, now = (
         ", ".join(f"{each.get(mode)} {mode}" for mode in MODES) for each in (expected, counts)

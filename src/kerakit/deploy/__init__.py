@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from kerakit.deploy.export import export_model
     from kerakit.deploy.folder import ExportFolder
     from kerakit.deploy.formats.base import EdgeTpuOptions
+    from kerakit.deploy.hub import check_push, fetch_export, is_hub_address, push_export
     from kerakit.deploy.predict import (
         ExportedModel,
         find_images,
@@ -67,14 +68,18 @@ _HOMES = {
     "ExportedModel": "kerakit.deploy.predict",
     "FormatResult": "kerakit.deploy.results",
     "check_compiled_file": "kerakit.deploy.edgetpu.compiled",
+    "check_push": "kerakit.deploy.hub",
     "describe_unsupported": "kerakit.deploy.edgetpu.untrained",
     "export_model": "kerakit.deploy.export",
+    "fetch_export": "kerakit.deploy.hub",
     "find_images": "kerakit.deploy.predict",
     "forecast_model": "kerakit.deploy.edgetpu.untrained",
+    "is_hub_address": "kerakit.deploy.hub",
     "keras_predict_fn": "kerakit.inference",
     "load_exported": "kerakit.deploy.predict",
     "predict_images": "kerakit.deploy.predict",
     "print_results": "kerakit.deploy.results",
+    "push_export": "kerakit.deploy.hub",
     "select_calibration_images": "kerakit.deploy.quantization.calibration",
     "write_predictions": "kerakit.deploy.predict",
 }
@@ -89,14 +94,18 @@ __all__ = [
     "ExportedModel",
     "FormatResult",
     "check_compiled_file",
+    "check_push",
     "describe_unsupported",
     "export_model",
+    "fetch_export",
     "find_images",
     "forecast_model",
+    "is_hub_address",
     "keras_predict_fn",
     "load_exported",
     "predict_images",
     "print_results",
+    "push_export",
     "select_calibration_images",
     "write_predictions",
 ]

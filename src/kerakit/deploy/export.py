@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from kerakit.architecture import flatten_layers
 from kerakit.deploy import ALL_FORMATS, DEFAULT_FORMATS, bundle
+from kerakit.deploy.card import write_card
 from kerakit.deploy.folder import LOGS, ExportFolder
 from kerakit.deploy.formats.base import (
     LABELS,
@@ -76,7 +77,7 @@ def export_model(
     sample_name: Callable[[int], str] | None = None,
     log: Log = print,
 ) -> list[FormatResult]:
-    """Export ``model`` with labels.txt, a device bundle, report.json and report.html.
+    """Export ``model`` with labels.txt, a device bundle, a model card, and a report.
 
     If a format fails, the others are still exported. Files that fail the accuracy gate are exported
     too.
@@ -147,10 +148,12 @@ def export_model(
         for path in source.folder.iterdir():
             if path.name not in {*exported, *LOGS, LABELS, TASK, PREPROCESSING, bundle.FOLDER}:
                 remove(path)
-        files = sorted({*folder.list_files(temporary), folder.page.name, folder.report.name})
+        written = (folder.page, folder.report, folder.card)
+        files = sorted({*folder.list_files(temporary), *(path.name for path in written)})
         info = {**(info or {}), "files": files}
         report = write_report(source.folder / folder.report.name, results, gate, info)
         write_page(source.folder / folder.page.name, results, report, gate, sample_name)
+        write_card(source.folder, task, report, model.input_shape[1:])
         folder.take_over(temporary)
     return results
 

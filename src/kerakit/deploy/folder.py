@@ -6,8 +6,8 @@ import contextlib
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
 from kerakit import __version__
@@ -55,6 +55,7 @@ class ExportFolder(OutputFolder):
     Attributes:
         report: path of report.json.
         page: path of report.html.
+        card: path of README.md, the model card.
 
     >>> ExportFolder("deploy/test").report.as_posix()
     'deploy/test/report.json'
@@ -67,13 +68,14 @@ class ExportFolder(OutputFolder):
         self._compiled = compiled
         self.report = self.path / "report.json"
         self.page = self.path / "report.html"
+        self.card = self.path / "README.md"
         self._device = self.path / bundle.FOLDER
 
     def owned(self) -> list[Path]:
         """Return the paths of everything that an export may write."""
         names = [one.file for one in FORMATS.values()] + [*LOGS, LABELS, TASK, PREPROCESSING]
         names += [f"{bundle.FOLDER}/{name}" for name in bundle.FILES]
-        return [*(self.path / name for name in names), self.page, self.report]
+        return [*(self.path / name for name in names), self.card, self.page, self.report]
 
     def recorded(self) -> list[Path]:
         """Return the paths that report.json of an earlier export lists, and the compiled file."""
@@ -240,6 +242,42 @@ class ExportFolder(OutputFolder):
 
     # ------------------------------------------------------------------------------------- reading
 
+    def exported_files(self) -> list[str]:
+        """Return the relative paths of the files of the export here, [] without one.
+
+        Raises:
+            UserError: it is incomplete, or a file of it is missing.
+        """
+        self.complete()
+        record = self._read_record()
+        self._check_whole(record)
+        files = record.get("files")
+        listed = files if isinstance(files, list) else []
+        names = sorted({name for name in listed if isinstance(name, str) and self.owns(name)})
+        for name in names:
+            path = self.path / name
+            if not path.is_file() or not path.resolve().is_relative_to(self.path.resolve()):
+                raise UserError(
+                    f"{path}, a file of the export, is missing. Run deploy.py again with "
+                    "--overwrite."
+                )
+        return names
+
+    def owns(self, name: str) -> bool:
+        """Whether an export may write a file, by its relative path."""
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts:
+            return False
+        owned = {one.relative_to(self.path).as_posix() for one in self.owned()}
+        return any(str(part) in owned for part in (path, *path.parents))
+
+    def _check_whole(self, record: Mapping[str, Any]) -> None:
+        if record.get("status") == _INCOMPLETE:
+            raise UserError(
+                f"{self.path} is incomplete: its files are of two exports. Run deploy.py again "
+                "with --overwrite."
+            )
+
     def check_file(self, file: Path) -> None:
         """Raise UserError unless a file here is the one that report.json lists, if there is one.
 
@@ -248,11 +286,7 @@ class ExportFolder(OutputFolder):
         """
         self.complete()
         record = self._read_record()
-        if record.get("status") == _INCOMPLETE:
-            raise UserError(
-                f"{self.path} is incomplete: its files are of two exports. Run deploy.py again "
-                "with --overwrite."
-            )
+        self._check_whole(record)
         formats = record.get("formats")
         for one in formats if isinstance(formats, list) else []:
             if not isinstance(one, dict) or one.get("file") != file.name:

@@ -77,6 +77,8 @@ def write_report(
     path: Path, results: Sequence[FormatResult], gate: AccuracyGate, info: dict[str, Any]
 ) -> dict[str, Any]:
     """Write the results with versions, machine and ``info`` as JSON; return the written values."""
+    if "run" in info:
+        info = {**info, "run": _inside(Path(info["run"]))}
     values = {
         **describe_machine(_PACKAGES),
         **info,
@@ -91,6 +93,13 @@ def write_report(
     report: dict[str, Any] = _strict(values)
     write_json(path, report)
     return report
+
+
+def _inside(path: Path) -> str:
+    """Return a path within the current folder, or its name: reports are published."""
+    absolute, here = path.absolute(), Path.cwd()
+    relative = absolute.relative_to(here) if absolute.is_relative_to(here) else Path(path.name)
+    return relative.as_posix()
 
 
 def _strict(value: Any) -> Any:

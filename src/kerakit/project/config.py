@@ -236,6 +236,10 @@ class DeployConfig(kerakit.Config):
     data_dir: kerakit.DataPath | None = Field(
         None, description="Dataset; default: that of the run."
     )
+    push: str | None = Field(
+        None,
+        description="Repository on the Hugging Face Hub for the export, such as hf:user/name.",
+    )
     overwrite: bool = Field(False, description="Replace an existing export in --save_to.")
 
     _subfolder = field_validator("save_to")(_check_subfolder)

@@ -26,11 +26,12 @@ with kerakit.quiet_startup():
 
 from datagen import BatchGenerator, ImageGenerator
 from kerakit import deploy
-from kerakit.data import held_out_mode, restore_reader
+from kerakit.data import describe_data, held_out_mode, restore_reader
 from kerakit.models import build_model
 from reader import DataReader
 from task import get_task
 
+deploy.check_push(args.push)
 folder = deploy.ExportFolder(args.save_to, args.edgetpu_compiled)
 folder.create(args.overwrite)
 if args.edgetpu_compiled:
@@ -67,6 +68,7 @@ results = deploy.export_model(
         "checkpoint": weights.name,
         "model": trained.model,
         "held_out": mode,
+        "data": describe_data(trained),
     },
     sample_name=partial(held_out.sample_key, 0),
 )
@@ -79,3 +81,5 @@ if below := [result.format for result in results if result.passed is False]:
         f"below the accuracy gate: {', '.join(below)} (--max_drop {args.max_drop:g}). The files "
         "are exported, and marked in the report."
     )
+if args.push:
+    print(f"Pushed to {deploy.push_export(folder, args.push)}")
