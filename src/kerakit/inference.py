@@ -130,11 +130,18 @@ def check_finite(outputs: Any) -> Any:
     return outputs
 
 
-def predict_batches(predict: PredictFn, batches: Iterable[tuple[Any, Any]]) -> tuple[Any, Any]:
+def predict_batches(
+    predict: PredictFn, batches: Iterable[tuple[Any, Any]], to_all: bool = True
+) -> tuple[Any, Any]:
     """Run ``predict`` over batches of (uint8 images, targets).
 
-    Where several processes train together, each predicts its rows of the batches of a generator,
-    and gets the outputs of all.
+    Where there are several processes, each predicts whole batches of a generator, one after
+    another, as one process alone does: the outputs have the same bits.
+
+    Args:
+        predict: runs the model.
+        batches: the batches.
+        to_all: whether each process gets the outputs of all; otherwise process 0 alone.
 
     Returns:
         Outputs (n, ...) and targets (n, ...), in the order of the batches.
@@ -143,18 +150,24 @@ def predict_batches(predict: PredictFn, batches: Iterable[tuple[Any, Any]]) -> t
         JobError: an output is NaN or infinite.
     """
     data: Any = batches
-    is_divided = world.current.size > 1 and hasattr(data, "local_batch")
+    here = world.current
+    is_divided = here.size > 1 and hasattr(data, "whole_batches")
     if is_divided:
-        batches = (data.local_batch(i) for i in range(len(data)))
+        # Where there are more processes than batches, the others predict one for its shapes.
+        own = here.batches(len(data)) or range(1)
+        batches = data.whole_batches(own.start, own.stop)
     elif hasattr(data, "__getitem__"):
         batches = (data[i] for i in range(len(data)))
-    parts = [
+    found = [
         (check_finite(predict(images)), nested.map_arrays(np.asarray, targets))
         for images, targets in batches
     ]
+    outputs, targets = (nested.concatenate(part) for part in zip(*found, strict=True))
     if is_divided:
-        parts = world.current.gather_rows(parts, [data.batch_count(i) for i in range(len(data))])
-    outputs, targets = (nested.concatenate(part) for part in zip(*parts, strict=True))
+        each = [here.batches(len(data), rank) for rank in range(here.size)]
+        counts = [sum(map(data.batch_count, batches)) for batches in each]
+        own_rows = nested.take((outputs, targets), slice(0, counts[here.rank]))
+        outputs, targets = here.gather_rows(own_rows, counts, to_all)
     return outputs, targets
 
 

@@ -85,7 +85,7 @@ _warned: set[int] = set()
 """File systems without locks that were named."""
 
 
-def lock_folder(folder: Path, wait: bool = False) -> int:
+def lock_folder(folder: Path, patience: float = 0) -> int:
     """Lock a folder until ``unlock_folder`` or the end of this process, by whatever cause.
 
     The folder is created if it does not exist, and removed with the lock if it is empty then; its
@@ -94,7 +94,7 @@ def lock_folder(folder: Path, wait: bool = False) -> int:
 
     Args:
         folder: the folder.
-        wait: where the process that took the lock was killed, wait for its child that holds it.
+        patience: seconds to wait for another process that holds it.
 
     Returns:
         The file descriptor. A child process that inherits it holds the lock until it ends, too.
@@ -103,18 +103,22 @@ def lock_folder(folder: Path, wait: bool = False) -> int:
         UserError: another process holds the lock; the message names it.
     """
     created = [one for one in (folder, *folder.parents) if not one.exists()]
-    make_dir(folder)
-    key, path = folder.resolve(), folder / FILE
+    path = folder / FILE
     while True:
+        make_dir(folder)  # who had it before may have removed it
+        key = folder.resolve()
         held = _held.get(key)
         if held is not None:
             if _is_file_of(held.handle, path):
                 return held.handle
             _held.pop(key)  # the folder was removed since
             os.close(held.handle)
-        handle = _open(path)
         try:
-            _lock(handle, folder, wait)
+            handle = _open(path)
+        except FileNotFoundError:
+            continue  # removed meanwhile
+        try:
+            _lock(handle, folder, patience)
         except BaseException:
             os.close(handle)
             raise
@@ -166,10 +170,10 @@ atexit.register(release_all)
 
 
 @contextlib.contextmanager
-def locked(folder: Path, wait: bool = False) -> Iterator[int]:
+def locked(folder: Path, patience: float = 0) -> Iterator[int]:
     """Hold the lock of a folder for a block, or longer where this process has it already."""
     is_ours = is_locked_here(folder)
-    handle = lock_folder(folder, wait)
+    handle = lock_folder(folder, patience)
     try:
         yield handle
     finally:
@@ -237,9 +241,9 @@ def _open(path: Path) -> int:
     raise UserError(f"{path} is not a file. Kerakit writes a lock of that name: remove it.")
 
 
-def _lock(handle: int, folder: Path, wait: bool) -> None:
+def _lock(handle: int, folder: Path, patience: float) -> None:
     try:
-        _try_lock(handle, folder, wait)
+        _try_lock(handle, folder, patience)
     except _NotSupportedError:
         device = os.fstat(handle).st_dev
         if device not in _warned:
@@ -251,8 +255,8 @@ def _lock(handle: int, folder: Path, wait: bool) -> None:
             )
 
 
-def _try_lock(handle: int, folder: Path, wait: bool = False) -> None:
-    has_waited = False
+def _try_lock(handle: int, folder: Path, patience: float) -> None:
+    limit = time.monotonic() + patience
     while True:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -264,12 +268,9 @@ def _try_lock(handle: int, folder: Path, wait: bool = False) -> None:
             raise
         else:
             return
-        if not (wait and holder.is_dead()):
+        if time.monotonic() >= limit:
             raise _locked(folder, holder)
-        if not has_waited:
-            has_waited = True
-            print(f"waiting for the trial that a killed search left in {folder}", flush=True)
-        time.sleep(0.2)
+        time.sleep(0.05)
 
 
 def _read_holder(handle: int) -> Holder:

@@ -6,6 +6,7 @@ A training of one process on one device has a world of its own: nothing is divid
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import sys
 import time
@@ -18,7 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kerakit import nested
+from kerakit.errors import JobError, first_line
 from kerakit.locks import release_all
+
+WAIT_MS = 24 * 3600 * 1000
+"""Longest wait for another process; one that is lost ends it after a minute."""
 
 _CHUNK_BYTES = 2**26
 """Largest number of bytes that a process sends at once."""
@@ -71,6 +76,15 @@ class World:
             return slice(0, count)
         part = count // self.size
         return slice(self.rank * part, (self.rank + 1) * part)
+
+    def batches(self, count: int, rank: int | None = None) -> range:
+        """Return the batches that a process predicts, of ``count``: whole ones, in their order.
+
+        >>> [list(World(size=3).batches(5, rank)) for rank in range(3)]
+        [[0], [1, 2], [3, 4]]
+        """
+        rank = self.rank if rank is None else rank
+        return range(count * rank // self.size, count * (rank + 1) // self.size)
 
     # ------------------------------------------------------------------------ arrays on devices
 
@@ -202,8 +216,12 @@ class World:
         content = np.array([value], np.float64).tobytes()
         return float(np.frombuffer(self.gather_bytes(content)[0], np.float64)[0])
 
-    def gather_bytes(self, content: bytes) -> list[bytes]:
+    def gather_bytes(self, content: bytes, keeps: bool = True) -> list[bytes]:
         """Return the bytes of each process; those of all have the same length.
+
+        Args:
+            content: the bytes of this process.
+            keeps: whether this process needs the others, which take memory.
 
         >>> World().gather_bytes(b"1")
         [b'1']
@@ -216,7 +234,8 @@ class World:
         for start in range(0, len(content), _CHUNK_BYTES):
             chunk = np.frombuffer(content[start : start + _CHUNK_BYTES], np.uint8)
             for part, row in zip(parts, multihost_utils.process_allgather(chunk), strict=True):
-                part.append(np.asarray(row).tobytes())
+                if keeps:
+                    part.append(np.asarray(row).tobytes())
         return [b"".join(part) for part in parts]
 
     def send_from_main(self, content: bytes) -> bytes:
@@ -239,33 +258,57 @@ class World:
             for chunk in chunks
         )
 
-    def gather_rows(self, parts: Sequence[Any], counts: Sequence[int]) -> list[Any]:
-        """Return whole batches, of each of which this process has its rows.
+    def gather_rows(self, rows: Any, counts: Sequence[int], to_all: bool = True) -> Any:
+        """Return the rows of all processes, in the order of their numbers.
 
         Args:
-            parts: per batch, the arrays of the rows of this process.
-            counts: numbers of samples of the batches.
+            rows: arrays with the rows of this process.
+            counts: numbers of rows of the processes.
+            to_all: otherwise process 0 alone gets them, and the others their own ones.
+
+        >>> World().gather_rows(np.arange(3), [3])
+        array([0, 1, 2])
         """
         if self.size == 1:
-            return list(parts)
-        rows = nested.concatenate(parts)
-        bounds = np.cumsum([0, *map(nested.length, parts)])
+            return rows
+        keeps = to_all or self.is_main
 
-        def gather_one(array: Any) -> list[NDArray[Any]]:
+        def gather_one(array: Any) -> NDArray[Any]:
             values = np.ascontiguousarray(array)
-            each = [
-                np.frombuffer(content, values.dtype).reshape(values.shape)
-                for content in self.gather_bytes(values.tobytes())
-            ]
-            return [
-                np.concatenate([one[start:stop] for one in each])
-                if self.is_divided(count)
-                else values[start:stop]
-                for start, stop, count in zip(bounds[:-1], bounds[1:], counts, strict=True)
-            ]
+            missing = max(counts) - len(values)
+            padded = np.concatenate([values, np.zeros((missing, *values.shape[1:]), values.dtype)])
+            parts = self.gather_bytes(padded.tobytes(), keeps)
+            if not keeps:
+                return values
+            shape = (-1, *values.shape[1:])
+            arrays = (np.frombuffer(part, values.dtype).reshape(shape) for part in parts)
+            return np.concatenate([one[:n] for one, n in zip(arrays, counts, strict=True)])
 
-        gathered = [gather_one(array) for array in nested.arrays(rows)]
-        return [nested.fill(rows, iter(batch)) for batch in zip(*gathered, strict=True)]
+        return nested.map_arrays(gather_one, rows)
+
+    def call_on_main(self, function: Callable[[], str]) -> str:
+        """Return the text that a function returns in process 0, for which the others wait.
+
+        Raises:
+            JobError: process 0 was lost meanwhile.
+
+        >>> World().call_on_main(lambda: "1")
+        '1'
+        """
+        if self.size == 1:
+            return function()
+        from jax._src.distributed import global_state
+
+        client: Any = global_state.client
+        key = f"kerakit/main/{next(_calls)}"
+        if self.is_main:
+            text = function()
+            client.key_value_set(key, text)
+            return text
+        try:
+            return str(client.blocking_key_value_get(key, WAIT_MS))
+        except Exception as error:  # JAX has errors of several types for it
+            raise JobError(f"process 0 was lost ({first_line(error)}).") from None
 
     # ---------------------------------------------------------------------------------- failing
 
@@ -299,6 +342,9 @@ def _maximum(sharding: Any) -> Any:
 
     return jax.jit(lambda values: values.max(axis=0), out_shardings=sharding)
 
+
+_calls = itertools.count()
+"""Number of calls of ``World.call_on_main``, the same in all processes."""
 
 _cleanups: list[Callable[[], Any]] = []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import time
@@ -55,15 +56,22 @@ class Group:
 
     def start(self, name: str, size: int, *flags: object) -> list[Child]:
         """Start a training; its steps are written to files named by the start."""
+        return self.start_script(
+            "train.py", name, size, "--save_to", f"progress/{name}", *FLAGS, *flags
+        )
+
+    def start_script(
+        self, script: str, name: str, size: int, *flags: object, devices: int = 1
+    ) -> list[Child]:
+        """Start a script in several processes."""
         self._count += 1
         port, folder = free_port(), self.project.path
         children = []
         for rank, server in enumerate(self._servers[:size]):
             path = folder / f"{name}-{self._count}-{rank}.txt"
             path.touch()
-            arguments = ("--save_to", f"progress/{name}", *FLAGS, *flags)
-            found = {**variables(rank, size, port), "STEPS": f"steps-{name}"}
-            children.append(server.start(folder, path, "train.py", *arguments, environment=found))
+            found = {**variables(rank, size, port, devices), "STEPS": f"steps-{name}"}
+            children.append(server.start(folder, path, script, *flags, environment=found))
         return children
 
     def finish(self, name: str, size: int, *flags: object) -> list[str]:
@@ -144,7 +152,7 @@ def test_a_lost_process_ends_the_other_and_the_run_is_resumed(group: Group, scen
         assert children[1 - lost].wait(END_SECONDS) != 0
         assert time.monotonic() - start < END_SECONDS
         if lost == 1:
-            assert "error: another process of this training was lost" in children[0].output
+            assert "error: another process was lost" in children[0].output
         assert children[lost].wait() == -signal.SIGKILL
     group.finish(cut, size, "--resume", "auto", *flags)
     assert_equal(group.run(two), group.run(cut))
@@ -186,12 +194,74 @@ def test_an_error_in_one_process_ends_all(group: Group) -> None:
     assert set(folder.glob("kerakit-1-*")) == before
 
 
-@pytest.mark.parametrize("flags", [("--trials", 2), ()])
-def test_what_several_processes_cannot_do_is_said(group: Group, flags: tuple[object, ...]) -> None:
-    """A search; and another backend than JAX."""
-    environment = variables(0, 2, free_port())
-    if not flags:
-        environment["KERAS_BACKEND"] = "torch"
+def evaluate(
+    group: Group, name: str, size: int, devices: int = 1
+) -> tuple[list[Child], dict[str, bytes]]:
+    """Evaluate a run by so many processes; return them, and what they wrote."""
+    run = group.run(name)
+    run.evaluation.unlink(missing_ok=True)
+    flags = ("--read_from", f"progress/{name}")
+    found = group.start_script("evaluate.py", name, size, *flags, devices=devices)
+    for child in found:
+        assert child.wait() == 0, child.output
+    files = [run.evaluation, run.page, *sorted(run.plots.iterdir())]
+    return found, {file.name: file.read_bytes() for file in files}
+
+
+def test_two_processes_evaluate_as_one(group: Group) -> None:
+    """The same files: each predicts whole batches, of which the last one is smaller."""
+    name, folder = "evaluated", group.project.path.parent
+    before = set(folder.glob("kerakit-1-*"))
+    group.finish(name, 1, "--strategy", "scratch", "--num_epochs", 2)
+    (one,), expected = evaluate(group, name, 1)
+    both, files = evaluate(group, name, 2)
+    assert files == expected
+    assert one.output in both[0].output
+    assert "2 processes were started" in both[0].output
+    assert "Evaluated" not in both[1].output
+    assert set(folder.glob("kerakit-1-*")) == before
+    _, divided = evaluate(group, name, 2, devices=2)
+    assert divided.keys() == expected.keys()
+    metrics, found = (json.loads(one["evaluation.json"])["metrics"] for one in (expected, divided))
+    assert found == pytest.approx(metrics, rel=1e-5)
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_lost_process_ends_the_evaluation(group: Group, lost: int) -> None:
+    name, path = f"lost-{lost}", group.project.path / "datagen.py"
+    group.finish(name, 1, "--strategy", "scratch", "--num_epochs", 1)
+    text = path.read_text()
+    rank = 'os.environ.get("KERAS_DISTRIBUTION_PROCESS_ID")'
+    try:
+        edit(
+            path,
+            "        return image, annot\n",
+            f"""        if {rank} == "{lost}":
+            os.kill(os.getpid(), 9)
+        return image, annot
+""",
+        )
+        edit(
+            path,
+            "from __future__ import annotations\n",
+            "from __future__ import annotations\nimport os\n",
+        )
+        flags = ("--read_from", f"progress/{name}")
+        children = group.start_script("evaluate.py", name, 2, *flags)
+        assert children[lost].wait(END_SECONDS) == -signal.SIGKILL, children[lost].output
+        start = time.monotonic()
+        assert children[1 - lost].wait(END_SECONDS) != 0
+        assert time.monotonic() - start < END_SECONDS
+        if lost == 1:
+            assert "error: another process was lost" in children[0].output
+            assert "Repeat your command." in children[0].output
+    finally:
+        path.write_text(text)
+    assert not group.run(name).evaluation.exists()
+
+
+def test_another_backend_than_jax_is_an_error_of_several_processes(group: Group) -> None:
+    environment = {**variables(0, 2, free_port()), "KERAS_BACKEND": "torch"}
     output = group.project.path / "refused.txt"
     server = group._servers[0]
     child = server.start(
@@ -200,9 +270,7 @@ def test_what_several_processes_cannot_do_is_said(group: Group, flags: tuple[obj
         "train.py",
         "--save_to",
         "progress/no",
-        *flags,
         environment=environment,
     )
     assert child.wait() == 2
-    expected = "Omit --trials" if flags else "set KERAS_BACKEND=jax"
-    assert expected in child.output
+    assert "set KERAS_BACKEND=jax" in child.output

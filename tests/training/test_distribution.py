@@ -15,7 +15,7 @@ import pytest
 
 from kerakit import UserError, nested, world
 from kerakit.data import BatchGenerator, DataReader, Mix
-from kerakit.training.distribution import Launch, find_launch
+from kerakit.training.launch import Launch, find_launch
 from kerakit.world import World
 from projects import HIDE_TENSORFLOW
 from worlds import TOLERANCE, free_port, variables

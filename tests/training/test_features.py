@@ -264,10 +264,11 @@ def test_an_interrupted_computation_resumes(
     class Interrupted(BatchGenerator):
         stop_at: float = 3
 
-        def local_batch(self, i: int) -> Any:
-            if i >= self.stop_at:
-                raise KeyboardInterrupt
-            return super().local_batch(i)
+        def whole_batches(self, first: int, stop: int) -> Any:
+            for i, batch in enumerate(super().whole_batches(first, stop), first):
+                if i >= self.stop_at:
+                    raise KeyboardInterrupt
+                yield batch
 
     computed = record_images(monkeypatch)
     backbone, _ = split_at(model())

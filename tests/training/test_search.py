@@ -128,10 +128,11 @@ def trials(project: Project, name: str) -> list[dict[str, Any]]:
     ]
 
 
-def start(project: Project, *args: str) -> subprocess.Popen[str]:
+def start(project: Project, *args: str, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "train.py", *args],
         cwd=project.path,
+        env={**os.environ, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -177,12 +178,12 @@ def test_a_search_that_was_killed_ends_as_one_that_was_not(whole: Project) -> No
     # The trial still runs, and meanwhile no other process may train in its folder.
     again = start(whole, "--save_to", "killed", "--trials", "3")
     assert again.stdout is not None
-    assert "waiting" in again.stdout.readline()
+    assert "after 1 trials" in again.stdout.readline()
+    assert "waiting for the trial that a killed search left" in again.stdout.readline()
     assert len(trials(whole, "killed")) == 1
     (whole.path / "hold").unlink()
-    out, err = again.communicate(timeout=120)
+    _, err = again.communicate(timeout=120)
     assert again.returncode == 0, err
-    assert "after 1 trials" in out
     assert trials(whole, "killed") == trials(whole, "search")[:3]
 
 
@@ -199,6 +200,77 @@ def test_a_trial_that_was_killed_with_its_search_is_repeated(whole: Project) -> 
     (whole.path / "hold").unlink()
     assert whole.run("train.py", "--save_to", "killed", "--trials", 2).code == 0
     assert trials(whole, "killed") == trials(whole, "search")[:2]
+
+
+def test_processes_of_a_launcher_share_the_trials(quick: Project) -> None:
+    """One is killed with its trial, which the other trains; each trial ends once."""
+    (quick.path / "hold").touch()
+    flags = ("--save_to", "search", "--trials", "3", "--kind", "plain")
+    both = [
+        start(quick, *flags, SLURM_STEP_NUM_TASKS="2", SLURM_PROCID=rank) for rank in ("0", "1")
+    ]
+    trial = process_of(quick.path / "search" / "trial_001")
+    parent = int(Path(f"/proc/{trial}/stat").read_text().split()[3])
+    lost, other = sorted(both, key=lambda one: one.pid != parent)
+    assert lost.pid == parent
+    # All others have ended, and it waits for this one.
+    lines: list[str] = []
+    while "waiting for other trials" not in "".join(lines):
+        lines.append(other.stdout.readline() if other.stdout else "")
+        assert lines[-1], "".join(lines) + (other.stderr.read() if other.stderr else "")
+    assert "[trial_002] training" in "".join(lines)
+    refused = quick.run("train.py", *flags, "--overwrite")
+    assert (refused.code, "which would be replaced" in refused.err) == (2, True)
+    first = load(quick, "search").trials
+    kill_with_trial(lost)
+    (quick.path / "hold").unlink()
+    out, err = other.communicate(timeout=120)
+    assert other.returncode == 0, err
+    assert "[trial_001] training" in out
+    ended = trials(quick, "search")
+    assert [(one["number"], one["state"]) for one in ended] == [(i, "COMPLETE") for i in range(3)]
+    assert [one["params"] for one in ended] == [one.params for one in first]
+    assert load(quick, "search").trials[1].user_attrs != first[1].user_attrs
+    assert not (quick.path / "search" / ".processes").exists()
+
+
+@pytest.mark.slow
+def test_a_search_of_processes_that_are_killed_at_random(quick: Project) -> None:
+    """Three processes, each of which is started again after a kill: each trial ends once."""
+    rng, kills, name = random.Random(1), 0, "shared"
+    flags = ("--save_to", name, "--trials", "12", "--kind", "plain")
+    ranks = ("0", "1", "2")
+    running = {
+        rank: start(quick, *flags, SLURM_STEP_NUM_TASKS="3", SLURM_PROCID=rank) for rank in ranks
+    }
+    while running:
+        time.sleep(rng.uniform(0.2, 1.5))
+        for rank, one in list(running.items()):
+            if one.poll() == 0:
+                one.communicate()
+                del running[rank]
+        if running and kills < 20:
+            rank = rng.choice(sorted(running))
+            one = running[rank]
+            if rng.random() < 0.5:
+                kill_with_trial(one)
+            else:
+                one.kill()
+                one.communicate()
+            kills += one.returncode == -signal.SIGKILL
+            running[rank] = start(quick, *flags, SLURM_STEP_NUM_TASKS="3", SLURM_PROCID=rank)
+    print(f"{kills} kills")
+    stored = load(quick, name).trials
+    assert [one.state.name for one in stored] == ["COMPLETE"] * 12
+    assert len({one.params["rate"] for one in stored}) == 12
+
+
+def test_overwrite_by_several_processes_is_an_error(quick: Project) -> None:
+    flags = ("--save_to", "search", "--trials", "1", "--overwrite")
+    both = start(quick, *flags, SLURM_STEP_NUM_TASKS="2", SLURM_PROCID="0")
+    _, err = both.communicate(timeout=60)
+    assert (both.returncode, "Omit --overwrite" in err) == (2, True)
+    assert not (quick.path / "search").exists()
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -84,7 +84,6 @@ class BatchGenerator(keras.utils.PyDataset):
         error: the exception that stopped prefetching, if any.
         timer: time spent reading and waiting for batches.
         unreadable: error messages of unreadable images, by key.
-        is_divided: whether this process reads its rows of each batch, where several train together.
 
     Raises:
         UserError: the split has no images. While reading: more than 1 % of the images, and more
@@ -160,7 +159,6 @@ class BatchGenerator(keras.utils.PyDataset):
                 "omit --drop_last."
             )
         self.epoch = 0
-        self.is_divided = True
         self.error: Exception | None = None
         self.timer = ReadTimer()
         self.strength = float(jitter) if mode == "train" else 0.0
@@ -210,9 +208,7 @@ class BatchGenerator(keras.utils.PyDataset):
         Raises:
             UserError: an image is unreadable.
         """
-        batch = self.local_batch(i)
-        if self.is_divided:
-            batch = world.current.assemble(batch, self.batch_count(i))
+        batch: tuple[Any, Any] = world.current.assemble(self.local_batch(i), self.batch_count(i))
         return batch
 
     def batch_count(self, i: int) -> int:
@@ -227,6 +223,8 @@ class BatchGenerator(keras.utils.PyDataset):
             with self._lock:
                 batch = self._next if self._is_next(i) else self.epoch * len(self) + i
                 if self._iterator is None or batch != self._next:
+                    if self._iterator is not None:
+                        self._iterator.close()
                     self._iterator = self._read_ahead(batch)
                 with self.timer.wait():
                     images, targets = self._watch.wait(self._iterator)
@@ -236,6 +234,24 @@ class BatchGenerator(keras.utils.PyDataset):
             self.error = error
             raise
         return images, targets
+
+    def whole_batches(self, first: int, stop: int) -> Iterator[tuple[Any, Any]]:
+        """Yield whole batches of the current epoch, which are read ahead.
+
+        Several processes divide an epoch by it, whatever its number of batches.
+        """
+        start = self.epoch * len(self)
+        iterator = self._read_ahead(start + first, start + stop, is_whole=True)
+        try:
+            for _ in range(first, stop):
+                with self.timer.wait():
+                    batch = self._watch.wait(iterator)
+                yield batch
+        except Exception as error:
+            self.error = error
+            raise
+        finally:
+            iterator.close()
 
     def load_batch(self, i: int) -> tuple[Any, Any]:
         """Return batch ``i`` of the current epoch, like ``self[i]``, without prefetching."""
@@ -466,11 +482,6 @@ class BatchGenerator(keras.utils.PyDataset):
             return self.task.followers(annot)
         return annot if isinstance(annot, dict) else {}
 
-    def _rows(self, batch: int) -> slice:
-        """Return the rows of a batch that this process reads ahead."""
-        count = self.batch_count(batch % len(self))
-        return world.current.rows(count) if self.is_divided else slice(0, count)
-
     def _load(self, batch: int, rows: slice | None = None) -> tuple[Any, Any]:
         """Return rows of a batch, which is counted over epochs; default: all."""
         epoch, i = divmod(batch, len(self))
@@ -514,8 +525,9 @@ class BatchGenerator(keras.utils.PyDataset):
         reader: Any = self.data_reader
         reader.fetch([i for i in indices if reader.image_path(i) not in cached])
 
-    def _timed_load(self, batch: int) -> tuple[Any, Any]:
-        rows = self._rows(batch)
+    def _timed_load(self, batch: int, is_whole: bool = False) -> tuple[Any, Any]:
+        count = self.batch_count(batch % len(self))
+        rows = slice(0, count) if is_whole else world.current.rows(count)
         with self.timer.read(rows.stop - rows.start):
             try:
                 return self._load(batch, rows)
@@ -534,23 +546,20 @@ class BatchGenerator(keras.utils.PyDataset):
         """Return the path of the image of a sample, for messages."""
         return str(self.data_reader.image_path(self._dataset_index(sample)))
 
-    def _read_ahead(self, batch: int) -> Any:
+    def _read_ahead(self, batch: int, stop: int = sys.maxsize, is_whole: bool = False) -> Any:
         """Return an iterator from ``batch`` on, over the ends of epochs."""
         # Not before: it imports JAX where that is installed, and a training on stored features does
         # not read ahead. It logs a warning where there is no JAX profiler.
         with quiet_logs():
             import grain
 
-        if self._iterator is not None:
-            self._iterator.close()
         memory.retain_freed_memory()
         options = grain.ReadOptions(
             num_threads=self._readers, prefetch_buffer_size=self._readers + BATCHES_AHEAD
         )
-        dataset = grain.MapDataset.range(sys.maxsize).map(self._timed_load)
-        iterator = iter(dataset.to_iter_dataset(options))
-        iterator.set_state({"next_index": batch})
-        return iterator
+        dataset = grain.MapDataset.range(batch, stop)
+        load = partial(self._timed_load, is_whole=is_whole)
+        return iter(dataset.map(load).to_iter_dataset(options))
 
 
 class EpochCallback(keras.callbacks.Callback):

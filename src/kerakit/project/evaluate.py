@@ -8,8 +8,10 @@ import kerakit
 kerakit.exit_on_interrupt()  # Ctrl-C during the imports
 
 import config
+from kerakit import training
 
 args = kerakit.parse_args(config.EvaluateConfig, __doc__)
+args = training.join_processes(args)  # of srun, mpirun, Kubernetes; usually there is one
 run = kerakit.Run.open(args.read_from)
 trained = config.read(run)
 run.best()  # a run without a checkpoint fails here, before TensorFlow is imported
@@ -18,7 +20,6 @@ with kerakit.quiet_startup():
     import keras  # noqa: F401
 
 from datagen import BatchGenerator
-from kerakit import training
 from kerakit.data import held_out_mode, restore_reader
 from kerakit.models import build_model
 from reader import DataReader

@@ -13,9 +13,6 @@ import shutil
 import sys
 import tempfile
 import threading
-import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -28,7 +25,8 @@ from kerakit.errors import JobError, KerakitError, UserError, first_line
 from kerakit.machine import list_devices
 from kerakit.run import Run
 from kerakit.state_folder import StateFolder
-from kerakit.world import FAILED_KEY, World
+from kerakit.training.launch import Launch, find_launch
+from kerakit.world import FAILED_KEY, WAIT_MS, World
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 
@@ -38,88 +36,21 @@ HEARTBEAT_SECONDS = 60
 START_SECONDS = 300
 """Seconds in which all processes have to start."""
 
-_WATCH_MS = 24 * 3600 * 1000
-
-_ADDRESSES = "KERAS_DISTRIBUTION_JOB_ADDRESSES"
-_COUNT = "KERAS_DISTRIBUTION_NUM_PROCESSES"
-_NUMBER = "KERAS_DISTRIBUTION_PROCESS_ID"
-
-_LAUNCHERS = (
-    ("KERAS_DISTRIBUTION variables", _COUNT, _NUMBER),
-    ("SLURM", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
-    ("Open MPI", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
-    ("MPI", "PMI_SIZE", "PMI_RANK"),
-    ("torchrun", "WORLD_SIZE", "RANK"),
-)
-"""Launchers: name, and the variables of the number of processes and of the number of this one."""
-
-
-@dataclass(frozen=True)
-class Launch:
-    """Start of this process by a launcher.
-
-    Attributes:
-        launcher: its name.
-        size: number of processes.
-        rank: number of this one.
-        address: host and port of process 0; None: JAX finds it.
-        local_devices: numbers of the GPUs of this process; None: JAX chooses.
-    """
-
-    launcher: str
-    size: int
-    rank: int
-    address: str | None = None
-    local_devices: tuple[int, ...] | None = None
-
-
-def find_launch(environment: Mapping[str, str]) -> Launch | None:
-    """Return how several processes were started, by the environment of one; None: it is alone.
-
-    Raises:
-        UserError: variables are missing or invalid.
-
-    >>> find_launch({"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}) is None
-    True
-    >>> find_launch({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1",
-    ...              "JAX_COORDINATOR_ADDRESS": "node1:1234"})
-    Launch(launcher='Open MPI', size=2, rank=1, address='node1:1234', local_devices=None)
-    """
-    for launcher, count, number in _LAUNCHERS:
-        if count not in environment:
-            continue
-        size = _read_number(environment, count)
-        if size <= 1:
-            continue
-        if number == _NUMBER and number not in environment:
-            number = "JOB_COMPLETION_INDEX"  # of an indexed Job of Kubernetes
-        rank = _read_number(environment, number)
-        if not 0 <= rank < size:
-            raise UserError(f"{number} is {rank}; expected 0 to {size - 1}, by {count}.")
-        address = environment.get(_ADDRESSES, "").split(",")[0]
-        address = address or environment.get("JAX_COORDINATOR_ADDRESS", "")
-        is_found_by_jax = launcher == "SLURM" or "OMPI_MCA_orte_hnp_uri" in environment
-        if not address and not is_found_by_jax:
-            address = _find_address(environment, size)
-        if not address and not is_found_by_jax:
-            raise UserError(
-                f"{size} processes were started ({launcher}), but the address of process 0 is "
-                "unknown. Set JAX_COORDINATOR_ADDRESS=HOST:PORT, the same in all processes: the "
-                "host of process 0, and any free port."
-            )
-        return Launch(launcher, size, rank, address or None, _find_local_devices(environment))
-    return None
+_LOST = "The state is that of the last save: repeat your command with --resume."
+"""Advice after the loss of a process of a training."""
 
 
 def join_processes(args: ConfigT) -> ConfigT:
-    """Join the other processes of this training, if it was started as one of several.
+    """Join the other processes of a training or an evaluation, if there are several.
 
     They are found by the variables of SLURM, Open MPI or Keras (see the guide "Training"). Process
     0 writes the run folder, and prints. The others write to a temporary folder, which they remove
-    at the end; to resume, they get the files of process 0.
+    at the end; to resume or to evaluate, they get the files of process 0. The processes of a search
+    (``trials``) share its folder alone: each trains trials of its own.
 
     Args:
-        args: flags, with ``save_to``, ``resume`` and ``track``.
+        args: flags of train.py, with ``save_to``, ``resume`` and ``track``, or of evaluate.py, with
+            ``read_from``.
 
     Returns:
         The flags for this process.
@@ -132,20 +63,18 @@ def join_processes(args: ConfigT) -> ConfigT:
     >>> join_processes(Flags()).save_to
     'progress/test'
     """
+    if getattr(args, "trials", None):
+        return args
     launch = _find_joined() or find_launch(os.environ)
     if launch is None:
         return args
+    source = getattr(args, "read_from", None)
     started = f"{launch.size} processes were started ({launch.launcher})"
     if keras_backend() != "jax":
         raise UserError(
-            f"{started}, and Keras's backend is {keras_backend()}: each of them would train the "
-            "same model. Several processes train together on JAX: set KERAS_BACKEND=jax. Or start "
+            f"{started}, and Keras's backend is {keras_backend()}: each of them would do the "
+            "same work. Several processes work together on JAX: set KERAS_BACKEND=jax. Or start "
             "one process."
-        )
-    if getattr(args, "trials", None):
-        raise UserError(
-            f"{started}, but a search starts its trials by itself. Omit --trials, or start one "
-            "process, whose trials use all devices of the machine."
         )
     _initialize(launch)
     import jax
@@ -159,7 +88,7 @@ def join_processes(args: ConfigT) -> ConfigT:
     me = World(launch.rank, launch.size, devices)
     folder = None if me.is_main else Path(tempfile.mkdtemp(prefix=f"kerakit-{me.rank}-"))
     world.join(me)
-    _end_together(me)
+    _end_together(me, _LOST if source is None else "Repeat your command.")
     _connect(me)
     if folder is not None:
         remove = partial(shutil.rmtree, folder, ignore_errors=True)
@@ -167,9 +96,13 @@ def join_processes(args: ConfigT) -> ConfigT:
         atexit.register(remove)
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
     print(f"{started}, with {devices} devices", flush=True)
-    run = Run(args.save_to if folder is None else folder / "run")  # type: ignore[attr-defined]
+    path = args.save_to if source is None else source  # type: ignore[attr-defined]
+    run = Run(path if folder is None else folder / "run")
+    if source is not None:
+        _send_files(me, run, _files_to_evaluate(run) if me.is_main else [])
+        return args.model_copy(update={"read_from": run.path})
     if args.resume != "no":  # type: ignore[attr-defined]
-        _send_files(me, run)
+        _send_files(me, run, _files_to_resume(run) if me.is_main else [])
     if folder is None:
         return args
     return args.model_copy(update={"save_to": run.path, "track": None})
@@ -189,8 +122,8 @@ def use_all_devices() -> None:
     if launch is not None and world.current.size == 1:
         raise UserError(
             f"{launch.size} processes were started ({launch.launcher}), and each would do the same "
-            "work: only train.py divides it. Start one process, which uses all devices of the "
-            "machine."
+            "work: only train.py and evaluate.py divide it. Start one process, which uses all "
+            "devices of the machine."
         )
     if keras.backend.backend() != "jax":
         devices = list_devices()
@@ -218,49 +151,16 @@ def use_all_devices() -> None:
     )
 
 
-def describe_lost(error: BaseException) -> str | None:
+def describe_lost(error: BaseException, advice: str = _LOST) -> str | None:
     """Return a message for an error that the loss of another process has caused, or None."""
     # JAX raises errors of several types for it.
     is_of_network = any(word in str(error).lower() for word in ("gloo", "nccl"))
     if world.current.size == 1 or not is_of_network or isinstance(error, KerakitError):
         return None
-    return (
-        f"another process of this training was lost ({first_line(error)}). The state is that of "
-        "the last save: repeat your command with --resume."
-    )
+    return f"another process was lost ({first_line(error)}). {advice}"
 
 
 # ------------------------------------------------------------------------------------- internals
-
-
-def _read_number(environment: Mapping[str, str], name: str) -> int:
-    value = environment.get(name)
-    if value is None or not value.isdecimal():
-        raise UserError(f"the environment variable {name} is {value!r}; expected a number.")
-    return int(value)
-
-
-def _find_address(environment: Mapping[str, str], size: int) -> str:
-    """Return an address for the processes of one machine, by the job of Open MPI 5; or ""."""
-    job = environment.get("PMIX_NAMESPACE")
-    if job is None or environment.get("OMPI_COMM_WORLD_LOCAL_SIZE") != str(size):
-        return ""
-    return f"127.0.0.1:{61440 + zlib.crc32(job.encode()) % 4096}"  # as JAX does for Open MPI 4
-
-
-def _find_local_devices(environment: Mapping[str, str]) -> tuple[int, ...] | None:
-    """Return the GPUs of a process, where JAX would use the wrong number of them.
-
-    Under SLURM and Open MPI, JAX gives each process the GPU of its number on the machine. That is
-    one of several where a machine has one process, and none where each process sees only its own.
-    """
-    visible = environment.get("CUDA_VISIBLE_DEVICES", "")
-    if not visible or "JAX_LOCAL_DEVICE_IDS" in environment:
-        return None
-    count = len(visible.split(","))
-    names = ("OMPI_COMM_WORLD_LOCAL_SIZE", "SLURM_NTASKS_PER_NODE")
-    local = next((environment[name] for name in names if name in environment), None)
-    return tuple(range(count)) if local == "1" or count == 1 else None
 
 
 def _find_joined() -> Launch | None:
@@ -311,7 +211,7 @@ def _connect(me: World) -> None:
     me.gather_bytes(b"1")
 
 
-def _end_together(me: World) -> None:
+def _end_together(me: World, advice: str) -> None:
     """End all processes as soon as one fails, with its exit code."""
     from jax._src.distributed import global_state  # JAX has no public name for it
 
@@ -320,7 +220,7 @@ def _end_together(me: World) -> None:
 
     def end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         code: Any = 1
-        if lost := describe_lost(error):
+        if lost := describe_lost(error, advice):
             kind, error, trace = JobError, JobError(lost), None
         try:
             hook(kind, error, trace)
@@ -332,7 +232,7 @@ def _end_together(me: World) -> None:
 
     def watch() -> None:
         with contextlib.suppress(Exception):  # the coordination service has ended
-            number, code = client.blocking_key_value_get(key, _WATCH_MS).split()
+            number, code = client.blocking_key_value_get(key, WAIT_MS).split()
             if int(number) != me.rank:
                 print(
                     f"error: process {me.rank} ends, because process {number} has failed: see its "
@@ -355,15 +255,21 @@ def _end_together(me: World) -> None:
     atexit.register(stop_watching)
 
 
-def _send_files(me: World, run: Run) -> None:
-    """Copy the files of a run that a resume reads from process 0 to the others."""
-    files: list[Path] = []
-    if me.is_main and run.is_ours():
-        states = StateFolder(run.state).find()
-        ours = (run.config, run.split, run.history, run.complete, run.index)
-        found = [*ours, *run.checkpoints.glob("epoch-*.weights.h5")]
-        found += [file for state in states for file in state.iterdir()]
-        files = [file for file in found if file.is_file() and not file.is_symlink()]
+def _files_to_resume(run: Run) -> list[Path]:
+    if not run.is_ours():
+        return []
+    files = [run.config, run.split, run.history, run.complete, run.index]
+    files += run.checkpoints.glob("epoch-*.weights.h5")
+    return files + [file for state in StateFolder(run.state).find() for file in state.iterdir()]
+
+
+def _files_to_evaluate(run: Run) -> list[Path]:
+    return [Run.open(run.path).best(), run.config, run.split, run.history, run.index]
+
+
+def _send_files(me: World, run: Run, found: list[Path]) -> None:
+    """Copy files of a run from process 0, which lists them, to the others."""
+    files = [file for file in found if file.is_file() and not file.is_symlink()]
     count = int(me.from_main(len(files)))
     for i in range(count):
         name = files[i].relative_to(run.path).as_posix().encode() if me.is_main else b""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from kerakit import nested
+from kerakit import nested, world
 from kerakit.console import print_table
 from kerakit.data.generator import BatchGenerator
 from kerakit.data.split import MODE_NAMES
@@ -53,7 +55,15 @@ def evaluate(
     model = task.inference_model(model)
     predict = keras_predict_fn(model)
     calibrate_task(task, predict, held_out)
-    outputs, annotations = predict_batches(predict, held_out)
+    # Where there are several processes, each predicts a part; process 0 scores and writes.
+    outputs, annotations = predict_batches(predict, held_out, to_all=False)
+    write = partial(_write, task, held_out, run, outputs, annotations)
+    metrics: dict[str, float] = json.loads(world.current.call_on_main(write))
+    return metrics
+
+
+def _write(task: Task, held_out: BatchGenerator, run: Run, outputs: Any, annotations: Any) -> str:
+    """Score outputs, print and write the result; return the metrics as JSON."""
     count = nested.length(outputs)
     task.check_outputs(outputs)
     predictions = task.decode(outputs)
@@ -79,7 +89,7 @@ def evaluate(
     write_page(run, sections)
     _print(metrics, details, f"{count:,} {MODE_NAMES[held_out.mode]} images")
     print(f"report: {run.page} (data: {run.evaluation})")
-    return metrics
+    return json.dumps({name: float(value) for name, value in metrics.items()})
 
 
 def choose_thresholds(model: keras.Model, task: Task, val: BatchGenerator, run: Run) -> bool:

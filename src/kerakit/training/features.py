@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -289,6 +289,11 @@ class FeatureDataset(keras.utils.PyDataset):
             memory.retain_freed_memory()
         rows = world.current.rows(self.batch_count(i))
         return self._views[self.epoch % len(self._views)][self._sample_indices(i)[rows]]
+
+    def whole_batches(self, first: int, stop: int) -> Iterator[tuple[Any, Any]]:
+        """Yield whole batches of the current epoch, whatever the number of processes."""
+        view = self._views[self.epoch % len(self._views)]
+        return (view[self._sample_indices(i)] for i in range(first, stop))
 
     def batch_count(self, i: int) -> int:
         """Return the number of samples of batch ``i``."""

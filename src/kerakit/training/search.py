@@ -1,7 +1,8 @@
 """Hyperparameter search: one training per trial, each with flags that Optuna suggests.
 
 A search folder holds study.db (the Optuna study, in SQLite), trial_000 and so on (run folders, each
-trained in a process of its own), trials.csv and trials.png. To browse the study:
+trained in a process of its own), trials.csv and trials.png. Several processes may share a search:
+each takes the next trial, under a lock. To browse the study:
 ``optuna-dashboard sqlite:///progress/search/study.db``.
 """
 
@@ -13,12 +14,10 @@ import io
 import math
 import os
 import shlex
-import signal
-import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from kerakit import __version__
@@ -27,12 +26,15 @@ from kerakit.console import print_table
 from kerakit.errors import JobError, UserError
 from kerakit.extras import install_command, is_installed
 from kerakit.files import write_text
-from kerakit.locks import locked
+from kerakit.locks import Holder
 from kerakit.run import Run
-from kerakit.script import INTERRUPTED, PREEMPTED, deploy_command
+from kerakit.script import INTERRUPTED, deploy_command
 from kerakit.signals import Terminated
 from kerakit.state_folder import StateFolder
+from kerakit.training.launch import Launch, find_launch
 from kerakit.training.search_folder import SearchFolder, find_cause
+from kerakit.training.search_processes import SearchProcesses
+from kerakit.training.trial_process import run_process
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -41,12 +43,17 @@ if TYPE_CHECKING:
 FAILURES_TO_STOP = 3
 """If this many trials fail and none completes, the search stops: the cause is not their flags."""
 
+_POLL_S = 0.5
+_PROCESS = "process"
+"""Attribute of a trial: the name of the process that trains it."""
+
 
 class Search:
     """A hyperparameter search.
 
     The flags of a trial only depend on ``args.seed`` and the previous trials. To resume a search
-    that was interrupted or killed, repeat the command; the results are the same.
+    that was interrupted or killed, repeat the command; the results are the same. To train several
+    trials at once, start the command several times, such as by ``srun``, for one folder.
 
     Args:
         args: ``Config`` with ``trials``, ``save_to``, ``overwrite`` and ``seed``. Flags that were
@@ -77,6 +84,8 @@ class Search:
         higher_is_better: bool,
     ) -> None:
         self.folder = SearchFolder(args.save_to)
+        self._processes = SearchProcesses(self.folder.path)
+        self._launch: Launch | None = None
         self._args, self._suggest = args, suggest
         self._score, self._higher_is_better = score, higher_is_better
         self._given = args.model_fields_set - {
@@ -88,7 +97,8 @@ class Search:
 
         Raises:
             UserError: Optuna is not installed, or the folder holds a search with other flags, a
-                damaged one, or something else.
+                damaged one, or something else; or another process of the search that would be
+                replaced runs.
             JobError: no trial completed, or the database could not be written.
         """
         if not is_installed("optuna"):
@@ -99,20 +109,29 @@ class Search:
         from sqlalchemy.exc import SQLAlchemyError
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        # Inherited by trials: where this process is killed, its trial holds the lock until it ends.
-        with locked(self.folder.path, wait=True) as lock:
+        self._launch = find_launch(os.environ, needs_address=False)
+        if self._launch and self._args.overwrite:
+            raise UserError(
+                f"{self._launch.size} processes were started ({self._launch.launcher}): each would "
+                f"replace the search of the others. Omit --overwrite, and remove "
+                f"{self.folder.path}, or choose another --save_to."
+            )
+        with contextlib.ExitStack() as stack:
             try:
-                self._run_trials(self._open(), lock)
+                with self._processes.alone():
+                    study = self._open()
+                    stack.enter_context(self._processes.joined())
+                self._run_trials(study)
             except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
                 raise JobError(
                     f"cannot use {self.folder.database}: {find_cause(error)}. Check its "
                     "permissions and the free space; then repeat the command without --overwrite."
                 ) from None
 
-    def _run_trials(self, study: Study, lock: int) -> None:
+    def _run_trials(self, study: Study) -> None:
         try:
-            while len(_ended(study)) < self._args.trials and not _is_failing(study):
-                self._train(study, self._next(study), lock)
+            while (trial := self._next(study)) is not None:
+                self._train(study, trial)
         except KeyboardInterrupt as error:
             self._report(study)
             words = [word for word in self._args.as_flags() if word != "--overwrite"]
@@ -137,6 +156,7 @@ class Search:
         flags = self._args.model_dump(mode="json", include=self._given)
         flags |= {"SCORE": self._score, "HIGHER_IS_BETTER": self._higher_is_better}
         if study is None or self._args.overwrite:
+            self._processes.check_none()
             self.folder.check_new(self._args.overwrite)
             attributes = {"kerakit": __version__, "flags": flags, "score": self._score}
             return self.folder.create_study(
@@ -159,28 +179,60 @@ class Search:
         print(f"resuming {self.folder.path} after {len(_ended(study))} trials", flush=True)
         return study
 
-    def _next(self, study: Study) -> FrozenTrial:
-        """Return the trial that an interrupted search left running, otherwise a new one."""
+    def _next(self, study: Study) -> FrozenTrial | None:
+        """Return the trial to train; None: as many as requested have ended."""
+        is_said = False
+        while True:
+            with self._processes.alone():
+                found = self._take(study)
+            if not isinstance(found, Holder):
+                return found
+            if not is_said:
+                is_said = True
+                left = "the trial that a killed search left" if found.is_dead() else "other trials"
+                print(f"waiting for {left} in {self.folder.path}: {found}", flush=True)
+            time.sleep(_POLL_S)
+
+    def _take(self, study: Study) -> FrozenTrial | Holder | None:
+        """Return a trial that no process trains, a new one, or a process to wait for."""
         import optuna
 
         states = optuna.trial.TrialState
+        others, running = [], []
         # Of a killed search: running; of an interrupted one: waiting. Others may add waiting ones.
         for trial in study.get_trials(deepcopy=False, states=[states.RUNNING, states.WAITING]):
-            if trial.state == states.RUNNING or "run" in trial.user_attrs:
-                _set_state(study, trial, states.RUNNING)
-                return trial
+            if trial.state == states.WAITING and "run" not in trial.user_attrs:
+                continue
+            if trial.state == states.RUNNING:
+                holder = self._processes.find(trial.user_attrs.get(_PROCESS))
+                if holder is not None:
+                    others.append(holder)
+                    running.append(trial)
+                    continue
+            study._storage.set_trial_user_attr(trial._trial_id, _PROCESS, self._processes.name)
+            _set_state(study, trial, states.RUNNING)
+            return trial
+        ended = _ended(study)
+        if len(ended) + len(others) >= self._args.trials or _is_failing(study):
+            return others[0] if others else None
+        # Of a killed search: its result counts for the next suggestion, as without the kill.
+        if (dead := next((one for one in others if one.is_dead()), None)) is not None:
+            return dead
         # Suggested in memory and stored in one transaction: a kill leaves no incomplete trial.
         number = len(study.trials)
         sampler = optuna.samplers.TPESampler(seed=(self._args.seed + number) % 2**32)
         in_memory = optuna.create_study(sampler=sampler, direction=study.direction)
-        in_memory.add_trials(_ended(study))
+        in_memory.add_trials([*ended, *running])
         asked = in_memory.ask()
         self._suggest(asked, self._args)
         trial = optuna.trial.create_trial(
             state=states.RUNNING,
             params=asked.params,
             distributions=asked.distributions,
-            user_attrs={"run": str(self.folder.run(number).path)},
+            user_attrs={
+                "run": str(self.folder.run(number).path),
+                _PROCESS: self._processes.name,
+            },
         )
         self._make_args(trial, number)
         study.add_trial(trial)
@@ -211,7 +263,7 @@ class Search:
 
     # ---------------------------------------------------------------------------------- one trial
 
-    def _train(self, study: Study, trial: FrozenTrial, lock: int) -> None:
+    def _train(self, study: Study, trial: FrozenTrial) -> None:
         """Train a trial in a process of its own and store the result."""
         import optuna
 
@@ -221,21 +273,24 @@ class Search:
         start = time.monotonic()
         score = epoch = error = None
         try:
-            _run_process([sys.executable, *command], lock)
+            prefix = f"[{self.folder.run(trial.number).path.name}] " * (self._launch is not None)
+            run_process([sys.executable, *command], self._processes.lock, prefix)
             score, epoch = self._read_score(self.folder.run(trial.number))
             StateFolder(self.folder.run(trial.number).state).prune(0)  # a trial is not resumed
         except JobError as failure:
             error = str(failure)
         except BaseException:
             # It does not run any more, which other programs read from the study.
-            _set_state(study, trial, optuna.trial.TrialState.WAITING)
+            with self._processes.alone():
+                _set_state(study, trial, optuna.trial.TrialState.WAITING)
             raise
         seconds = round(time.monotonic() - start, 1)
         stored = optuna.Trial(study, trial._trial_id)
-        for key, value in {"seconds": seconds, "epoch": epoch, "error": error}.items():
-            stored.set_user_attr(key, value)
-        states = optuna.trial.TrialState
-        study.tell(trial.number, score, states.FAIL if error else states.COMPLETE)
+        with self._processes.alone():
+            for key, value in {"seconds": seconds, "epoch": epoch, "error": error}.items():
+                stored.set_user_attr(key, value)
+            states = optuna.trial.TrialState
+            study.tell(trial.number, score, states.FAIL if error else states.COMPLETE)
 
     def _read_score(self, run: Run) -> tuple[float, int]:
         """Return score and epoch of the best checkpoint. Raises JobError without one or for NaN."""
@@ -258,7 +313,7 @@ class Search:
     def _report(self, study: Study) -> None:
         """Print, write and plot the trials that have ended, best first, failed ones last."""
         ended = _ended(study)
-        if not ended:
+        if not ended or (self._launch and self._launch.rank):
             return
         completed = [trial for trial in ended if trial.value is not None]
         ranked = sorted(completed, key=lambda trial: trial.value, reverse=self._higher_is_better)
@@ -317,49 +372,3 @@ def _format(value: Any) -> str:
     if value is None:
         return ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-_SIGNALED = {INTERRUPTED: "SIGINT", PREEMPTED: "SIGTERM", 129: "SIGHUP", 143: "SIGTERM"}
-"""Exit codes of a trial that a signal ended."""
-
-
-def _run_process(command: Sequence[str], lock: int, retries: int = 1) -> None:
-    """Run a command and print its output; run it again if it was killed.
-
-    Ctrl-C reaches this process alone, which interrupts the command: hence the session of its own.
-    The command inherits ``lock``.
-
-    Raises:
-        JobError: it failed; the message is its error message, or the last line of its output.
-    """
-    process = subprocess.Popen(  # noqa: S603 - the running script, with validated flags
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        errors="replace",
-        start_new_session=True,
-        pass_fds=(lock,),
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )
-    last = error = ""
-    try:
-        for line in process.stdout or ():
-            print(line, end="", flush=True)
-            last = line.strip() or last
-            if line.startswith("error: "):
-                error = line.removeprefix("error: ").strip()
-        code = process.wait()
-    except BaseException:
-        process.send_signal(signal.SIGINT)  # it saves what it has
-        process.communicate()
-        raise
-    if code < 0 or code in _SIGNALED:
-        name = signal.Signals(-code).name if code < 0 else _SIGNALED[code]
-        if not retries:
-            raise JobError(f"killed by {name} twice; out of memory?")
-        print(f"killed by {name}; trying again", flush=True)
-        _run_process(command, lock, retries - 1)
-    elif code:
-        raise JobError(error or last or f"exit code {code}")

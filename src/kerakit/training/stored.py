@@ -123,20 +123,21 @@ class StoredFeatures:
             OSError: the disk is full, or the folder cannot be written.
         """
         missing = self.find_missing()
-        generator, me = self._generator, world.current
+        generator = self._generator
         first, stop = 0, len(generator)
         if is_part:
-            first, stop = (stop * rank // me.size for rank in (me.rank, me.rank + 1))
+            own = world.current.batches(stop)
+            first, stop = own.start, own.stop
         limit = stop * generator.batch_size
         missing = [i for i in missing if first * generator.batch_size <= i < limit]
         if not missing:
             return
         generator.epoch = self._epoch
-        generator.is_divided = False
+        begin = missing[0] // generator.batch_size
         try:
             with progress(f"computing features ({generator.mode})", len(self)) as update:
-                for batch in range(missing[0] // generator.batch_size, stop):
-                    images, targets = generator[batch]
+                batches = generator.whole_batches(begin, stop)
+                for batch, (images, targets) in enumerate(batches, begin):
                     features = self._backbone.predict(images)
                     start = batch * generator.batch_size
                     for row, image in enumerate(images):
@@ -145,7 +146,6 @@ class StoredFeatures:
                         self._write(start + row, self._record(image, one, target))
                     update(start + len(images))
         finally:
-            generator.is_divided = True
             generator.close()
 
     def reopen(self) -> None:
