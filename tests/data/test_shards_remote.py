@@ -7,13 +7,21 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from kerakit import Config, DataPath, Run, UserError
 from kerakit.address import as_url
-from kerakit.data import BatchGenerator, DataReader, MaskReader, ObjectReader, open_cache
+from kerakit.data import (
+    BatchGenerator,
+    DataReader,
+    MaskReader,
+    Mosaic,
+    ObjectReader,
+    open_cache,
+)
 from kerakit.data.check import check_images, open_dataset
 from kerakit.data.ready import write_ready_data
 from kerakit.data.recorded import record_split, restore_reader
@@ -26,7 +34,7 @@ from kerakit.deploy.bundle import read_as_device
 from kerakit.device.preprocessing import STRETCH
 from kerakit.errors import JobError
 from kerakit.new_project import new_project
-from kerakit.tasks import Segmentation
+from kerakit.tasks import Detection, Segmentation
 from packing import assert_same, pack, pack_without_index
 from range_server import RangeServer, serve
 
@@ -201,6 +209,39 @@ def test_masks_are_fetched_with_their_images(tmp_path: Path) -> None:
         server.requests.clear()
         generator.load_batch(0)
         assert len(set(server.requests)) == len(server.requests) == 8
+
+
+def test_the_images_of_mosaics_are_fetched_with_their_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_ready_data("detection", tmp_path / "data", 16)
+    pack(data, tmp_path / "served/shards", "detection")
+    together: list[int] = []
+    read_many = Storage.read_many
+
+    def counted(self: Storage, ranges: Any) -> Any:
+        together.append(len(ranges))
+        return read_many(self, ranges)
+
+    monkeypatch.setattr(Storage, "read_many", counted)
+    with serve(tmp_path / "served") as server:
+        batches = []
+        for place in (data, f"{server.url}/shards"):
+            reader = ObjectReader(place)
+            task = Detection(reader.class_names)
+            generator = BatchGenerator(
+                reader, batch_size=8, input_size=(32, 32), task=task, mosaic=Mosaic(1)
+            )
+            server.requests.clear()
+            together.clear()
+            batches.append(generator.load_batch(0))
+        assert together == [len(set(server.requests))] == [len(server.requests)]
+        # Those that are in several mosaics are requested once, and none stays in memory.
+        assert together[0] < 8 * 4
+        shards = open_shards(f"{server.url}/shards")
+        assert shards is not None
+        assert (shards._ahead, shards._ahead_bytes) == ({}, 0)
+    assert batches[0][0].tobytes() == batches[1][0].tobytes()
 
 
 def test_a_project_and_a_run_have_the_address(

@@ -290,7 +290,7 @@ class BatchGenerator(keras.utils.PyDataset):
         epoch, dataset_index = i // len(self.index), self._dataset_index(i)
         key = self.data_reader.key(dataset_index)
         if self.mosaic is not None and self.mosaic.is_active(epoch):
-            seed = derive_seed(self.seed, epoch, f"mosaic {key}")
+            seed = self._mosaic_seed(epoch, key)
             image, annot = self.mosaic(self._load_sample, dataset_index, self.index, seed)
         else:
             image, annot = self._load_sample(dataset_index)
@@ -517,13 +517,22 @@ class BatchGenerator(keras.utils.PyDataset):
         return images, targets
 
     def _fetch(self, samples: Iterable[int]) -> None:
-        """Fetch the images of a batch from a remote dataset, all at once."""
+        """Fetch the images of a batch from a remote dataset, those of mosaics too, all at once."""
         if not self._is_remote:
             return
-        cached: Any = self.read if hasattr(self.read, "__contains__") else ()
-        indices = map(self._dataset_index, samples)
         reader: Any = self.data_reader
+        indices = []
+        for sample in samples:
+            indices.append(self._dataset_index(sample))
+            epoch = sample // len(self.index)
+            if self.mosaic is not None and self.mosaic.is_active(epoch):
+                seed = self._mosaic_seed(epoch, reader.key(indices[-1]))
+                indices += self.mosaic.partners(self.index, seed)
+        cached: Any = self.read if hasattr(self.read, "__contains__") else ()
         reader.fetch([i for i in indices if reader.image_path(i) not in cached])
+
+    def _mosaic_seed(self, epoch: int, key: str) -> int:
+        return derive_seed(self.seed, epoch, f"mosaic {key}")
 
     def _timed_load(self, batch: int, is_whole: bool = False) -> tuple[Any, Any]:
         count = self.batch_count(batch % len(self))

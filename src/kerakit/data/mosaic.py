@@ -49,6 +49,14 @@ class Mosaic:
         """Return whether ``epoch``, counted from 0, has mosaics."""
         return self.probability > 0 and (self.epochs is None or epoch < self.epochs)
 
+    def partners(self, candidates: NDArray[np.int64], seed: int) -> list[int]:
+        """Return the dataset indices of the images beside one: three, or none without a mosaic."""
+        return self._draw(np.random.Generator(np.random.Philox(key=seed)), candidates)
+
+    def _draw(self, rng: np.random.Generator, candidates: NDArray[np.int64]) -> list[int]:
+        is_mosaic = rng.random() < self.probability
+        return rng.choice(candidates, 3).tolist() if is_mosaic else []
+
     def __call__(
         self, load: Load, index: int, candidates: NDArray[np.int64], seed: int
     ) -> tuple[Pixels, dict[str, Any]]:
@@ -64,9 +72,9 @@ class Mosaic:
         """
         rng = np.random.Generator(np.random.Philox(key=seed))
         image, annotation = load(index)
-        if rng.random() >= self.probability:
+        others = [load(int(i)) for i in self._draw(rng, candidates)]
+        if not others:
             return image, annotation
-        others = [load(int(i)) for i in rng.choice(candidates, 3)]
         samples = [(image, annotation), *others]
         order = rng.permutation(4)
         height, width = image.shape[:2]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -71,6 +73,15 @@ def shard_name(number: int) -> str:
     return f"shard-{number:06d}.tar"
 
 
+@dataclass
+class _Ahead:
+    """What was fetched, and how many reads will need it."""
+
+    data: bytes | OSError
+    size: int
+    reads: int
+
+
 class Shards:
     """Images in shards, and the columns of their index.
 
@@ -98,7 +109,7 @@ class Shards:
         self._paths = {"path": table["path"].combine_chunks()}
         self.keys = self._paths["path"].cast(pa.binary())
         self._paths |= {name: self.labels(name) for name in masks}
-        self._ahead: dict[tuple[str, int], bytes | OSError] = {}
+        self._ahead: dict[tuple[str, int], _Ahead] = {}
         self._ahead_bytes = 0
         self._lock = threading.Lock()
 
@@ -140,34 +151,47 @@ class Shards:
 
     def read(self, member: Member) -> bytes:
         """Return the bytes of a member: fetched before, or by one read."""
+        key = member.shard, member.offset
         with self._lock:
-            found = self._ahead.pop((member.shard, member.offset), None)
-            if isinstance(found, bytes):
-                self._ahead_bytes -= len(found)
-        if isinstance(found, OSError):
-            raise found
+            found = self._ahead.get(key)
+            if found is not None:
+                found.reads -= 1
+                if found.reads <= 0:
+                    del self._ahead[key]
+                    self._ahead_bytes -= found.size
         if found is not None:
-            return found
+            if isinstance(found.data, OSError):
+                raise found.data
+            return found.data
         return self.storage.read(member.shard, member.offset, member.offset + member.size)
 
     def fetch(self, members: Iterable[Any]) -> None:
-        """Fetch remote members that will be read next, all at once; errors are raised by reads."""
+        """Fetch remote members that will be read next, all at once; errors are raised by reads.
+
+        A member that is listed several times is read so many times.
+        """
         if self.storage.url is None:
             return
+        listed = [(one.shard, one.offset, one.offset + one.size) for one in members]
+        counts = Counter(listed)
         with self._lock:
             room = _MAX_AHEAD - self._ahead_bytes
             wanted = []
-            for member in members:
-                key = (member.shard, member.offset)
-                if key not in self._ahead and (room := room - member.size) > 0:
-                    wanted.append(member)
+            for one, count in counts.items():
+                if (found := self._ahead.get(one[:2])) is not None:
+                    found.reads += count
+                elif (room := room - (one[2] - one[1])) > 0:
+                    wanted.append(one)
         if not wanted:
             return
-        ranges = [(one.shard, one.offset, one.offset + one.size) for one in wanted]
-        for member, data in zip(wanted, self.storage.read_many(ranges), strict=True):
+        for one, data in zip(wanted, self.storage.read_many(wanted), strict=True):
+            size = len(data) if isinstance(data, bytes) else 0
             with self._lock:
-                self._ahead[member.shard, member.offset] = data
-                self._ahead_bytes += len(data) if isinstance(data, bytes) else 0
+                if (found := self._ahead.get(one[:2])) is not None:  # of another thread
+                    found.reads += counts[one]
+                else:
+                    self._ahead[one[:2]] = _Ahead(data, size, counts[one])
+                    self._ahead_bytes += size
 
     def annotations(self, name: str) -> pa.Array | None:
         """Return a column of annotations of objects; None if the index has no such column."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kerakit.address import as_path, as_url
+from kerakit.data.shards.http import HttpRanges, RangesIgnoredError
 from kerakit.errors import UserError, first_line
 from kerakit.extras import is_installed
 from kerakit.files import atomic_write, make_dir
@@ -29,7 +30,10 @@ ATTEMPTS = 6
 _FIRST_DELAY = 0.2
 """Seconds before the second attempt; each further one doubles them."""
 
-_FINAL = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
+_FINAL = (
+    *(FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError),
+    RangesIgnoredError,
+)
 """Errors of remote files that another attempt does not change."""
 
 
@@ -62,6 +66,8 @@ class Storage:
         self._fs: Any = None
         if self.url is not None:
             self._fs, self._base = _connect(self.url)
+        is_http = self.url is not None and self.url.startswith(("http://", "https://"))
+        self._http = HttpRanges(self._fs) if is_http else None
         self._handles: dict[str, int] = {}
         self._lock = threading.Lock()
         weakref.finalize(self, _close, self._handles).atexit = False
@@ -100,12 +106,7 @@ class Storage:
         left = list(range(len(ranges)))
         for attempt in range(ATTEMPTS):
             try:
-                results = self._fs.cat_ranges(
-                    [self._path(ranges[i][0]) for i in left],
-                    [ranges[i][1] for i in left],
-                    [ranges[i][2] for i in left],
-                    on_error="return",
-                )
+                results = self._read_once([ranges[i] for i in left])
             except Exception as error:  # each kind of storage has errors of its own
                 results = [error] * len(left)
             for i, result in zip(left, results, strict=True):
@@ -116,6 +117,14 @@ class Storage:
                 break
             if attempt + 1 < ATTEMPTS:
                 time.sleep(_FIRST_DELAY * 2**attempt)
+        return found
+
+    def _read_once(self, ranges: Sequence[tuple[str, int, int]]) -> Sequence[Any]:
+        placed = [(self._path(name), start, stop) for name, start, stop in ranges]
+        if self._http is not None:
+            return self._http.read(placed)
+        columns = map(list, zip(*placed, strict=True))
+        found: Sequence[Any] = self._fs.cat_ranges(*columns, on_error="return")
         return found
 
     def open(self, name: str) -> Any:
