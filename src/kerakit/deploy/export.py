@@ -352,7 +352,8 @@ def _apply_fallbacks(
         content, source.model, source.calibration, source.activation_stats, gate, log
     )
     INT8.save(source, selected.content)
-    written.details["fallbacks"] = [attempt.to_json() for attempt in attempts]
+    metadata = size_bytes(written.path) - len(selected.content)
+    written.details["fallbacks"] = [attempt.to_json(metadata) for attempt in attempts]
     written.details["selected"] = selected.name
     return (
         f"selected fallback: {selected.name}; {selected.on_tpu} of "

@@ -151,7 +151,7 @@ def _describe_input(writer: _Tables, image: Tensor) -> int:
     content = {1: writer.table(2, {1: size}, {0: ("Int8", _RGB)})}
     normalization = writer.table(2, {0: writer.floats([mean]), 1: writer.floats([std])})
     unit = writer.table(2, {1: normalization}, {0: ("Uint8", _NORMALIZATION)})
-    stats = {0: writer.floats([(255 - mean) / std]), 1: writer.floats([-mean / std])}
+    stats = {0: writer.floats([(255 - mean) / std]), 1: writer.floats([(0 - mean) / std])}
     fields = {
         0: writer.text("image"),
         1: writer.text(f"RGB image of {width}x{height} pixels, values from 0 to 255."),

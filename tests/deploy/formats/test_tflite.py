@@ -101,7 +101,9 @@ def test_the_int8_file_accepts_raw_pixels_and_has_no_float(
     interpreter = start_interpreter(content, "model.tflite")
     (into,), (out,) = interpreter.get_input_details(), interpreter.get_output_details()
     assert into["dtype"] is out["dtype"] is np.uint8
-    assert into["quantization"] == (1.0, 0)
+    # Pixels from 0 to 255 are real values from -1 to 1, without operators.
+    assert into["quantization"] == (pytest.approx(1 / 127.5), 127)
+    assert [one.op for one in read_graph(content).operators][:2] == ["QUANTIZE", "CONV_2D"]
     assert into["shape"].tolist() == into["shape_signature"].tolist() == [1, 8, 8, 3]
     tensors = interpreter.get_tensor_details()
     assert {tensor["dtype"] for tensor in tensors} <= {np.uint8, np.int8, np.int32}

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 def forecast_model(model: keras.Model) -> Forecast:
     """Forecast where the operators of a model will run once it is converted to int8.
 
-    The operators depend on the architecture alone, so the model need not be trained. It takes a few
-    seconds. The model and all random states are unchanged.
+    The operators depend on the architecture alone, so the model need not be trained. Those that
+    normalize pixels are included; the export often needs none. It takes a few seconds. The
+    model and all random states are unchanged.
 
     Args:
         model: a built model with one input (batch, height, width, channels).

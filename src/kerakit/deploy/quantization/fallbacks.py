@@ -24,6 +24,7 @@ from kerakit.inference import measure_latency_ms
 from kerakit.report.formatting import format_percent
 from kerakit.tflite.graph import read_graph
 from kerakit.tflite.layers import keras_layer_names
+from kerakit.tflite.normalization import fold_normalization
 from kerakit.tflite.runtime import start_interpreter, tflite_predict_fn
 
 if TYPE_CHECKING:
@@ -79,12 +80,16 @@ class Attempt:
     on_cpu: int
     float32_layers: tuple[LayerNoise, ...]
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the entry of the report."""
+    def to_json(self, metadata: int = 0) -> dict[str, Any]:
+        """Return the entry of the report.
+
+        Args:
+            metadata: bytes that the metadata add to the file.
+        """
         return {
             "attempt": self.name,
             **asdict(self.measurement),
-            "size_bytes": len(self.content),
+            "size_bytes": len(self.content) + metadata,
             "latency_ms": self.latency_ms,
             "on_tpu": self.on_tpu,
             "on_cpu": self.on_cpu,
@@ -162,7 +167,8 @@ def _fallbacks(
         outputs, layers = zip(*noise[:count], strict=True)
         if count == len(noise):
             # Those without a measurement, too.
-            outputs = tuple(one.outputs[0].name for one in read_graph(content).operators)
+            graph = read_graph(fold_normalization(content).content)
+            outputs = tuple(one.outputs[0].name for one in graph.operators)
         mixed = quantize_int8(content, stats, float32_outputs=outputs)
         yield f"{count} of {len(noise)} layers in float32", mixed, layers
 
@@ -175,7 +181,10 @@ def _measure_noise(
     Returns:
         Pairs of the operator's output tensor, by name, and its noise.
     """
-    float32 = ActivationRecorder(content, "the float32 model")
+    normalized = fold_normalization(content)
+    float32 = ActivationRecorder(
+        normalized.content, "the float32 model", normalized.scale, normalized.zero_point
+    )
     int8 = ActivationRecorder(quantized, "the int8 model")
     columns = {name: column for column, name in enumerate(int8.names)}
     shared = [(column, name) for column, name in enumerate(float32.names) if name in columns]
@@ -191,7 +200,7 @@ def _measure_noise(
         int(float32.tensors[column]): min(MAX_SNR_DB, float(value))
         for (column, _), value in zip(shared, ratio, strict=True)
     }
-    graph = read_graph(content)
+    graph = read_graph(normalized.content)
     noise = []
     for operator, layer in zip(graph.operators, keras_layer_names(graph, model), strict=True):
         output = operator.outputs[0]

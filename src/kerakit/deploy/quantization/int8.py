@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from kerakit.deploy.quantization.bias import correct_biases
 from kerakit.deploy.quantization.ranges import (
     ActivationStats,
@@ -18,9 +20,13 @@ from kerakit.tflite.convert import run_converter
 from kerakit.tflite.edit import set_ranges
 from kerakit.tflite.graph import Operator, read_graph
 from kerakit.tflite.layers import describe_operators
+from kerakit.tflite.normalization import NormalizedInput, fold_normalization
 
 if TYPE_CHECKING:
     import keras
+
+_SCALE_TOLERANCE = 1e-5
+"""Relative difference of a scale that comes from float32 limits."""
 
 
 def quantize_int8(
@@ -45,7 +51,8 @@ def quantize_int8(
     import tensorflow as tf
     from tensorflow.lite.python.convert import mlir_quantize
 
-    prepared = _with_ranges(content, stats, choose_ranges(stats))
+    normalized = fold_normalization(content)
+    prepared = _with_ranges(normalized.content, stats, choose_ranges(stats), normalized)
     quantized = run_converter(
         lambda: mlir_quantize(
             prepared,
@@ -57,7 +64,7 @@ def quantize_int8(
             denylisted_nodes=list(float32_outputs),
         )
     )
-    corrected = _correct_biases(content, quantized, stats)
+    corrected = _correct_biases(normalized.content, quantized, stats, normalized)
     if not float32_outputs and (in_float32 := _float32_operators(corrected)):
         paths = [(one.op, path) for one in in_float32 for path in one.outputs[0].name.split(";")]
         raise JobError(
@@ -65,7 +72,9 @@ def quantize_int8(
             f"version of operators and leaves them in float32: {describe_operators(paths, model)}. "
             "Replace the layers that use them."
         )
-    if not float32_outputs and (problems := find_int8_problems(corrected)):
+    if not float32_outputs and (
+        problems := find_int8_problems(corrected, normalized.scale, normalized.zero_point)
+    ):
         raise JobError(
             f"the int8 model is not suitable for devices: {'; '.join(problems)}. Use other layers."
         )
@@ -115,25 +124,44 @@ def _float32_operators(content: bytes) -> list[Operator]:
     ]
 
 
-def _correct_biases(content: bytes, quantized: bytes, stats: ActivationStats) -> bytes:
+def _correct_biases(
+    content: bytes,
+    quantized: bytes,
+    stats: ActivationStats,
+    normalized: NormalizedInput | None = None,
+) -> bytes:
     means = {int(i): mean.mean(axis=0) for i, mean in zip(stats.tensors, stats.means, strict=True)}
+    if normalized is not None:
+        means[normalized.tensor] = means[normalized.replaced] + np.float32(normalized.shift)
     return correct_biases(content, bytes(quantized), means)
 
 
-def _with_ranges(content: bytes, stats: ActivationStats, ranges: Ranges) -> bytes:
+def _with_ranges(
+    content: bytes,
+    stats: ActivationStats,
+    ranges: Ranges,
+    normalized: NormalizedInput | None = None,
+) -> bytes:
     # A tensor that is always 0 has no scale, and the quantizer would abort the process.
     limits = {
         int(index): (float(low), float(high) if high > low or low else 1.0)
         for index, low, high in zip(stats.tensors, ranges.low, ranges.high, strict=True)
     }
+    if normalized is not None:
+        limits[normalized.tensor] = normalized.limits
     return set_ranges(content, limits)
 
 
-def find_int8_problems(content: bytes) -> list[str]:
+def find_int8_problems(content: bytes, scale: float = 1.0, zero_point: int = 0) -> list[str]:
     """Return why a file is not full int8 on raw pixels; empty if it is.
 
-    Checked: uint8 input and output; scale 1 and zero point 0 of the input; batch size 1 and static
+    Checked: uint8 input and output; scale and zero point of the input; batch size 1 and static
     shapes; no float tensor; one scale for the weights of FULLY_CONNECTED.
+
+    Args:
+        content: the file.
+        scale: scale of the input for which bytes are raw pixels.
+        zero_point: its zero point.
     """
     graph = read_graph(content)
     problems = []
@@ -143,8 +171,12 @@ def find_int8_problems(content: bytes) -> list[str]:
                 problems.append(f"{end} {tensor.name} is {tensor.type}, not UINT8")
             if tensor.shape[:1] != (1,):
                 problems.append(f"{end} {tensor.name} of shape {list(tensor.shape)}: batch size")
-            quantization = tensor.scales.tolist(), tensor.zero_points.tolist()
-            if end == "input" and quantization != ([1], [0]):
+            is_expected = (
+                np.allclose(tensor.scales, [scale], rtol=_SCALE_TOLERANCE, atol=0)
+                and tensor.scales.size == 1
+                and tensor.zero_points.tolist() == [zero_point]
+            )
+            if end == "input" and not is_expected:
                 problems.append(
                     f"input {tensor.name} does not accept raw pixels: the model must begin with "
                     "Rescaling"

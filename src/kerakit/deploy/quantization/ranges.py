@@ -37,7 +37,7 @@ class ActivationStats:
         tensors: tensor indices in the file, int64 (tensors,); the input is the first.
         low: lowest values, float32 (images, tensors). The input's are 0: see ``high``.
         high: highest values, likewise. The input's are 255, whatever the images contain, so that
-            its scale is 1 and the int8 file accepts raw pixels.
+            the int8 file accepts raw pixels.
         means: channel means, one float32 (images, channels) per tensor.
     """
 
@@ -106,6 +106,8 @@ class ActivationRecorder:
     Args:
         content: a file with batch size 1.
         name: name of the file, for errors.
+        scale: a float32 input is scale * (pixel - zero_point).
+        zero_point: see ``scale``.
 
     Attributes:
         tensors: indices of the recorded tensors, int64 (tensors,); the input is the first.
@@ -115,7 +117,8 @@ class ActivationRecorder:
         JobError: LiteRT cannot run the file.
     """
 
-    def __init__(self, content: bytes, name: str) -> None:
+    def __init__(self, content: bytes, name: str, scale: float = 1.0, zero_point: int = 0) -> None:
+        self._normalization = scale, zero_point
         graph = read_graph(content)
         (image,) = graph.inputs
         computed = [
@@ -135,7 +138,11 @@ class ActivationRecorder:
 
     def record(self, image: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
         """Return the values of all recorded tensors for one image, dequantized."""
-        self._interpreter.set_tensor(self.tensors[0], image[None].astype(self._dtype))
+        pixels = image[None].astype(self._dtype)
+        if self._dtype == np.float32:
+            scale, zero_point = self._normalization
+            pixels = (pixels - np.float32(zero_point)) * np.float32(scale)
+        self._interpreter.set_tensor(self.tensors[0], pixels)
         self._interpreter.invoke()
         return [
             dequantize(self._interpreter.get_tensor(index), scale, zero_point)
