@@ -23,11 +23,13 @@ lint: $(VENV)/.ready
 	cd src/kerakit/project && $(abspath $(BIN))/mypy --cache-dir $(abspath .mypy_cache)/project --config-file $(abspath pyproject.toml) .
 	for task in src/kerakit/project_tasks/*/; do (cd $$task && MYPYPATH=$(abspath src/kerakit/project) $(abspath $(BIN))/mypy --cache-dir $(abspath .mypy_cache)/tasks --config-file $(abspath pyproject.toml) .) || exit 1; done
 
-# torch as the Keras backend, MLflow, Weights & Biases, MediaPipe, a TensorFlow Lite of 2021 under Node, and a browser
-# (apt-get install nodejs npm chromium). MediaPipe without its requirements, one of which replaces OpenCV's files.
+# torch as the Keras backend, MLflow, Weights & Biases, MediaPipe, a TensorFlow Lite of 2021 under Node, compilers of Java
+# and Kotlin, and a browser (apt-get install nodejs npm chromium default-jdk-headless). MediaPipe without its requirements,
+# one of which replaces OpenCV's files.
 test-slow: $(VENV)/.ready
 	@command -v node npm || { echo "make test-slow needs Node 20 or newer and npm, to run a TensorFlow Lite of 2021."; exit 1; }
 	npm install --prefix build/tflite_2021 --no-save --ignore-scripts --legacy-peer-deps @tensorflow/tfjs-tflite@0.0.1-alpha.4
+	npm install --prefix build/kotlin --no-save --ignore-scripts kotlin-compiler@2.4.20
 	$(BIN)/python $(INSTALL) --constraint constraints.txt torch --editable ".[mlflow,wandb]"
 	$(BIN)/python $(INSTALL) --no-deps mediapipe==1.2.3
 	$(BIN)/python -m pytest -m slow

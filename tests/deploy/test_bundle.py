@@ -49,7 +49,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 FILES = {
     *("model.tflite", "model_edgetpu.tflite", "labels.txt", "task.json", "preprocessing.json"),
     *("golden.npz", "predict.py", "captions.py", "classification.py", "decoders.py", "photo.py"),
-    *("preprocessing.py", "README.txt"),
+    *("preprocessing.py", "README.txt", "MODEL.md", "golden_input.bin", "golden_output.bin"),
 }
 """Files of the bundle of a classifier."""
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from kerakit import device
 from kerakit.data.shards.member import Member
+from kerakit.deploy import model_page
 from kerakit.deploy.formats.base import LABELS, TASK
 from kerakit.deploy.formats.edgetpu import EDGETPU
 from kerakit.deploy.formats.tflite import INT8
@@ -37,7 +38,8 @@ PROGRAM = "predict.py"
 _COPIED = (PROGRAM, "captions.py", "decoders.py", "photo.py", "preprocessing.py", "README.txt")
 _DATA = (INT8.file, EDGETPU.file, LABELS, TASK, PREPROCESSING)
 _OLDER = ("classify.py",)
-FILES = (*_DATA, GOLDEN, *_COPIED, *(f"{name}.py" for name in (*TASKS, "colors")), *_OLDER)
+_MODULES = tuple(f"{name}.py" for name in (*TASKS, "colors"))
+FILES = (*_DATA, GOLDEN, *model_page.FILES, *_COPIED, *_MODULES, *_OLDER)
 """Names of all files that a bundle may have, of earlier versions, too."""
 
 TIMEOUT_S = 300
@@ -65,15 +67,18 @@ def write_bundle(folder: Path, images: NDArray[np.uint8]) -> None:
         shutil.copyfile(Path(device.__file__).parent / name, bundle / name)
     content = (bundle / INT8.file).read_bytes()
     outputs = stored_predict_fn(start_interpreter(content, INT8.file))(images)
+    runtime = f"ai_edge_litert {version('ai-edge-litert')} on {platform.machine()}"
     np.savez_compressed(
         bundle / GOLDEN,
         images=images,
         **dict[str, Any]((f"output_{i}", values) for i, values in enumerate(outputs)),
         sha256=hashlib.sha256(content).hexdigest(),
-        runtime=f"ai_edge_litert {version('ai-edge-litert')} on {platform.machine()}",
+        runtime=runtime,
         labels=(bundle / LABELS).read_text(encoding="utf-8"),
         preprocessing=repr(Preprocessing.read(bundle / PREPROCESSING)),
     )
+    first = [values[0] for values in outputs]
+    model_page.write_model_page(bundle, task, images[0], first, runtime)
     try:
         _verify([sys.executable, "-B", str(bundle / PROGRAM), "--check"])
     except JobError:
