@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint test-slow test-wheel test-lowest docs docs-serve clean
+.PHONY: demo test lint test-slow litert-js test-wheel test-lowest docs docs-serve clean
 
 demo: $(VENV)/.ready
 	rm -rf build/demo
@@ -33,6 +33,10 @@ test-slow: $(VENV)/.ready
 	$(BIN)/python $(INSTALL) --constraint constraints.txt torch --editable ".[mlflow,wandb]"
 	$(BIN)/python $(INSTALL) --no-deps mediapipe==1.2.3
 	$(BIN)/python -m pytest -m slow
+
+# The runtime of demo.html, in the version of runtime.json. Needs npm.
+litert-js:
+	$(PYTHON) tests/litert_js.py
 
 # The wheel, installed into an empty environment and used outside the checkout.
 test-wheel: $(VENV)/.ready

@@ -35,7 +35,8 @@ SCRIPTS = {
     "PredictConfig": "predict.py",
 }
 COMMANDS = (
-    *("new", "update", "check", "pack", "predict", "push", "reproduce", "placement", "doctor"),
+    *("new", "update", "check", "pack", "predict", "push", "web", "reproduce", "placement"),
+    "doctor",
 )
 PACKAGES = {
     "kerakit": "kerakit.md",

@@ -34,4 +34,6 @@ cd x
 "$venv/bin/python" deploy.py --read_from progress/t --save_to deploy/t --formats int8
 test -s deploy/t/model.tflite
 test -s deploy/t/report.html
+"$venv/bin/kerakit" web deploy/t
+test -s deploy/t/demo.html
 echo "wheel: passed. $(basename "$wheel"): a project, one epoch and an int8 file, made without the checkout."

@@ -197,7 +197,7 @@ def push(
     """Upload an export to the Hugging Face Hub, in one commit.
 
     The token is that of `hf auth login`, or HF_TOKEN. Files of the export alone are uploaded;
-    device/golden.npz and report.html contain held-out images.
+    device/golden.npz, report.html and demo.html contain held-out images.
 
     Args:
         folder: Export folder: the --save_to of deploy.py.
@@ -208,6 +208,25 @@ def push(
 
     url = deploy.push_export(deploy.ExportFolder(folder), to, private or None)
     print(f"Pushed {folder} to {url}")
+
+
+@_command
+def web(model: tyro.conf.Positional[Path]) -> None:
+    """Write demo.html beside an exported model: a page that runs it in a browser, from disk.
+
+    The page needs no server and no network: it holds the model, its runtime and held-out images, on
+    which it checks itself.
+
+    Args:
+        model: Export folder (its int8 model, or else float32), or .tflite file next to a
+            labels.txt.
+    """
+    from kerakit.deploy.web.command import add_demo
+
+    page, assumption = add_demo(model)
+    if assumption:
+        print(f"note: {model}: {assumption}.", file=sys.stderr)
+    print(f"{page}: open it in a browser ({page.stat().st_size / 2**20:.1f} MiB).")
 
 
 @_command

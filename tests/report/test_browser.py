@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from browser import find_chromium
 from projects import Project
 
 pytestmark = pytest.mark.slow
 
 GROUND = {"light": (246, 247, 249), "dark": (15, 19, 24)}
-"""RGB of the page beside its sections, as in page.css."""
+"""RGB of the page beside its sections, as in palette.css."""
 HEIGHT = 9000
 
 
@@ -35,12 +36,6 @@ def pages(trained_once: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 def chromium(folder: Path, url: str, *flags: str) -> str:
     """Have the browser open ``url`` and do what ``flags`` say; return what it prints."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    program = next(filter(None, map(shutil.which, names)), None)
-    if program is None:
-        pytest.fail(
-            "no browser is installed, so that no page can be drawn: apt-get install chromium"
-        )
     fixed = [
         "--headless",
         "--no-sandbox",
@@ -48,9 +43,8 @@ def chromium(folder: Path, url: str, *flags: str) -> str:
         "--hide-scrollbars",
         f"--user-data-dir={folder / 'profile'}",
     ]
-    done = subprocess.run(
-        [program, *fixed, *flags, url], capture_output=True, text=True, timeout=120, check=True
-    )
+    command = [find_chromium(), *fixed, *flags, url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     return done.stdout
 
 

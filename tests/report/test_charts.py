@@ -72,7 +72,7 @@ def test_equal_figures_give_equal_files(tmp_path: Path) -> None:
 
 
 def test_colors_are_variables_of_the_page() -> None:
-    css = (Path(report.__file__).parent / "templates" / "page.css").read_text()
+    css = (Path(report.__file__).parent / "templates" / "palette.css").read_text()
     light = css[: css.index("@media")]
     for name, color in charts.COLORS.items():
         assert f"--{name}: {color};" in light

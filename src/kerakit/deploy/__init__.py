@@ -40,6 +40,7 @@ FORMAT_NAMES = (
     "onnx",
     "openvino",
     "int16x8",
+    "web",
 )
 """Names of the formats, in the order in which they are written.
 

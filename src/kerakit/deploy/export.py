@@ -28,6 +28,7 @@ from kerakit.deploy.formats.base import (
 )
 from kerakit.deploy.formats.table import FORMATS
 from kerakit.deploy.formats.tflite import FLOAT32, INT8
+from kerakit.deploy.formats.web import MODELS, WEB
 from kerakit.deploy.gate import AccuracyGate, Measurement, describe_drop
 from kerakit.deploy.held_out import Batches, check_preprocess, preprocessing_of
 from kerakit.deploy.page import write_page
@@ -139,10 +140,11 @@ def export_model(
             log("exported files: images read as on the device; agreement includes the difference")
         if warning := gate.describe_chance():
             log(warning)
-        results = _export_formats(source, gate, formats, impossible, log)
         write_text(source.folder / LABELS, "".join(f"{name}\n" for name in label_lines(task)))
         write_json(source.folder / TASK, {**task.spec(), "outputs": list(gate.output_names)})
         preprocessing_of(held_out).save(source.folder / PREPROCESSING)
+        source = replace(source, samples=gate.sample_images)
+        results = _export_formats(source, gate, formats, impossible, log)
         _export_bundle(source.folder, results, gate.sample_images, model, log)
         exported = {result.file for result in results if result.status == "exported"}
         for path in source.folder.iterdir():
@@ -187,7 +189,9 @@ def _export_formats(
 
 
 def _select(names: Sequence[str] | None) -> list[Format]:
-    wanted = DEFAULT_FORMATS if names is None else names
+    wanted = set(DEFAULT_FORMATS if names is None else names)
+    if WEB.name in wanted and wanted.isdisjoint(MODELS):
+        wanted.add(MODELS[0])
     return [one for one in FORMATS.values() if one.name in wanted or ALL_FORMATS in wanted]
 
 
@@ -268,7 +272,7 @@ def _export_format(one: Format, source: ExportSource, gate: AccuracyGate, log: L
     written = _write(one, source)
     predict = one.load(written.path, gate.output_names)
     if predict is None:
-        return _describe(one, written, "not tested on a device")
+        return _describe(one, written, getattr(one, "untested", "not tested on a device"))
     log(f"{one.name}: predicting the held-out images")
     predictions = gate.predict(predict)
     measurement = gate.measure(predictions)

@@ -24,6 +24,7 @@ from kerakit.files import (
     remove,
     remove_temporary_files,
     sha256,
+    size_bytes,
     sync_dir,
     sync_file,
     write_json,
@@ -177,6 +178,27 @@ class ExportFolder(OutputFolder):
             }
             write_json(self.report, record)
             self._move(finished, new)
+
+    @contextlib.contextmanager
+    def adding(self, path: Path) -> Iterator[None]:
+        """Lock the folder while a file is added to a finished export; report.json lists it.
+
+        Args:
+            path: one of ``owned``; it may exist.
+        """
+        self.complete()
+        with locked(self.path):
+            record = self._read_record()
+            if record and path not in self._recorded():
+                # Before the file: one that is not listed would be taken for the user's.
+                names = [one.relative_to(self.path).as_posix() for one in self._recorded()]
+                record["files"] = sorted({*names, path.name})
+                write_json(self.report, record)
+            yield
+            for one in record.get("formats", ()):
+                if one["file"] == path.name and one["status"] == "exported":
+                    one |= {"sha256": sha256(path), "size_bytes": size_bytes(path)}
+                    write_json(self.report, record)
 
     def complete(self) -> None:
         """Complete an export that was killed while its files were moved into place.

@@ -29,7 +29,7 @@ _BLOCK = 64
 _SIDES = ("x1", "y1", "x2", "y2")
 
 # Distinct for most people with color vision deficiency in neighboring entries (Trubetskoy 2017).
-_COLORS = (
+COLORS = (
     *((230, 25, 75), (67, 99, 216), (60, 180, 75), (245, 130, 49), (145, 30, 180)),
     *((0, 130, 140), (240, 50, 230), (154, 99, 36), (0, 0, 117), (128, 0, 0)),
 )
@@ -236,7 +236,7 @@ def draw_boxes(
     for row in boxes[::-1]:
         x1, y1, x2, y2 = (row[:4] * scale).tolist()
         kind = int(row[5]) if len(row) > 5 else 0
-        chosen = color or _COLORS[kind % len(_COLORS)]
+        chosen = color or COLORS[kind % len(COLORS)]
         pen.rectangle([x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)], outline=chosen, width=width)
         if len(row) > 5 and color is None:
             score = "" if np.isnan(row[4]) else f" {row[4]:.2f}"  # true boxes have none

@@ -32,7 +32,7 @@ COLORS = {
     "second": "#b35900",
     "bad": "#c62828",
 }
-"""Variables of page.css with their values in light mode. SVG refers to the variables."""
+"""Variables of palette.css with their values in light mode. SVG refers to the variables."""
 
 CORRECT, WRONG = (31, 111, 214), (217, 72, 15)
 """RGB of the cells of a confusion matrix; their opacity depends on the value."""

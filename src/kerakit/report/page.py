@@ -224,6 +224,11 @@ class Page:
     content: Sequence[Tiles | Section]
 
 
+_TEMPLATES = Path(__file__).with_name("templates")
+
+PALETTE = (_TEMPLATES / "palette.css").read_text(encoding="utf-8")
+"""Colors of all pages as CSS variables, light and dark."""
+
 # -------------------------------------------------------------------------------------- rendering
 
 
@@ -268,7 +273,7 @@ def _finalize(value: object) -> object:
 
 
 _ENVIRONMENT = Environment(
-    loader=FileSystemLoader(Path(__file__).with_name("templates")),
+    loader=FileSystemLoader(_TEMPLATES),
     autoescape=True,
     finalize=_finalize,
     undefined=StrictUndefined,

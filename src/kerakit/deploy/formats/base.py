@@ -7,6 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from kerakit.deploy.quantization.ranges import ActivationStats, collect_ranges
 from kerakit.extras import install_command, is_installed
 from kerakit.inference import PredictFn
@@ -59,6 +62,7 @@ class ExportSource:
         folder: where files are written; a format may read the file of another one here.
         edgetpu: options of the Edge TPU compiler.
         task: the task whose labels TensorFlow Lite files contain; None: no labels.
+        samples: held-out images, uint8 (n, height, width, 3).
     """
 
     model: keras.Model
@@ -66,6 +70,7 @@ class ExportSource:
     folder: Path
     edgetpu: EdgeTpuOptions = EdgeTpuOptions()
     task: Task | None = None
+    samples: NDArray[np.uint8] | None = None
 
     @cached_property
     def activation_stats(self) -> ActivationStats:
@@ -94,7 +99,8 @@ class Format(Protocol):
 
     A format that is converted from the file of another one has an attribute ``requires``: the name
     of that file. A format that this machine or this model may rule out has a method
-    ``check(source)``, which is called before any work and raises like ``write``.
+    ``check(source)``, which is called before any work and raises like ``write``. One that is not
+    evaluated here has an attribute ``untested``: the remark in the report.
 
     Attributes:
         name: as in --formats.
