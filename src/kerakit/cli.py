@@ -84,18 +84,21 @@ def update(directory: tyro.conf.Positional[Path] = Path(), dry_run: bool = False
 
 @_command
 def check(
-    data: tyro.conf.Positional[Path],
+    data: tyro.conf.Positional[Path | None] = None,
+    labels: Path | None = None,
     save_to: Path = Path("check.csv"),
     train_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.8,
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0,
 ) -> None:
-    """Check a dataset: unreadable images, duplicates, leaks between splits, rare classes.
+    """Check a dataset: unreadable images, duplicates, leaks between splits; or its labels.
 
     Writes the findings to check.csv; your edits of an earlier list are kept. A project reads the
     check.csv in its own folder. No image is changed.
 
     Args:
-        data: Image folder or table, as for kerakit new.
+        data: Image folder or table, as for kerakit new; with --labels: default that of the run.
+        labels: Run folder inside its project: check the labels of its images by the features of
+            its backbone, instead of the files.
         save_to: CSV file for the findings, with an editable column "exclude" (yes or no).
         train_ratio: Fraction of training images: TRAIN_RATIO_DEFAULT of the project.
         seed: Seed of the split: --seed of train.py.
@@ -105,19 +108,21 @@ def check(
         check_images,
         open_dataset,
         print_findings,
-        summarize_list,
-        write_findings,
     )
     from kerakit.data.exclusions import check_list
+    from kerakit.data.findings import write_findings
     from kerakit.machine import available_cores
 
     check_list(save_to)
+    if labels is not None:
+        raise SystemExit(_check_labels_in_project(labels, data, save_to))
+    if data is None:
+        raise UserError("expected DATA, a dataset to check, or --labels with a run folder.")
     reader = open_dataset(data, train_ratio, seed)
     with progress("checking", len(reader)) as advance:
         findings = check_images(reader, available_cores(), advance)
     print_findings(reader, findings)
-    edits = write_findings(save_to, findings)
-    print(summarize_list(save_to, len(findings), edits))
+    print(write_findings(save_to, findings))
 
 
 @_command
@@ -277,13 +282,23 @@ def _predict_in_project(
     run: Path, images: tuple[Path, ...], top: int | None, as_json: bool, draw: Path | None
 ) -> int:
     """Run the project's predict.py: its code, not a file of the run, defines the model."""
-    from kerakit.reproduce import find_project
-
-    project = find_project(run, ("predict.py", "config.py", "models/__init__.py"))
-    flags = ["--read_from", str(run), *(["--as_json"] if as_json else [])]
+    flags = ["--as_json"] if as_json else []
     flags += [] if top is None else ["--top", str(top)]
     flags += [] if draw is None else ["--draw", str(draw)]
-    command = [sys.executable, str(project / "predict.py"), *flags, "--", *map(str, images)]
+    return _call_script("predict.py", run, [*flags, "--", *map(str, images)])
+
+
+def _check_labels_in_project(run: Path, data: Path | None, save_to: Path) -> int:
+    """Run the project's evaluate.py with --check_labels."""
+    data_flags = [] if data is None else ["--data_dir", str(data)]
+    return _call_script("evaluate.py", run, ["--check_labels", str(save_to), *data_flags])
+
+
+def _call_script(script: str, run: Path, flags: list[str]) -> int:
+    from kerakit.reproduce import find_project
+
+    project = find_project(run, (script, "config.py", "models/__init__.py"))
+    command = [sys.executable, str(project / script), "--read_from", str(run), *flags]
     return subprocess.call(command)  # noqa: S603 - the user's own script, without a shell
 
 

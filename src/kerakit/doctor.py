@@ -18,7 +18,7 @@ from typing import Any
 import kerakit
 from kerakit.cgroup import cgroup_limits
 from kerakit.errors import JobError, printable
-from kerakit.machine import available_cores, available_memory, cpu_name
+from kerakit.machine import available_cores, available_memory, cpu_name, memory_pages
 from kerakit.programs import run_program
 
 RUNTIMES = ("tensorflow", "ai_edge_litert", "tflite_runtime", "onnxruntime", "openvino")
@@ -86,7 +86,7 @@ def describe_environment() -> dict[str, Any]:
         },
         "memory": {
             "available": available_memory(),
-            "machine": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+            "machine": memory_pages("SC_PHYS_PAGES"),
             "cgroup limit": limits.memory,
         },
         "runtimes": dict(zip(RUNTIMES, runtimes, strict=True))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import socket
@@ -22,8 +21,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from kerakit.descriptors import NO_BLOCK, NO_FOLLOW, open_file, read_at, write_at
 from kerakit.errors import UserError, printable
 from kerakit.files import make_dir
+
+fcntl: Any
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 FILE = ".kerakit.lock"
 """Name of the file of a lock; it is removed when the lock is released."""
@@ -75,7 +81,7 @@ class _Lock:
 
 
 class _NotSupportedError(Exception):
-    """A file system without locks."""
+    """A file system, or operating system, without locks."""
 
 
 _held: dict[Path, _Lock] = {}
@@ -133,7 +139,7 @@ def lock_folder(folder: Path, patience: float = 0) -> int:
     }
     with contextlib.suppress(OSError):  # a full disk: the lock is held, but names nobody
         os.ftruncate(handle, 0)
-        os.pwrite(handle, json.dumps(me).encode(), 0)
+        write_at(handle, [json.dumps(me).encode()], 0)
     _held[key] = _Lock(handle, os.getpid(), [one.absolute() for one in created])
     return handle
 
@@ -193,16 +199,15 @@ def find_holder(folder: Path) -> Holder | None:
     if folder.resolve() in _held:
         return None
     try:
-        handle = os.open(folder / FILE, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+        handle = open_file(folder / FILE, os.O_RDWR | NO_FOLLOW | NO_BLOCK)
     except OSError:
         return None  # no lock, or no permission, which the first write will name
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _flock(handle)
     except BlockingIOError:
         return _read_holder(handle)
-    except OSError as error:
-        if error.errno not in _UNSUPPORTED:
-            raise
+    except _NotSupportedError:
+        pass
     finally:
         os.close(handle)
     return None
@@ -225,12 +230,15 @@ def _release(key: Path) -> None:
             if held.created:
                 key.rmdir()  # only if it is empty
     os.close(held.handle)
+    if fcntl is None:  # Windows removes no open file
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def _open(path: Path) -> int:
     """Create or open the file of a lock. Raises UserError for what is not a file."""
     try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+        handle = open_file(path, os.O_RDWR | os.O_CREAT | NO_FOLLOW | NO_BLOCK)
     except OSError as error:
         if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
             raise
@@ -259,13 +267,9 @@ def _try_lock(handle: int, folder: Path, patience: float) -> None:
     limit = time.monotonic() + patience
     while True:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _flock(handle)
         except BlockingIOError:
             holder = _read_holder(handle)
-        except OSError as error:
-            if error.errno in _UNSUPPORTED:
-                raise _NotSupportedError from None
-            raise
         else:
             return
         if time.monotonic() >= limit:
@@ -273,11 +277,25 @@ def _try_lock(handle: int, folder: Path, patience: float) -> None:
         time.sleep(0.05)
 
 
+def _flock(handle: int) -> None:
+    """Lock an open file. Raises BlockingIOError if another process holds the lock."""
+    if fcntl is None:
+        raise _NotSupportedError
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        if error.errno in _UNSUPPORTED:
+            raise _NotSupportedError from None
+        raise
+
+
 def _read_holder(handle: int) -> Holder:
     """Return the process in a lock's file, whose text anyone may have written."""
     values: Any = None
     with contextlib.suppress(OSError, ValueError, RecursionError):
-        values = json.loads(os.pread(handle, _MAX_BYTES, 0))
+        values = json.loads(read_at(handle, _MAX_BYTES, 0))
     if not isinstance(values, dict):
         return Holder()
     pid, host, since = map(values.get, ("pid", "host", "since"))

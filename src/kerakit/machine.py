@@ -7,18 +7,20 @@ import math
 import os
 import platform
 import re
-import resource
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from kerakit import __version__
 from kerakit.cgroup import cgroup_limits, free_cgroup_memory
 
 _CPU_INFO = Path("/proc/cpuinfo")
 _MEMORY_INFO = Path("/proc/meminfo")
+
+_ASSUMED_MEMORY = 4 * 2**30
+"""Available memory in bytes where the system does not tell."""
 
 MIN_ADDRESS_SPACE = 16 * 2**30
 """Address space in bytes below which a warning is printed: see ``find_address_limit``."""
@@ -52,9 +54,17 @@ def available_memory(info: Path = _MEMORY_INFO) -> int:
     if found:
         available = int(found.group(1)) * 1024
     else:
-        available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        available = memory_pages("SC_AVPHYS_PAGES") or _ASSUMED_MEMORY
     left = free_cgroup_memory()
     return available if left is None else min(available, left)
+
+
+def memory_pages(name: Literal["SC_PHYS_PAGES", "SC_AVPHYS_PAGES"]) -> int | None:
+    """Return a number of memory pages in bytes; None where the system does not have it."""
+    try:
+        return os.sysconf(name) * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError):
+        return None
 
 
 def limit_threads() -> None:
@@ -73,6 +83,10 @@ def find_address_limit() -> int | None:
 
     They reserve far more addresses than memory: 4 GB aborted TensorFlow on two cores.
     """
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return None
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     return limit if 0 <= limit < MIN_ADDRESS_SPACE else None
 

@@ -39,6 +39,8 @@ def run_program(command: list[str], timeout_s: float, name: str) -> tuple[int, s
     >>> run_program([sys.executable, "-c", "print(7)"], timeout_s=60, name="Python")
     (0, '7\n')
     """
+    if not hasattr(os, "killpg"):
+        return _run_alone(command, timeout_s, name)
     try:
         process = subprocess.Popen(  # noqa: S603 - a list, no shell
             command,
@@ -57,8 +59,31 @@ def run_program(command: list[str], timeout_s: float, name: str) -> tuple[int, s
                 os.killpg(process.pid, signal.SIGKILL)
             code = process.wait()
     if output is None:
-        raise JobError(f"{name} was killed after {timeout_s:g} s without a result.")
+        raise _no_result(name, timeout_s)
     return code, printable_lines(output.decode("utf-8", "replace"))
+
+
+def _no_result(name: str, timeout_s: float) -> JobError:
+    return JobError(f"{name} was killed after {timeout_s:g} s without a result.")
+
+
+def _run_alone(command: list[str], timeout_s: float, name: str) -> tuple[int, str]:
+    """Run a program where the system has no process groups (Windows); see ``run_program``."""
+    try:
+        done = subprocess.run(  # noqa: S603 - a list, no shell
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=timeout_s,
+            check=False,
+        )
+    except OSError as error:
+        raise JobError(f"{name} {command[0]} cannot be run: {error.strerror}.") from None
+    except subprocess.TimeoutExpired:
+        raise _no_result(name, timeout_s) from None
+    output = done.stdout[:KEPT_BYTES] + done.stdout[KEPT_BYTES:][-KEPT_BYTES:]
+    return done.returncode, printable_lines(output.decode("utf-8", "replace"))
 
 
 def _read_until_exit(process: subprocess.Popen[bytes], pipe: int, timeout_s: float) -> bytes | None:

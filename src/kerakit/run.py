@@ -79,6 +79,7 @@ class Run(OutputFolder):
         evaluation: path of evaluation.json.
         report: path of report.json.
         page: path of report.html.
+        labels: path of labels.html, the page of `kerakit check --labels`.
         state: path of the folder of saved states, for a resume.
         complete: path of the record that the training is complete.
 
@@ -101,12 +102,13 @@ class Run(OutputFolder):
         self.evaluation = self.path / "evaluation.json"
         self.report = self.path / "report.json"
         self.page = self.path / "report.html"
+        self.labels = self.path / "labels.html"
         self.state = self.path / "state"
         self.complete = self.state / "complete.json"
         self._previous = SetAside(self.path)
         self._files = (
             *(self.config, self.split, self.history, self.evaluation, self.report, self.page),
-            self.complete,
+            *(self.labels, self.complete),
         )
 
     # ------------------------------------------------------------------------------ create and open

@@ -11,8 +11,10 @@ from typing import Any, NoReturn
 
 from kerakit import interrupt
 
-TERMINATION = (signal.SIGTERM, signal.SIGHUP)
-"""Sent by schedulers, ``kill`` and closed terminals."""
+TERMINATION = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+"""Sent by schedulers, ``kill`` and closed terminals. Windows lacks SIGHUP."""
 
 
 class Terminated(KeyboardInterrupt):

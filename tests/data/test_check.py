@@ -20,9 +20,10 @@ from sklearn.datasets import load_sample_image
 
 from kerakit import UserError
 from kerakit.data import DataReader, data_warnings
-from kerakit.data.check import check_images, write_findings
+from kerakit.data.check import check_images
 from kerakit.data.decode import decode_image
 from kerakit.data.exclusions import check_list
+from kerakit.data.findings import write_findings
 from kerakit.data.similar import (
     MAX_COLOR_DISTANCE,
     MAX_DHASH_DISTANCE,

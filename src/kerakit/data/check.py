@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -26,7 +25,6 @@ from kerakit.data.decode import (
     detect_extension,
     read_bytes,
 )
-from kerakit.data.exclusions import read_exclusions, write_list
 from kerakit.data.findings import FINDINGS, HUGE, TINY, Finding
 from kerakit.data.folders import similar_names
 from kerakit.data.keypoint_reader import KeypointReader
@@ -145,29 +143,6 @@ def check_images(
     ]
     order = list(FINDINGS)
     return sorted(findings, key=lambda finding: order.index(finding.kind))
-
-
-def write_findings(path: Path, findings: list[Finding]) -> int:
-    """Write the list that ``DataReader(exclusions=...)`` reads; edits of a user are kept.
-
-    A CSV file with the columns path, finding, detail, exclude ("yes" or "no"). Returns the number
-    of edits that an existing list had.
-    """
-    rows = [(f.key, f.kind, f.detail, "yes" if f.exclude else "no") for f in findings]
-    return write_list(path, rows, FINDINGS)
-
-
-def summarize_list(path: Path, findings: int, edits: int) -> str:
-    """Return a sentence about the list that was written, and its effect."""
-    excluded = len(pc.unique(read_exclusions(path)))
-    kept = f" {edits:,} edits of the earlier list are kept." if edits else ""
-    effect = (
-        f"{excluded:,} images have exclude = yes: train.py omits them if the list is check.csv in "
-        "the project's folder."
-        if excluded
-        else "No image is excluded from training."
-    )
-    return f"{findings:,} finding{'s' * (findings != 1)}, written to {path}.{kept} {effect}"
 
 
 def print_findings(reader: BaseReader, findings: list[Finding]) -> None:

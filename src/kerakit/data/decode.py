@@ -19,6 +19,7 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from kerakit.data.shards.member import Member
+from kerakit.descriptors import NO_BLOCK, open_file
 from kerakit.device.photo import (
     EXTENSIONS,
     SMALLEST_SCALED,
@@ -117,7 +118,7 @@ def read_bytes(path: Path | str | Member) -> bytes:
         return path.read_bytes()
     try:
         # O_NONBLOCK: opening a named pipe would wait for a writer forever.
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        handle = open_file(path, os.O_RDONLY | NO_BLOCK)
         with open(handle, "rb", buffering=0) as file:
             if not stat.S_ISREG(os.fstat(handle).st_mode):
                 raise ImageError(path, "it is not a regular file")

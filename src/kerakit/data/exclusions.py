@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -51,16 +51,22 @@ def check_list(path: Path) -> None:
         )
 
 
-def write_list(path: Path, rows: Iterable[Sequence[str]], kinds: Collection[str]) -> int:
+def write_list(
+    path: Path,
+    rows: Iterable[Sequence[str]],
+    kinds: Collection[str],
+    is_checked: Callable[[Row], bool] = lambda _: True,
+) -> int:
     """Write rows of ``COLUMNS``; of an existing list, keep what its user has edited.
 
     Edits: the column exclude of a finding that is still there, further columns, and rows with
-    findings of the user's own.
+    findings of the user's own. Rows that were not checked again remain, too.
 
     Args:
         path: CSV file, new or an existing list.
         rows: values of ``COLUMNS`` per finding.
         kinds: all values of the column finding that Kerakit writes.
+        is_checked: whether ``rows`` would have this row of the existing list, if it still applied.
 
     Returns:
         Number of edits of the existing list that are kept.
@@ -77,14 +83,20 @@ def write_list(path: Path, rows: Iterable[Sequence[str]], kinds: Collection[str]
             kept += is_excluded != row["exclude"]
             row = {**old, **row, "exclude": is_excluded}
         written.append(row)
-    own = [row for row in edited.values() if row.get("finding") not in kinds]
+    others: list[Row] = []
+    own: list[Row] = []
+    for row in edited.values():
+        if row.get("finding") not in kinds:
+            own.append(row)
+        elif not is_checked(row):
+            others.append(row)
     with (
         atomic_write(path) as temporary,
         temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
     ):
         writer = csv.DictWriter(file, [*COLUMNS, *extra], restval="")
         writer.writeheader()
-        writer.writerows([*written, *own])
+        writer.writerows([*written, *others, *own])
     return kept + len(own)
 
 

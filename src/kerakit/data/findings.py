@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.compute as pc
+
+from kerakit.data.exclusions import read_exclusions, write_list
 
 TINY, HUGE = 32, 50_000_000
 """Images with a side of fewer pixels are tiny; images with more pixels in total are huge."""
+
+LABEL_ERROR = "probable label error"
+"""Kind of the findings of ``kerakit check --labels``."""
 
 FINDINGS = {
     "empty class": "the class has no training images; add some, or remove the class",
@@ -46,6 +55,7 @@ FINDINGS = {
     "unknown mask value": "a value or color without a class; training stops",
     "similar class names": "they differ in case or spaces only; rename one of them",
     "unused class": "no image has this class",
+    LABEL_ERROR: "the features of the image suggest another label: check it",
 }
 """Kinds of findings and their meanings, in the order of the report."""
 
@@ -65,3 +75,38 @@ class Finding:
     kind: str
     detail: str
     exclude: bool = False
+
+
+def write_findings(
+    path: Path, findings: Sequence[Finding], labels_of: Collection[str] | None = None
+) -> str:
+    """Write the list that ``DataReader(exclusions=...)`` reads; edits of a user are kept.
+
+    A CSV file with the columns path, finding, detail, exclude ("yes" or "no"). Of the check of
+    files and that of labels, each keeps the findings of the other.
+
+    Args:
+        path: the list.
+        findings: of one of the checks.
+        labels_of: keys of the images whose labels were checked; None: the check of files.
+
+    Returns:
+        A sentence about the list, its edits, and its effect.
+    """
+    rows = [(f.key, f.kind, f.detail, "yes" if f.exclude else "no") for f in findings]
+
+    def is_checked(row: Mapping[str, str]) -> bool:
+        is_label = row["finding"] == LABEL_ERROR
+        return not is_label if labels_of is None else is_label and row["path"] in labels_of
+
+    edits = write_list(path, rows, FINDINGS, is_checked)
+    excluded = len(pc.unique(read_exclusions(path)))
+    kept = f" {edits:,} edits of the earlier list are kept." if edits else ""
+    effect = (
+        f"{excluded:,} images have exclude = yes: train.py omits them if the list is check.csv in "
+        "the project's folder."
+        if excluded
+        else "No image is excluded from training."
+    )
+    count = len(findings)
+    return f"{count:,} finding{'s' * (count != 1)}, written to {path}.{kept} {effect}"

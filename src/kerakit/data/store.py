@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kerakit.data.shards.member import Member, file_identity
+from kerakit.descriptors import open_file, read_into, write_at
 
 RECORDS_PER_COUNT = 64
 """Number of writes after which the used space is measured again: other processes write, too."""
@@ -208,7 +209,7 @@ class ArrayStore:
             with self._lock:
                 records, index = self._own or self._create()
             buffers = [array.data for array in arrays]
-            written = os.pwritev(records, buffers, i * self._record_bytes)
+            written = write_at(records, buffers, i * self._record_bytes)
             crc = _crc32(arrays)
             entry = _ENTRY.pack(key, i, crc, _entry_crc32(key, i, crc))
             if written != self._record_bytes or os.write(index, entry) != len(entry):
@@ -275,10 +276,10 @@ class ArrayStore:
             return start
         # Not memory-mapped: one copy into the caller's arrays, without holding the GIL.
         if isinstance(file, int):
-            return os.preadv(file, into, offset)
-        descriptor = os.open(file, os.O_RDONLY)
+            return read_into(file, into, offset)
+        descriptor = open_file(file, os.O_RDONLY)
         try:
-            return os.preadv(descriptor, into, offset)
+            return read_into(descriptor, into, offset)
         finally:
             os.close(descriptor)
 
@@ -291,7 +292,7 @@ class ArrayStore:
         if len(self._descriptors) < MAX_OPEN_FILES:
             # Open files can be read after another process has removed them.
             with contextlib.suppress(OSError):  # too many files are open
-                records = os.open(path, os.O_RDONLY)
+                records = open_file(path, os.O_RDONLY)
                 self._descriptors.append(records)
         count = size // self._record_bytes
         for entry in _ENTRY.iter_unpack(content[: len(content) // _ENTRY.size * _ENTRY.size]):
@@ -304,9 +305,9 @@ class ArrayStore:
         self._own_path = self._folder / f"{os.getpid()}-{secrets.token_hex(4)}.index"
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
         # The records first: an index without records is ignored.
-        records = os.open(self._own_path.with_suffix(".records"), flags, 0o644)
+        records = open_file(self._own_path.with_suffix(".records"), flags, 0o644)
         self._descriptors.append(records)
-        index = os.open(self._own_path, flags | os.O_APPEND, 0o644)
+        index = open_file(self._own_path, flags | os.O_APPEND, 0o644)
         self._descriptors.append(index)
         self._own = (records, index)
         return self._own

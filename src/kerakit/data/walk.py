@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kerakit.data.decode import IMAGE_EXTENSIONS, detect_extension
+from kerakit.descriptors import NO_BLOCK, open_file
 from kerakit.errors import UserError, list_names
 
 _SYSTEM_NAMES = frozenset(
@@ -184,7 +185,7 @@ def _is_image(entry: os.DirEntry[str]) -> bool:
         return False
     try:
         # O_NONBLOCK: opening a named pipe would wait for a writer forever.
-        handle = os.open(entry.path, os.O_RDONLY | os.O_NONBLOCK)
+        handle = open_file(entry.path, os.O_RDONLY | NO_BLOCK)
         with open(handle, "rb", buffering=0) as file:
             if not stat.S_ISREG(os.fstat(handle).st_mode):
                 return False

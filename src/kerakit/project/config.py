@@ -266,6 +266,9 @@ class EvaluateConfig(kerakit.Config):
     data_dir: kerakit.DataPath | None = Field(
         None, description="Dataset; default: that of the run."
     )
+    check_labels: Path | None = Field(
+        None, description="Instead, list probable label errors in this check.csv."
+    )
 
 
 class PredictConfig(kerakit.Config):

@@ -1,4 +1,4 @@
-"""Evaluate a trained model on held-out images.
+"""Evaluate a trained model on held-out images; `kerakit check --labels RUN` also calls this script.
 
 python evaluate.py --read_from progress/test
 """
@@ -6,6 +6,9 @@ python evaluate.py --read_from progress/test
 import kerakit
 
 kerakit.exit_on_interrupt()  # Ctrl-C during the imports
+
+import sys
+from functools import partial
 
 import config
 from kerakit import training
@@ -28,13 +31,18 @@ from task import get_task
 training.use_all_devices()
 reader = restore_reader(DataReader, run, trained, args.data_dir)
 task = get_task(trained.class_names).restore(trained.task)
-held_out = BatchGenerator(
+batches = partial(
+    BatchGenerator,
     reader,
-    held_out_mode(reader),
     input_size=trained.input_size,
     preprocessing=trained.preprocessing,
     task=task,
 )
-model, _ = build_model(config.MODELS[trained.model], trained.input_size, task)
+build = partial(build_model, config.MODELS[trained.model], trained.input_size, task)
+if args.check_labels:
+    cache = config.CACHE_DIR / "features"
+    training.check_labels(run, trained.weights, build, batches, args.check_labels, cache)
+    sys.exit()
+model, _ = build()
 kerakit.load_weights(model, run.path)
-training.evaluate(model, task, held_out, run)
+training.evaluate(model, task, batches(mode=held_out_mode(reader)), run)

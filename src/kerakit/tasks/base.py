@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,18 @@ if TYPE_CHECKING:
 
 Names = Sequence[str] | Mapping[str, Sequence[str]]
 """Class names; those of several outputs by their names."""
+
+
+class ClassColumn(NamedTuple):
+    """One class per image.
+
+    Attributes:
+        names: class names.
+        labels: class indices, int64 (n,).
+    """
+
+    names: Sequence[str]
+    labels: NDArray[np.int64]
 
 
 class Predictions(Protocol):
@@ -304,6 +316,13 @@ class Task:
     def mistakes(self, predictions: Any, targets: Any) -> NDArray[Any]:
         """Return the sample indices of mistakes, int64, the most instructive first."""
         return np.zeros(0, np.int64)
+
+    def class_columns(self, targets: Any) -> dict[str, ClassColumn]:
+        """Return the class labels of encoded targets (n, ...) by column; "" for the only one.
+
+        `kerakit check --labels` checks them. Default: there are none.
+        """
+        return {}
 
     # --------------------------------------------------------------------------------- presentation
 

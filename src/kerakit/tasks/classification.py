@@ -14,6 +14,7 @@ from kerakit.data.labels import are_measurements
 from kerakit.device.classification import Decoder
 from kerakit.errors import UserError, list_names
 from kerakit.tasks.base import (
+    ClassColumn,
     DecodedTask,
     check_class_count,
     check_finite_outputs,
@@ -235,6 +236,10 @@ class Classification(DecodedTask):
         """Return the sample indices of wrong predictions, int64, the most confident first."""
         wrong = np.flatnonzero(predictions.classes != annotations)
         return wrong[np.argsort(-predictions.confidence[wrong], kind="stable")]
+
+    def class_columns(self, targets: NDArray[Any]) -> dict[str, ClassColumn]:
+        """Return the class of each image."""
+        return {"": ClassColumn(self.class_names, np.asarray(targets, np.int64))}
 
     def format_prediction(self, prediction: NDArray[np.float32]) -> str:
         """Return the predicted label and its confidence."""

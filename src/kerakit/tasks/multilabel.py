@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from kerakit.device.multilabel import Decoder
 from kerakit.errors import UserError
 from kerakit.tasks.base import (
+    ClassColumn,
     DecodedTask,
     Names,
     check_class_count,
@@ -223,6 +224,13 @@ class MultiLabel(DecodedTask):
         return found[np.argsort(-distance[found], kind="stable")]
 
     # --------------------------------------------------------------------------------- presentation
+
+    def class_columns(self, targets: NDArray[Any]) -> dict[str, ClassColumn]:
+        """Return whether each image has a label, per label."""
+        return {
+            name: ClassColumn((f"not {name}", name), np.asarray(of_label, np.int64))
+            for name, of_label in zip(self.class_names, np.asarray(targets).T, strict=True)
+        }
 
     def format_annotation(self, target: Any) -> str:
         """Return the true labels."""

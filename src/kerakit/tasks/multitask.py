@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from kerakit.device.decoders import split_outputs
 from kerakit.errors import UserError
-from kerakit.tasks.base import Task, losses_of, pool
+from kerakit.tasks.base import ClassColumn, Task, losses_of, pool
 from kerakit.tasks.followers import merge_followers, merge_options, split_followers
 
 if TYPE_CHECKING:
@@ -256,6 +256,14 @@ class MultiTask(Task):
                 for name, of_task in scores.items()
                 for metric, value in of_task.items()
             },
+        }
+
+    def class_columns(self, targets: Any) -> dict[str, ClassColumn]:
+        """Return the columns of the tasks with classes: output, or output/column."""
+        return {
+            f"{name}/{column}".rstrip("/"): labels
+            for name, task in self.tasks.items()
+            for column, labels in task.class_columns(targets[name]).items()
         }
 
     def agreement(self, predictions: MultiPredictions, reference: MultiPredictions) -> float:

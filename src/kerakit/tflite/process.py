@@ -132,7 +132,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 def _describe_end(code: int) -> str:
     if code >= 0:
         return f"exit code {code}"
-    if -code == signal.SIGKILL:
+    if -code == getattr(signal, "SIGKILL", None):
         return "it ran out of time or memory"
     try:
         return signal.Signals(-code).name

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from kerakit.training.distribution import join_processes, use_all_devices
     from kerakit.training.evaluation import choose_thresholds, evaluate
     from kerakit.training.features import FeatureDataset, FeatureStore
+    from kerakit.training.label_errors import check_labels
     from kerakit.training.phases import apply_sample_weights, select_phases
     from kerakit.training.resume import TrainingState
     from kerakit.training.search import Search
@@ -66,6 +67,7 @@ _HOMES = {
     "TrainingState": "kerakit.training.resume",
     "ThroughputMonitor": "kerakit.training.throughput",
     "check_trackers": "kerakit.extras",
+    "check_labels": "kerakit.training.label_errors",
     "check_callbacks": "kerakit.training.session",
     "choose_thresholds": "kerakit.training.evaluation",
     "evaluate": "kerakit.training.evaluation",
@@ -98,6 +100,7 @@ __all__ = [
     "build_variables",
     "check_batch",
     "check_callbacks",
+    "check_labels",
     "check_trackers",
     "choose_thresholds",
     "evaluate",

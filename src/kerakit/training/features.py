@@ -52,6 +52,9 @@ class FeatureStore:
         backbone: model from uint8 images to features, (batch, ...).
         folder: folder of the store.
 
+    Attributes:
+        shapes: shapes of the features of one image, one per output of the backbone.
+
     >>> image = keras.Input((8, 8, 3))
     >>> backbone = keras.Model(image, keras.layers.GlobalAveragePooling2D()(image))
     >>> store = FeatureStore(backbone, Path(".cache/features"))
@@ -59,6 +62,7 @@ class FeatureStore:
 
     def __init__(self, backbone: keras.Model, folder: Path) -> None:
         self._backbone = Backbone(backbone)
+        self.shapes = self._backbone.shapes
         self.folder = folder
         self._is_in_memory = False
 

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from kerakit.address import as_path, as_url
 from kerakit.data.shards.http import HttpRanges, RangesIgnoredError
+from kerakit.descriptors import open_file, read_at
 from kerakit.errors import UserError, first_line
 from kerakit.extras import is_installed
 from kerakit.files import atomic_write, make_dir
@@ -89,9 +90,9 @@ class Storage:
         try:
             size = os.fstat(handle).st_size
             start, stop = start or 0, size if stop is None else min(stop, size)
-            data = os.pread(handle, max(0, stop - start), start)
+            data = read_at(handle, max(0, stop - start), start)
             while len(data) < stop - start:  # at most 2 GiB at once
-                more = os.pread(handle, stop - start - len(data), start + len(data))
+                more = read_at(handle, stop - start - len(data), start + len(data))
                 if not more:
                     break
                 data += more
@@ -237,7 +238,7 @@ class Storage:
         handle = self._handles.get(name)
         if handle is not None:
             return handle
-        handle = os.open(self.root / name, os.O_RDONLY | os.O_CLOEXEC)
+        handle = open_file(self.root / name, os.O_RDONLY)
         with self._lock:
             if name not in self._handles and len(self._handles) < _MAX_OPEN_FILES:
                 self._handles[name] = handle
