@@ -276,7 +276,7 @@ def test_the_kotlin_samples_compile_and_decode_the_golden_outputs(tmp_path: Path
     (source / "Main.kt").write_text(text)
     jar = tmp_path / "all.jar"
     kotlin = sorted(source.glob("*.kt"))
-    flags = ["-Werror", "-include-runtime", "-cp", classes, "-d", jar]
+    flags: list[str | Path] = ["-Werror", "-include-runtime", "-cp", classes, "-d", jar]
     command: list[str | Path] = ["bash", KOTLIN, *flags, *kotlin]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr

@@ -75,7 +75,7 @@ def shard_name(number: int) -> str:
 
 @dataclass
 class _Ahead:
-    """What was fetched, and how many reads will need it."""
+    """Fetched content, and the number of reads that will need it."""
 
     data: bytes | OSError
     size: int
