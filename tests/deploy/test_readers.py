@@ -1,4 +1,4 @@
-"""Exported TensorFlow Lite files in MediaPipe Tasks, with the real package."""
+"""Exported files in MediaPipe Tasks and OpenCV's dnn module, with the real packages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from keras import layers
 from digits import NAMES, TRAINED, Exported, calibration, digits, train
 from kerakit.deploy import ExportFolder, export_model
 from kerakit.tasks import Classification, MultiTask, Segmentation, Task
-from kerakit.tflite.runtime import load_tflite
+from kerakit.tflite.runtime import load_tflite, start_interpreter, stored_predict_fn
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +28,12 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     images, targets = digits()
     held_out = [(images[TRAINED:], targets[TRAINED:])]
     return export(
-        train(), Classification(NAMES), tmp_path_factory.mktemp("a"), images[:200], held_out, TFLITE
+        train(),
+        Classification(NAMES),
+        tmp_path_factory.mktemp("a"),
+        images[:200],
+        held_out,
+        (*TFLITE, "onnx"),
     )
 
 
@@ -146,3 +151,40 @@ def test_image_segmenter_has_the_names_and_masks(segmenter: Exported, name: str)
             assert np.mean(category == found[-1]) > 0.8
     task_of = Segmentation(["sky", "road", "car"])
     assert np.mean(task_of.decode(logits).masks((32, 32)) == found) > 0.9
+
+
+def run_opencv(path: Path, images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return the output of OpenCV's dnn module, with the channels last."""
+    is_onnx = path.suffix == ".onnx"
+    network = cv2.dnn.readNetFromONNX(path) if is_onnx else cv2.dnn.readNetFromTFLite(path)
+    results = []
+    for pixels in images:
+        blob = pixels[None].astype(np.float32)
+        network.setInput(blob if is_onnx else np.ascontiguousarray(np.moveaxis(blob, 3, 1)))
+        results.append(network.forward()[0])
+    outputs = np.stack(results)
+    return outputs if is_onnx or outputs.ndim == 2 else np.moveaxis(outputs, 1, 3)
+
+
+@pytest.mark.parametrize("name", ["model_float32.tflite", "model_float16.tflite", "model.onnx"])
+def test_opencv_computes_the_scores_of_float_files(classifier: Exported, name: str) -> None:
+    images = classifier.held_out[:20]
+    expected = classifier.model.predict(images, verbose=0)
+    tolerance = 5e-3 if "float16" in name else 1e-5
+    np.testing.assert_allclose(
+        run_opencv(classifier.folder / name, images), expected, atol=tolerance
+    )
+
+
+def test_opencv_computes_the_scores_of_a_segmenter(segmenter: Exported) -> None:
+    expected = segmenter.model.predict(blobs(8), verbose=0)
+    found = run_opencv(segmenter.folder / "model_float32.tflite", blobs(8))
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_opencv_takes_raw_pixels_in_int8_and_cuts_its_outputs(segmenter: Exported) -> None:
+    """OpenCV 5.0 takes each QUANTIZE for one from uint8: outputs below the middle are lost."""
+    path = segmenter.folder / "model.tflite"
+    stored = stored_predict_fn(start_interpreter(path.read_bytes(), "int8"))(blobs(8))[0]
+    expected = np.maximum(stored.astype(int) - 256, -128)
+    assert np.abs(run_opencv(path, blobs(8)) - expected).mean() < 3
