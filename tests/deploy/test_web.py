@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import kerakit.deploy.web
+from converted import add_convolution, classify, convert_int8
 from digits import Exported, calibration, digits, export_digits
 from kerakit import UserError
 from kerakit.deploy import ExportFolder, export_model
@@ -180,6 +182,30 @@ def test_a_file_of_the_user_is_kept(exported_digits: Exported, tmp_path: Path) -
     assert (folder / "demo.html").read_text() == "mine"
     with pytest.raises(UserError, match="does not exist"):
         add_demo(tmp_path / "gone")
+
+
+def test_files_of_other_tools(tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_text("a\nb\nc\n<d>\n")
+    model = add_convolution(classify)
+    file = tmp_path / "other.tflite"
+    file.write_bytes(convert_int8(model))
+    path, _ = add_demo(file)
+    written = DemoPage(path)
+    assert written.data["task"] == {
+        "task": "classification",
+        "outputs": [],
+        "classes": ["a", "b", "c", "<d>"],
+    }
+    assert written.data["golden"]["noun"] == "Pattern"
+    path.unlink()
+    as_int8 = convert_int8(model, inference_input_type=tf.int8, inference_output_type=tf.int8)
+    file.write_bytes(as_int8)
+    with pytest.raises(UserError, match=r"tensor of int8 .*LiteRT\.js does not support"):
+        add_demo(file)
+    file.write_bytes(as_int8[:200])
+    with pytest.raises(UserError, match="cannot use"):
+        add_demo(file)
+    assert not path.exists()
 
 
 def test_the_runtime_is_that_of_npm() -> None:

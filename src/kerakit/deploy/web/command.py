@@ -21,6 +21,7 @@ from kerakit.device.preprocessing import Preprocessing
 from kerakit.errors import UserError
 from kerakit.files import read_json
 from kerakit.tasks import Classification
+from kerakit.tflite.process import ModelProcess
 
 
 def add_demo(path: Path) -> tuple[Path, str]:
@@ -38,11 +39,11 @@ def add_demo(path: Path) -> tuple[Path, str]:
     """
     if path.is_dir() and not (path / INT8.file).exists() and (path / FLOAT32.file).exists():
         path /= FLOAT32.file
-    exported = load_exported(path)
     file = path / INT8.file if path.is_dir() else path
     page = file.with_name(FILE)
     if page.exists() and not is_demo(page):
         raise UserError(f"{page} was not written by Kerakit and is kept. Move it.")
+    exported = load_exported(path)
     task: dict[str, Any] = {"task": "classification", "outputs": []}
     if file.with_name(TASK).exists():
         task = read_json(file.with_name(TASK), dict)
@@ -50,9 +51,20 @@ def add_demo(path: Path) -> tuple[Path, str]:
         task["classes"] = list(exported.task.class_names)  # labels.txt may be translated
     preprocessing = Preprocessing.read(file.with_name(PREPROCESSING))
     images = _held_out_images(file)
+    _check_run(file)
     with ExportFolder(file.parent).adding(page):
         write_demo(page, file, task, preprocessing, images)
     return page, exported.assumption
+
+
+def _check_run(file: Path) -> None:
+    """Run the model once in a process of its own, which a damaged file may end."""
+    process = ModelProcess()
+    try:
+        width, height = process.load(file.read_bytes()).input_size
+        process.predict(np.zeros((1, height, width, 3), np.uint8))
+    except UserError as error:
+        raise UserError(f"cannot use {file}: {error}") from None
 
 
 def _held_out_images(file: Path) -> NDArray[np.uint8] | None:
