@@ -47,7 +47,7 @@ def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     model = keras.Model(image, layers.Conv2D(3, 3, strides=2, padding="same")(x))
     masks = np.random.default_rng(1).integers(0, 3, (8, 32, 32)).astype(np.uint8)
     task, folder = Segmentation(["sky", "road", "car"]), tmp_path_factory.mktemp("b")
-    return export(model, task, folder, blobs(8), [(blobs(8), masks)], ["float32", "int8"])
+    return export(model, task, folder, blobs(8), [(blobs(8), masks)], TFLITE)
 
 
 def export(
@@ -128,7 +128,7 @@ def test_image_classifier_has_a_head_per_output(tmp_path: Path, name: str) -> No
         )
 
 
-@pytest.mark.parametrize("name", ["float32", "int8"])
+@pytest.mark.parametrize("name", TFLITE)
 def test_image_segmenter_has_the_names_and_masks(segmenter: Exported, name: str) -> None:
     path = segmenter.folder / FILES[name]
     images = blobs(8)
