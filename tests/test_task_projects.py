@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
+from huggingface_hub import ModelCard
 from PIL import Image
 
 from kerakit import UserError
@@ -76,9 +77,13 @@ def test_a_project_of_each_task(task: str, tmp_path: Path) -> None:
     assert recorded["task"] == task
     evaluated = project.call("evaluate.py", "--read_from", "progress/test")
     assert evaluated.code == 0, evaluated.err
-    deployed = project.deploy("--formats", "float32,int8,keras", "--max_drop", 1)
+    frigate = ("--bundle", "frigate") if task == "detection" else ()
+    deployed = project.deploy("--formats", "float32,int8,keras", "--max_drop", 1, *frigate)
     assert deployed.code == 0, deployed.out + deployed.err
     report = json.loads((project.path / "deploy/test/report.json").read_text())
+    assert {"README.md", "device/MODEL.md"} <= set(report["files"])
+    assert ("frigate/model.tflite" in report["files"]) == (task == "detection")
+    assert ModelCard.load(project.path / "deploy/test/README.md").data.model_name == "small_cnn"
     by_format = {row["format"]: row for row in report["formats"]}
     assert by_format["float32"]["agreement"] == pytest.approx(1)
     metrics = json.loads((project.path / "progress/test/evaluation.json").read_text())["metrics"]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kerakit.architecture import flatten_layers
-from kerakit.deploy import ALL_FORMATS, DEFAULT_FORMATS, bundle
+from kerakit.deploy import ALL_FORMATS, DEFAULT_FORMATS, bundle, frigate
 from kerakit.deploy.card import write_card
 from kerakit.deploy.folder import LOGS, ExportFolder
 from kerakit.deploy.formats.base import (
@@ -77,6 +77,7 @@ def export_model(
     info: dict[str, Any] | None = None,
     sample_name: Callable[[int], str] | None = None,
     log: Log = print,
+    bundles: Sequence[str] = (),
 ) -> list[FormatResult]:
     """Export ``model`` with labels.txt, a device bundle, a model card, and a report.
 
@@ -97,13 +98,15 @@ def export_model(
         info: additional entries of the report.
         sample_name: function from the sample index of a held-out image to its name.
         log: gets one line per step.
+        bundles: further folders for programs that run the int8 model: "frigate".
 
     Returns:
         One result per format; a failed format has ``status`` "failed".
 
     Raises:
         UserError: Keras runs on another backend than TensorFlow, which the converters need; the
-            model doesn't fit the task; or ``preprocess`` of ``held_out`` changes pixels.
+            model doesn't fit the task; ``preprocess`` of ``held_out`` changes pixels; or a bundle
+            is not for the task.
         JobError: none of the formats can be exported on this machine, or of this model.
 
     >>> import tempfile
@@ -126,6 +129,8 @@ def export_model(
     ('exported', 1.0)
     """
     check_backend("the export")
+    if frigate.FOLDER in bundles:
+        frigate.check_frigate(task, formats)
     task.check_model(model)
     model = task.inference_model(model)
     check_preprocess(held_out)  # before anything is written
@@ -147,8 +152,12 @@ def export_model(
         results = _export_formats(source, gate, formats, impossible, log)
         _export_bundle(source.folder, results, gate.sample_images, model, log)
         exported = {result.file for result in results if result.status == "exported"}
+        if frigate.FOLDER in bundles and INT8.file in exported:
+            frigate.write_frigate(source.folder, gate.sample_images)
+            log(f"{frigate.FOLDER}: verified on {len(gate.sample_images)} images")
+        folders = (bundle.FOLDER, frigate.FOLDER)
         for path in source.folder.iterdir():
-            if path.name not in {*exported, *LOGS, LABELS, TASK, PREPROCESSING, bundle.FOLDER}:
+            if path.name not in {*exported, *LOGS, LABELS, TASK, PREPROCESSING, *folders}:
                 remove(path)
         written = (folder.page, folder.report, folder.card)
         files = sorted({*folder.list_files(temporary), *(path.name for path in written)})

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
 from kerakit import __version__
-from kerakit.deploy import bundle
+from kerakit.deploy import bundle, frigate
 from kerakit.deploy.formats.base import LABELS, TASK
 from kerakit.deploy.formats.table import FORMATS
 from kerakit.device.preprocessing import FILE as PREPROCESSING
@@ -75,7 +75,7 @@ class ExportFolder(OutputFolder):
     def owned(self) -> list[Path]:
         """Return the paths of everything that an export may write."""
         names = [one.file for one in FORMATS.values()] + [*LOGS, LABELS, TASK, PREPROCESSING]
-        names += [f"{bundle.FOLDER}/{name}" for name in bundle.FILES]
+        names += [frigate.FOLDER, *(f"{bundle.FOLDER}/{name}" for name in bundle.FILES)]
         return [*(self.path / name for name in names), self.card, self.page, self.report]
 
     def recorded(self) -> list[Path]:

@@ -236,6 +236,9 @@ class DeployConfig(kerakit.Config):
     data_dir: kerakit.DataPath | None = Field(
         None, description="Dataset; default: that of the run."
     )
+    bundle: Literal["frigate"] | None = Field(
+        None, description="Folder for a program that runs the int8 model of a detector."
+    )
     push: str | None = Field(
         None,
         description="Repository on the Hugging Face Hub for the export, such as hf:user/name.",

@@ -71,6 +71,7 @@ results = deploy.export_model(
         "data": describe_data(trained),
     },
     sample_name=partial(held_out.sample_key, 0),
+    bundles=[args.bundle] if args.bundle else [],
 )
 deploy.print_results(results, len(held_out.index), args.max_drop)
 print(f"Exported to {folder.path}. Report: {folder.page} (data: {folder.report})")
