@@ -28,7 +28,8 @@ HERE = Path(__file__)
 SIZE, BATCH = (224, 224), 32
 LATENCY = 0.02
 PIXELS, LARGE, COPIES = (4000, 3000), 48, 4
-NAMES = ("local", "remote", "pack", "resize", "million")
+MEDIUM, MEDIUM_COPIES = 100, 100
+NAMES = ("local", "remote", "pack", "pack_large", "resize", "million")
 
 
 # ------------------------------------------------------------------- measurements, one per process
@@ -208,6 +209,31 @@ def pack_interrupted(folder: Path, photos: Path, rounds: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             os.link(files[i % len(files)], path)
+    _compare_packing(folder, data, rounds)
+
+
+def pack_large_interrupted(folder: Path, photos: Path, rounds: int) -> None:
+    """Pack 10,000 photos of 2 megapixels with two kills, and compare with decoding them alone."""
+    from PIL import Image
+
+    data = folder / "photos2mp"
+    for i, path in enumerate(sorted(photos.glob("*/*.jpg"))[::10][:MEDIUM]):
+        target = data / path.parent.name / f"{i}.jpg"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.exists():
+            with Image.open(path) as image:
+                large = image.convert("RGB").resize((1600, 1200), Image.Resampling.BICUBIC)
+            noise = Image.effect_noise((1600, 1200), 12).convert("RGB")
+            Image.blend(large, noise, 0.1).save(target, quality=90)
+        for copy in range(1, MEDIUM_COPIES):
+            link = target.with_name(f"{i}-{copy}.jpg")
+            if not link.exists():
+                os.link(target, link)
+    _compare_packing(folder, data, rounds)
+
+
+def _compare_packing(folder: Path, data: Path, rounds: int) -> None:
+    sizes = [path.stat().st_size for path in data.glob("*/*.jpg")]
     codec: list[float] = []
     packing: list[float] = []
     whole: list[float] = []
@@ -216,26 +242,27 @@ def pack_interrupted(folder: Path, photos: Path, rounds: int) -> None:
         for kills, into in ((2, packing), (0, whole)):
             to = folder / "interrupted"
             shutil.rmtree(to, ignore_errors=True)
-            into.append(_pack_with_kills(data, to, kills))
+            into.append(_pack_with_kills(data, to, kills, sum(sizes)))
     check = [sys.executable, "-m", "kerakit", "pack", str(folder / "interrupted"), "--check"]
     print(" ", subprocess.run(check, capture_output=True, text=True, check=True).stdout.strip())
-    rate = [2 * 10_000 / median(seconds) for seconds in (codec, packing, whole)]
+    rate = [2 * len(sizes) / median(seconds) for seconds in (codec, packing, whole)]
     print(
-        f"  decoding alone: {rate[0]:,.0f} images/s by CPU time; packing, killed twice: "
+        f"  images of {sum(sizes) / len(sizes) / 1e3:,.0f} KB; decoding alone: {rate[0]:,.0f} "
+        "images/s by CPU time; packing, killed twice: "
         f"{rate[1]:,.0f} ({rate[1] / rate[0]:.2f}); packing without kills: {rate[2]:,.0f} "
         f"({rate[2] / rate[0]:.2f})",
         flush=True,
     )
 
 
-def _pack_with_kills(data: Path, to: Path, kills: int) -> float:
+def _pack_with_kills(data: Path, to: Path, kills: int, total: int) -> float:
     """Return the CPU seconds of all starts. Kills come when a part of the shards is written."""
     command = [sys.executable, "-m", "kerakit", "pack", str(data), "--to", str(to)]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     for kill in range(kills):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         size = 0
-        while size < (kill + 1) * 10_000 / (kills + 1) * 25_000 and process.poll() is None:
+        while size < (kill + 1) / (kills + 1) * total and process.poll() is None:
             time.sleep(0.05)
             size = sum(path.stat().st_size for path in to.rglob("*tar") if path.exists())
         process.send_signal(signal.SIGKILL)
@@ -338,7 +365,8 @@ def main() -> None:
             parser.error("the following arguments are required: --photos")
         folder = Path(args.folder)
         folder.mkdir(parents=True, exist_ok=True)
-        runs = dict(zip(NAMES, (local, remote, pack_interrupted, resize, million), strict=True))
+        functions = (*(local, remote, pack_interrupted, pack_large_interrupted, resize, million),)
+        runs = dict(zip(NAMES, functions, strict=True))
         for name in args.only:
             print(f"{name}: {runs[name].__doc__}", flush=True)
             runs[name](folder, args.photos, args.rounds)

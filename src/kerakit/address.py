@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from pathlib import Path, PosixPath
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.+)", re.DOTALL)
 
@@ -30,3 +30,24 @@ def as_path(place: Path | str) -> Path:
     """
     found = _URL.fullmatch(str(place))
     return Path(f"/{found[2]}") if found is not None else Path(place)
+
+
+class Address(PosixPath):
+    """An address that stands where a path may, with both slashes in messages.
+
+    >>> str(Address("s3://bucket/photos")), str(Path("s3://bucket/photos"))
+    ('s3://bucket/photos', 's3:/bucket/photos')
+    """
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return as_url(text) or text
+
+
+def as_place(place: Path | str) -> Path:
+    """Return a path, or an ``Address``.
+
+    >>> as_place("s3://bucket"), as_place("photos")
+    (Address('s3://bucket'), PosixPath('photos'))
+    """
+    return Path(place) if as_url(place) is None else Address(place)

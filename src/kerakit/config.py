@@ -11,7 +11,7 @@ import tyro
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from kerakit import __version__, provenance
-from kerakit.address import as_url
+from kerakit.address import as_place, as_url
 from kerakit.errors import UserError
 from kerakit.files import read_json, write_json
 from kerakit.flags import (
@@ -94,7 +94,7 @@ InputSize = Annotated[
 
 def _make_absolute(path: Path) -> Path:
     if as_url(path) is not None:
-        return path
+        return as_place(path)
     try:
         return path.expanduser().absolute()
     except RuntimeError:

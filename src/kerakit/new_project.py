@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kerakit import data as readers
-from kerakit.address import as_url
+from kerakit.address import as_place, as_url
 from kerakit.data.ready import write_ready_data
 from kerakit.data.sizes import choose_input_size
 from kerakit.errors import UserError, list_names, printable
@@ -95,6 +95,7 @@ def _check_data(task: str, data: Path) -> dict[tuple[str, str], str]:
     Returns:
         Values of constants of the project, by file and name.
     """
+    data = as_place(data)
     reader_class = {
         "classification": readers.DataReader,
         "multilabel": readers.MultiLabelReader,

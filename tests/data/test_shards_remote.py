@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
+import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from kerakit import Config, DataPath, Run, UserError
-from kerakit.address import as_url
+from kerakit.address import as_place, as_url
 from kerakit.data import (
     BatchGenerator,
     DataReader,
@@ -32,7 +35,7 @@ from kerakit.data.shards.storage import Storage
 from kerakit.data.split import MODES
 from kerakit.deploy.bundle import read_as_device
 from kerakit.device.preprocessing import STRETCH
-from kerakit.errors import JobError
+from kerakit.errors import ImageError, JobError
 from kerakit.new_project import new_project
 from kerakit.tasks import Detection, Segmentation
 from packing import assert_same, pack, pack_without_index
@@ -197,6 +200,29 @@ def test_the_program_of_the_device_reads_members(photos_once: Path, memory: str)
         read_as_device(one.image_path(2), (16, 16), STRETCH),
         read_as_device(other.image_path(2), (16, 16), STRETCH),
     )
+
+
+def test_errors_of_the_device_name_the_member(tmp_path: Path, memory: str) -> None:
+    """An image that training reads, and the program of the device does not."""
+    (tmp_path / "data/a").mkdir(parents=True)
+    (tmp_path / "data/b").mkdir()
+    for name in ("a/1", "a/2", "b/1", "b/2"):
+        Image.new("RGB", (9, 9)).save(tmp_path / f"data/{name}.png")
+    pack(tmp_path / "data", memory)
+    member = DataReader(memory).image_path(0)
+    broken = replace(member, size=40, crc32=zlib.crc32(member.read_bytes()[:40]))
+    with pytest.raises(ImageError, match=r"image memory://.*shard-000000.tar \(a/1.png\)"):
+        read_as_device(broken, (16, 16), STRETCH)
+
+
+def test_messages_have_the_address(photos_once: Path, memory: str) -> None:
+    pack(photos_once, memory)
+    reader = DataReader(Path(memory))
+    assert str(reader.data) == memory == f"{as_place(Path(memory))}"
+    with pytest.raises(UserError, match=f"{memory} \\(.*\\) has no boxes"):
+        ObjectReader(Path(memory))
+    with pytest.raises(UserError, match=f"{memory} \\(.*\\) has no masks"):
+        MaskReader(memory)
 
 
 def test_masks_are_fetched_with_their_images(tmp_path: Path) -> None:

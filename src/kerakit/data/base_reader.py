@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from kerakit.address import as_place
 from kerakit.data.exclusions import read_exclusions
 from kerakit.data.index import UNASSIGNED, ImageIndex
 from kerakit.data.labels import are_measurements
@@ -97,7 +98,7 @@ class BaseReader:
                 f"train_ratio: expected more than 0 and less than 1, got {train_ratio}. In a "
                 "project it is TRAIN_RATIO_DEFAULT of config.py."
             )
-        self.data = Path(data)
+        self.data = as_place(data)
         self.train_ratio = train_ratio
         self.seed = seed
         index = self.read_index(self.data)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from kerakit.address import as_place
 from kerakit.console import print_table, printable
 from kerakit.data.annotations.point_table import is_point_table
 from kerakit.data.annotations.recognize import recognize
@@ -88,6 +89,7 @@ def open_dataset(data: Path, train_ratio: float = 0.8, seed: int = 0) -> BaseRea
         train_ratio: fraction of training images.
         seed: seed of the split.
     """
+    data = as_place(data)
     found = recognize(data)
     reader: type[BaseReader] = UncheckedReader
     if found.name == "table":

@@ -98,13 +98,20 @@ def read_as_device(
         with NamedTemporaryFile(suffix=path.suffix) as file:
             file.write(path.read_bytes())
             file.flush()
-            return read_as_device(Path(file.name), input_size, preprocessing)
+            return _read_file(Path(file.name), path, input_size, preprocessing)
+    return _read_file(path, path, input_size, preprocessing)
+
+
+def _read_file(
+    file: Path, path: Path | Member, input_size: tuple[int, int], preprocessing: Preprocessing
+) -> NDArray[np.uint8]:
+    """Read a file; an error names ``path``."""
     try:
         pixels: NDArray[np.uint8] = program.read_photo(
-            path, input_size[1], input_size[0], preprocessing
+            file, input_size[1], input_size[0], preprocessing
         )
     except program.InputError as error:
-        prefix = f"cannot use {program.printable(path)}: "
+        prefix = f"cannot use {program.printable(file)}: "
         raise ImageError(path, str(error).removeprefix(prefix)) from None
     return pixels
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
+from kerakit.address import as_place
 from kerakit.console import progress
 from kerakit.data.shards.index import INDEX, open_shards
 from kerakit.data.shards.source import read_source
@@ -43,7 +44,7 @@ def pack_dataset(
     storage = Storage(to)
     if storage.url is None:
         _check_apart(data, storage.root)
-    source = read_source(data, task)
+    source = read_source(as_place(data), task)
     print(f"format: {source.format}; {len(source):,} images", flush=True)
     for warning in source.index.warnings:
         print(warning)
@@ -87,7 +88,7 @@ def check_packed(data: Path) -> str:
     """
     shards = open_shards(data)
     if shards is None:
-        raise UserError(f"{data} has no {INDEX} that kerakit pack wrote.")
+        raise UserError(f"{as_place(data)} has no {INDEX} that kerakit pack wrote.")
     with progress("checking", len(shards)) as show:
         faults = check_shards(shards, show)
     for fault in faults[:_LISTED]:

@@ -78,24 +78,29 @@ class Sample:
     error: str = ""
 
 
-def encode_sample(source: Source, row: int, max_side: int | None, quality: int) -> Sample:
+def encode_sample(
+    source: Source, row: int, described: bytes, max_side: int | None, quality: int
+) -> Sample:
     """Return the members of an image; unreadable files are an error of the sample.
 
     Args:
         source: the dataset.
         row: row of the image.
+        described: its annotation as JSON.
         max_side: largest width and height in pixels; None: images stay as they are.
         quality: of JPEG, for images that are scaled down.
     """
     try:
-        return _encode(source, row, max_side, quality)
+        return _encode(source, row, described, max_side, quality)
     except ImageError as error:
         return Sample(row, error=error.reason)
     except ValueError as error:
         return Sample(row, error=str(error))
 
 
-def _encode(source: Source, row: int, max_side: int | None, quality: int) -> Sample:
+def _encode(
+    source: Source, row: int, described: bytes, max_side: int | None, quality: int
+) -> Sample:
     place, *masks = source.files(row)
     data = read_bytes(place)
     if not data:
@@ -113,7 +118,7 @@ def _encode(source: Source, row: int, max_side: int | None, quality: int) -> Sam
     members = [(extension, data)]
     for name, mask in zip(source.masks, masks, strict=True):
         members.append(_mask(name, mask))
-    members.append(("json", source.describe(row)))
+    members.append(("json", described))
     return Sample(row, members, size, original)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from kerakit.data.order import permutation
 from kerakit.data.shards.encode import BLOCK
 from kerakit.data.shards.index import INDEX, VERSION, open_shards, shard_name
-from kerakit.data.shards.member import Member, file_identity
+from kerakit.data.shards.member import Member
 from kerakit.data.shards.source import Source
 from kerakit.data.shards.storage import Storage
 from kerakit.errors import UserError
@@ -76,8 +77,11 @@ def _state(place: Path | Member) -> tuple[int, int]:
     """Return the size of a file, and its time of modification or CRC-32; 0 if it is missing."""
     if isinstance(place, Member):
         return place.size, place.crc32
-    _, size, modified, *_ = file_identity(place) or ("", 0, 0)
-    return size, modified
+    try:
+        status = os.stat(place)
+    except OSError:
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
 
 
 class Contents:
@@ -88,6 +92,7 @@ class Contents:
         # Shuffled: readers that read shards from their start get images of all classes.
         self._order = permutation(plan.images, 0, 0)
         self.count = -(-plan.images // plan.per_shard)
+        self._described: dict[int, bytes] = {}
 
     def rows(self, number: int) -> NDArray[np.int64]:
         """Return the images of a shard."""
@@ -97,10 +102,16 @@ class Contents:
     def digest(self, number: int) -> str:
         """Return 32 hexadecimal digits of files, annotations and settings of a shard."""
         state = blake2b(repr(asdict(self.plan)).encode(), digest_size=16)
+        self._described = {}
         for row in self.rows(number).tolist():
             files = [*map(_state, self._source.files(row))]
-            state.update(repr(files).encode() + self._source.describe(row))
+            text = self._described[row] = self._source.describe(row)
+            state.update(repr(files).encode() + text)
         return state.hexdigest()
+
+    def described(self, row: int) -> bytes:
+        """Return the JSON of an image of the shard whose digest was computed last."""
+        return self._described[row]
 
 
 def combine(digests: Iterable[str]) -> str:

@@ -13,7 +13,6 @@ from functools import partial
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 from pyarrow import parquet
 
 from kerakit.data.shards.encode import BLOCK, Sample, encode_sample, write_sample
@@ -47,8 +46,8 @@ from kerakit.errors import UserError, list_names, printable
 from kerakit.files import remove_temporary_files
 from kerakit.machine import available_cores
 
-_AHEAD = 8
-"""Images per core that are encoded and not written yet."""
+_PER_TASK, _TASKS_AHEAD = 4, 2
+"""Images that a thread encodes one after another, and tasks per core that are not written yet."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,7 @@ def pack(
                 table = _finished(storage, number, digest)
                 if table is None:
                     show = partial(_advance, advance, done)
-                    table = _write_shard(source, storage, number, rows, plan, pool, show)
+                    table = _write_shard(source, storage, number, digests, pool, show)
                     _save(storage, number, table, digest)
                 else:
                     kept += 1
@@ -157,19 +156,19 @@ def _write_shard(
     source: Source,
     storage: Storage,
     number: int,
-    rows: NDArray[np.int64],
-    plan: Plan,
+    contents: Contents,
     pool: ThreadPoolExecutor,
     advance: Callable[[int], None],
 ) -> pa.Table:
     """Write a shard; return its part of the index."""
-    records = []
+    records, plan = [], contents.plan
     first = number * plan.per_shard
-    samples = _in_order(
-        pool,
-        lambda row: encode_sample(source, row, plan.max_side, plan.quality),
-        rows.tolist(),
-    )
+
+    def encode(row: int) -> Sample:
+        described = contents.described(row)
+        return encode_sample(source, row, described, plan.max_side, plan.quality)
+
+    samples = _in_order(pool, encode, contents.rows(number).tolist())
     with storage.new_file(shard_name(number)) as path, path.open("wb", 2**20) as file:
         for i, sample in enumerate(samples):
             records.append(write_sample(file, f"{first + i:09d}", sample, [*source.masks]))
@@ -188,14 +187,15 @@ def _in_order(
     pool: ThreadPoolExecutor, call: Callable[[int], Sample], rows: Sequence[int]
 ) -> Iterator[Sample]:
     """Yield the results of ``call`` in order, a few of them ahead."""
-    ahead: deque[Future[Sample]] = deque()
-    limit = _AHEAD * available_cores()
-    for row in rows:
-        ahead.append(pool.submit(call, row))
+    ahead: deque[Future[list[Sample]]] = deque()
+    limit = _TASKS_AHEAD * available_cores()
+    for first in range(0, len(rows), _PER_TASK):
+        part = rows[first : first + _PER_TASK]
+        ahead.append(pool.submit(lambda part: [*map(call, part)], part))
         if len(ahead) >= limit:
-            yield ahead.popleft().result()
+            yield from ahead.popleft().result()
     while ahead:
-        yield ahead.popleft().result()
+        yield from ahead.popleft().result()
 
 
 def _schema(source: Source) -> pa.Schema:
