@@ -225,6 +225,38 @@ def test_messages_have_the_address(photos_once: Path, memory: str) -> None:
         MaskReader(memory)
 
 
+def test_storages_that_read_blocks_read_exact_ranges(photos_once: Path, tmp_path: Path) -> None:
+    """Such as hf://, whose files fetch blocks of 5 MB ahead."""
+    import fsspec
+    from fsspec.spec import AbstractBufferedFile
+
+    fetched: list[tuple[int, int]] = []
+
+    class File(AbstractBufferedFile):  # type: ignore[misc] # fsspec has no types
+        def _fetch_range(self, start: int, end: int) -> bytes:
+            fetched.append((start, end))
+            return Path("/", self.path).read_bytes()[start:end]
+
+    class Blocks(fsspec.AbstractFileSystem):  # type: ignore[misc]
+        protocol = "blocks"
+
+        def info(self, path: str, **_: Any) -> dict[str, Any]:
+            size = Path("/", self._strip_protocol(path)).stat().st_size
+            return {"name": self._strip_protocol(path), "size": size, "type": "file"}
+
+        def _open(self, path: str, mode: str = "rb", **options: Any) -> File:
+            return File(self, path, mode, **options)
+
+    fsspec.register_implementation("blocks", Blocks, clobber=True)
+    pack(photos_once, tmp_path / "shards")
+    reader = DataReader(f"blocks:/{tmp_path}/shards")
+    generator = BatchGenerator(reader, batch_size=8, input_size=(16, 16))
+    fetched.clear()
+    generator.load_batch(0)
+    sizes = [reader.image_path(i).size for i in generator.epoch_order(0)[:8].tolist()]
+    assert sorted(stop - start for start, stop in fetched) == sorted(sizes)
+
+
 def test_masks_are_fetched_with_their_images(tmp_path: Path) -> None:
     data = write_ready_data("segmentation", tmp_path / "data", 8)
     pack(data, tmp_path / "served/shards")
