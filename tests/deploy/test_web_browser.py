@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -60,11 +61,12 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def opened(browser: Browser, digit_page: Path) -> Browser:
-    """A browser with the page of a classifier of digits."""
-    browser.open(digit_page.as_uri())
-    browser.wait(READY)
-    return browser
+def opened(digit_page: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A browser of its own, with the page of a classifier of digits."""
+    with Browser(tmp_path_factory.mktemp("opened")) as browser:
+        browser.open(digit_page.as_uri())
+        browser.wait(READY)
+        yield browser
 
 
 def status(browser: Browser) -> str:
@@ -270,6 +272,29 @@ def test_a_held_out_image_is_predicted_by_its_button(opened: Browser) -> None:
     opened.run("document.querySelectorAll('.sample')[2].click()")
     opened.wait(f"results.length > {before}")
     assert opened.run("results.at(-1).path") == "Held-out image 3"
+
+
+def test_a_dropped_photo_is_predicted_and_saved(opened: Browser, tmp_path: Path) -> None:
+    opened.download_to(tmp_path)
+    before = opened.run("results.length")
+    opened.run(
+        f"""(() => {{
+          const dataTransfer = new DataTransfer();
+          const bytes = fromBase64("{base64.b64encode(encode(PHOTO)).decode()}");
+          dataTransfer.items.add(new File([bytes], "dropped.png"));
+          document.body.dispatchEvent(new DragEvent("drop", {{ dataTransfer, bubbles: true }}));
+        }})()"""
+    )
+    opened.wait(f"results.length > {before}")
+    opened.run("document.getElementById('save').click()")
+    saved = tmp_path / "predictions.json"
+    for _ in range(100):
+        if saved.exists():
+            break
+        time.sleep(0.05)
+    last = json.loads(saved.read_text())[-1]
+    assert last["path"] == "dropped.png"
+    assert last["predictions"][0].keys() == {"label", "confidence"}
 
 
 def test_other_outputs_fail_the_check(digit_page: Path, browser: Browser, tmp_path: Path) -> None:

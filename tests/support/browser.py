@@ -151,6 +151,11 @@ class Browser:
         node = self._call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
         self._call("DOM.setFileInputFiles", nodeId=node, files=[str(file) for file in files])
 
+    def download_to(self, folder: Path) -> None:
+        """Let pages save files in a folder."""
+        values = {"behavior": "allow", "downloadPath": str(folder)}
+        self._call("Browser.setDownloadBehavior", session=None, **values)
+
     def screenshot(self, path: Path, whole: bool = False) -> Path:
         """Save what is seen, or the whole page, as PNG."""
         options: dict[str, Any] = {"captureBeyondViewport": True} if whole else {}

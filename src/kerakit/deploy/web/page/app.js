@@ -5,7 +5,8 @@ const decoder = makeDecoder(demo.task);
 
 /** As of `kerakit predict --as_json`, with latencies. */
 const results = [];
-const MAX_CARDS = 60;
+// Each holds a canvas of up to 6 MB.
+const MAX_CARDS = 40;
 let model = null;
 let queue = Promise.resolve();
 

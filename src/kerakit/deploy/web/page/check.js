@@ -13,7 +13,9 @@ async function checkModel(model) {
   }
   const pixels = await checkPixels();
   const isExact = tally.equal === tally.total;
-  const isClose = tally.sum / tally.total <= demo.constants.mean_steps;
+  // As the device bundle's check: kernels of other processors may round quantized values differently.
+  const isQuantized = demo.model.outputs.every((one) => one.scale);
+  const isClose = isQuantized && tally.sum / tally.total <= demo.constants.mean_steps;
   const passed = (isExact || isClose) && pixels.passed;
   return { passed, images, text: describeCheck(passed, tally, pixels) };
 }

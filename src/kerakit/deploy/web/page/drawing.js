@@ -1,6 +1,6 @@
 /** Size of the longer side of drawn images, in pixels: text and lines are drawn at this size. */
 const SMALLEST_SIDE = 480;
-const LARGEST_SIDE = 1600;
+const LARGEST_SIDE = 1200;
 
 function rgb([red, green, blue]) {
   return `rgb(${red} ${green} ${blue})`;
