@@ -75,7 +75,8 @@ def detect_raw(interpreter: Any, image: Any) -> Any:
 def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An export with its folder for Frigate. Read-only."""
     folder = make_export(tmp_path_factory.mktemp("export") / "export", NAMES, threshold=0.55)
-    frigate.write_frigate(folder, IMAGES)
+    warning = frigate.write_frigate(folder, IMAGES)
+    assert "an input that is not square" in warning
     return folder
 
 
@@ -132,7 +133,9 @@ def test_labels_and_configuration(export: Path) -> None:
     lines = (folder / "frigate/labelmap.txt").read_text().splitlines()
     pairs = [line.split(" ", maxsplit=1) for line in lines]
     assert {int(index): label.strip() for index, label in pairs} == dict(enumerate(NAMES))
-    config = yaml.safe_load((folder / "frigate/config.yml").read_text())
+    text = (folder / "frigate/config.yml").read_text()
+    assert "# WARNING: Frigate stretches square regions" in text
+    config = yaml.safe_load(text)
     assert config["detectors"] == {"cpu1": {"type": "cpu"}}
     assert config["model"] == {
         "path": "/config/kerakit/model.tflite",

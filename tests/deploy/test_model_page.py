@@ -145,6 +145,7 @@ def test_the_sample_of_each_task_prints_the_lines_of_the_page(name: str, tmp_pat
     check_lines(run_python(folder), wanted)
 
 
+@pytest.mark.slow
 def test_several_tasks_have_a_section_each(tmp_path: Path) -> None:
     task = MultiTask({"kind": make_task("classification"), "where": make_task("keypoints")})
     folder = make_bundle(tmp_path / "device", task)

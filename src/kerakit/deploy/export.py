@@ -153,7 +153,8 @@ def export_model(
         _export_bundle(source.folder, results, gate.sample_images, model, log)
         exported = {result.file for result in results if result.status == "exported"}
         if frigate.FOLDER in bundles and INT8.file in exported:
-            frigate.write_frigate(source.folder, gate.sample_images)
+            if warning := frigate.write_frigate(source.folder, gate.sample_images):
+                log(f"{frigate.FOLDER}: {warning}")
             log(f"{frigate.FOLDER}: verified on {len(gate.sample_images)} images")
         folders = (bundle.FOLDER, frigate.FOLDER)
         for path in source.folder.iterdir():

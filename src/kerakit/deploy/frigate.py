@@ -23,6 +23,8 @@ from kerakit.deploy.formats.base import TASK
 from kerakit.deploy.formats.edgetpu import EDGETPU
 from kerakit.deploy.formats.tflite import INT8
 from kerakit.device.decoders import make_decoder
+from kerakit.device.preprocessing import FILE as PREPROCESSING
+from kerakit.device.preprocessing import STRETCH, Preprocessing
 from kerakit.errors import JobError, UserError
 from kerakit.files import read_json, write_text
 from kerakit.tflite.append import Appender
@@ -53,7 +55,7 @@ def check_frigate(task: Any, formats: Sequence[str] | None = None) -> None:
         )
 
 
-def write_frigate(folder: Path, images: NDArray[np.uint8]) -> None:
+def write_frigate(folder: Path, images: NDArray[np.uint8]) -> str:
     """Write the folder for Frigate of an exported detector, and verify its model.
 
     Args:
@@ -61,11 +63,15 @@ def write_frigate(folder: Path, images: NDArray[np.uint8]) -> None:
             model_edgetpu.tflite.
         images: held-out images, uint8 (n, height, width, 3).
 
+    Returns:
+        A warning, where Frigate's images differ from those of the training; or "".
+
     Raises:
         JobError: the model finds other objects than the decoder.
     """
     task = read_json(folder / TASK, dict)
     made = folder / FOLDER
+    warning = _check_images(Preprocessing.read(folder / PREPROCESSING), images.shape)
     made.mkdir()
     try:
         height, width = images.shape[1:3]
@@ -76,7 +82,7 @@ def write_frigate(folder: Path, images: NDArray[np.uint8]) -> None:
         names = [str(name) for name in task["classes"]]
         lines = [f"{index} {name}\n" for index, name in enumerate(names)]
         write_text(made / LABELMAP, "".join(lines))
-        write_text(made / CONFIG, _describe(task, names, (width, height), made))
+        write_text(made / CONFIG, _describe(task, names, (width, height), made, warning))
         difference = compare(folder, task, images)
         if difference > TOLERANCE:
             raise JobError(
@@ -86,6 +92,18 @@ def write_frigate(folder: Path, images: NDArray[np.uint8]) -> None:
     except Exception:
         shutil.rmtree(made)
         raise
+    return warning
+
+
+def _check_images(policy: Preprocessing, shape: tuple[int, ...]) -> str:
+    """Return a warning where Frigate reads other images than the training did."""
+    if policy == STRETCH and shape[1] == shape[2]:
+        return ""
+    trained = "another PREPROCESSING" if policy != STRETCH else "an input that is not square"
+    return (
+        f"WARNING: Frigate stretches square regions of the camera to the input, and the model was "
+        f"trained with {trained}: it may find fewer objects there than was measured."
+    )
 
 
 def append_decoder(content: bytes, task: Mapping[str, Any], input_size: tuple[int, int]) -> bytes:
@@ -289,8 +307,10 @@ def _difference(found: NDArray[Any], wanted: NDArray[Any]) -> float:
     return worst
 
 
-def _describe(task: Mapping[str, Any], names: list[str], size: tuple[int, int], made: Path) -> str:
-    """Return the part of Frigate's configuration."""
+def _describe(
+    task: Mapping[str, Any], names: list[str], size: tuple[int, int], made: Path, warning: str
+) -> str:
+    """Return the part of Frigate's configuration, with notes."""
     is_compiled = (made / EDGETPU.file).exists()
     detector = {"type": "edgetpu", "device": "usb"} if is_compiled else {"type": "cpu"}
     values = {
@@ -313,6 +333,6 @@ def _describe(task: Mapping[str, Any], names: list[str], size: tuple[int, int], 
         f"# Copy this folder to {_PLACE} of Frigate, and this text into its configuration.\n"
         f"# Frigate reads up to {MAX_OBJECTS} objects of a score of at least {MIN_SCORE}, and "
         "stretches square regions to the input.\n"
-        f"# Not run in Frigate, nor on a Coral.\n"
+        f"# Not run in Frigate, nor on a Coral.\n{f'# {warning}' if warning else ''}\n"
         f"{yaml.safe_dump(values, sort_keys=False, allow_unicode=True)}"
     )
