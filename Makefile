@@ -28,6 +28,7 @@ lint: $(VENV)/.ready
 # one of which replaces OpenCV's files.
 test-slow: $(VENV)/.ready
 	@command -v node npm || { echo "make test-slow needs Node 20 or newer and npm, to run a TensorFlow Lite of 2021."; exit 1; }
+	@command -v javac || { echo "make test-slow needs a JDK (apt-get install default-jdk-headless), for the Kotlin samples."; exit 1; }
 	npm install --prefix build/tflite_2021 --no-save --ignore-scripts --legacy-peer-deps @tensorflow/tfjs-tflite@0.0.1-alpha.4
 	npm install --prefix build/kotlin --no-save --ignore-scripts kotlin-compiler@2.4.20
 	$(BIN)/python $(INSTALL) --constraint constraints.txt torch --editable ".[mlflow,wandb]"
