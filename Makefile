@@ -50,9 +50,10 @@ test-lowest: $(VENV)/.ready
 	$(BIN)/uv pip install --quiet --python build/lowest-venv/bin/python --resolution lowest-direct --editable ".[cpu,hub,onnx,openvino,pretrained,search]" --group test
 	build/lowest-venv/bin/python -m pytest -n auto -m "not slow" -W ignore
 
-# Broken links are errors; missing docstrings are errors of `make lint`.
+# Broken links are errors, and a cell of the notebook that fails; missing docstrings are errors of `make lint`.
 docs: $(VENV)/.ready
 	$(BIN)/mkdocs build --strict --site-dir build/site
+	$(BIN)/python docs/run_notebook.py docs/notebooks/kerakit.ipynb build/notebook
 
 docs-serve: $(VENV)/.ready
 	$(BIN)/mkdocs serve
