@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -11,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from kerakit import descriptors
-from projects import HIDE_TENSORFLOW, Project
+from no_linux import MISSING, MISSING_MODULES
+from projects import HIDE_TENSORFLOW, PROJECT, Project
 
 NO_LINUX = Path(__file__).parent / "support" / "no_linux.py"
 
@@ -54,6 +56,33 @@ assert locks.fcntl is None and len(signals.TERMINATION) == 1 and descriptors.NO_
 """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(NO_LINUX.parent), *sys.path])}
     subprocess.run([sys.executable, "-c", source], env=environment, check=True)
+
+
+GUARDED = {
+    "descriptors.py": {"pread", "preadv", "pwritev"},
+    "files.py": {"posix_fallocate"},
+    "locks.py": {"fcntl"},
+    "machine.py": {"resource", "sched_getaffinity", "sysconf"},
+    "programs.py": {"killpg", "set_blocking", "SIGKILL"},
+    "tflite/worker.py": {"resource"},
+}
+"""Names that Windows or macOS lack, and the modules that do without them there."""
+
+
+def test_what_linux_alone_has_is_used_where_its_absence_is_handled() -> None:
+    package = PROJECT.parent
+    used: dict[str, set[str]] = {}
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names: list[str] = []
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                names = [node.attr] if node.attr in MISSING.get(node.value.id, ()) else []
+            elif isinstance(node, ast.Import | ast.ImportFrom):
+                modules = {one.name for one in node.names} | {getattr(node, "module", None)}
+                names = [name for name in MISSING_MODULES if name in modules]
+            if names:
+                used.setdefault(path.relative_to(package).as_posix(), set()).update(names)
+    assert used == GUARDED
 
 
 def test_reading_and_writing_at_offsets_without_pread(
