@@ -232,12 +232,12 @@ def test_storages_that_read_blocks_read_exact_ranges(photos_once: Path, tmp_path
 
     fetched: list[tuple[int, int]] = []
 
-    class File(AbstractBufferedFile):  # type: ignore[misc] # fsspec has no types
+    class File(AbstractBufferedFile):
         def _fetch_range(self, start: int, end: int) -> bytes:
             fetched.append((start, end))
             return Path("/", self.path).read_bytes()[start:end]
 
-    class Blocks(fsspec.AbstractFileSystem):  # type: ignore[misc]
+    class Blocks(fsspec.AbstractFileSystem):
         protocol = "blocks"
 
         def info(self, path: str, **_: Any) -> dict[str, Any]:
