@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import flatbuffers
+import keras
 import numpy as np
 import pytest
 import yaml
@@ -18,6 +19,7 @@ from converted import convert_int8
 from graphs import Net
 from kerakit import JobError, UserError
 from kerakit.deploy import frigate
+from kerakit.deploy.export import export_frigate
 from kerakit.device.decoders import make_decoder
 from kerakit.inference import output_names
 from kerakit.tasks import Classification, Detection
@@ -29,7 +31,6 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (12, 64, 96, 3)).astype(np.ui
 
 def make_export(folder: Path, names: list[str], threshold: float = 0.6) -> Path:
     """Write an int8 detector that is not trained, whose scores are high and differ."""
-    import keras
     from keras import layers
 
     keras.utils.set_random_seed(5)
@@ -193,3 +194,7 @@ def test_what_frigate_cannot_run_is_said(
     with pytest.raises(JobError, match="differs from the decoder"):
         frigate.write_frigate(folder, IMAGES)
     assert not (folder / "frigate").exists()
+    # The other files are exported all the same.
+    (result,) = export_frigate(folder, IMAGES, keras.Sequential(), print)
+    assert (result.format, result.status) == ("frigate", "failed")
+    assert "the model for Frigate differs from the decoder by" in result.reason

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from kerakit.architecture import flatten_layers
 from kerakit.deploy import ALL_FORMATS, DEFAULT_FORMATS, bundle, frigate
 from kerakit.deploy.card import write_card
+from kerakit.deploy.failure import describe_failure
 from kerakit.deploy.folder import LOGS, ExportFolder
 from kerakit.deploy.formats.base import (
     LABELS,
@@ -37,9 +34,8 @@ from kerakit.deploy.quantization.fallbacks import try_fallbacks
 from kerakit.deploy.quantization.health import examine, summarize
 from kerakit.deploy.results import FormatResult, write_report
 from kerakit.device.preprocessing import FILE as PREPROCESSING
-from kerakit.errors import JobError, KerakitError, first_line
+from kerakit.errors import JobError
 from kerakit.files import (
-    disk_full_code,
     naming,
     remove,
     sha256,
@@ -52,17 +48,12 @@ from kerakit.report.formatting import format_points
 from kerakit.tasks.base import Predictions, Task, label_lines
 from kerakit.tasks.calibration import calibrate_task
 from kerakit.tflite.convert import check_backend
-from kerakit.tflite.graph import read_graph
-from kerakit.tflite.layers import describe_layers, keras_layer_names, layers_in_text
 from kerakit.tflite.runtime import load_tflite
 
 if TYPE_CHECKING:
     import keras
 
 Log = Callable[[str], None]
-
-_REASON_WIDTH = 300
-"""Largest length of the message of an unexpected error, in characters."""
 
 
 def export_model(
@@ -153,9 +144,7 @@ def export_model(
         _export_bundle(source.folder, results, gate.sample_images, model, log)
         exported = {result.file for result in results if result.status == "exported"}
         if frigate.FOLDER in bundles and INT8.file in exported:
-            if warning := frigate.write_frigate(source.folder, gate.sample_images):
-                log(f"{frigate.FOLDER}: {warning}")
-            log(f"{frigate.FOLDER}: verified on {len(gate.sample_images)} images")
+            results += export_frigate(source.folder, gate.sample_images, model, log)
         folders = (bundle.FOLDER, frigate.FOLDER)
         for path in source.folder.iterdir():
             if path.name not in {*exported, *LOGS, LABELS, TASK, PREPROCESSING, *folders}:
@@ -191,7 +180,7 @@ def _export_formats(
         try:
             results.append(_export_format(one, source, gate, log))
         except Exception as error:
-            reason = _failure(error, source.folder / one.file, source.model)
+            reason = describe_failure(error, source.folder / one.file, source.model)
             remove(source.folder / one.file)
             results.append(FormatResult(one.name, one.file, "failed", reason))
             log(f"{one.name}: failed: {reason}")
@@ -225,7 +214,7 @@ def _check_formats(
                 one.name, one.file, unavailable, str(unavailable_reason)
             )
         except Exception as error:
-            reason = _failure(error, source.folder / one.file, source.model)
+            reason = describe_failure(error, source.folder / one.file, source.model)
             impossible[one.name] = FormatResult(one.name, one.file, "failed", reason)
     if len(impossible) == len(_select(names)):
         reasons = "; ".join(f"{one.format}: {one.reason}" for one in impossible.values())
@@ -234,46 +223,6 @@ def _check_formats(
         verb = "will be skipped" if result.status == "skipped" else "cannot be exported"
         log(f"{result.format} {verb}: {result.reason}")
     return impossible
-
-
-def _failure(error: Exception, path: Path, model: keras.Model) -> str:
-    """Return the reason, in one line, why a format failed; raise what concerns all formats.
-
-    Args:
-        error: the error.
-        path: the file of the format, which may be missing.
-        model: its layer is named where the error leads to one.
-    """
-    if isinstance(error, MemoryError):
-        raise error
-    if (code := disk_full_code(error)) is not None:
-        raise OSError(code, os.strerror(code), str(path)) from error
-    if isinstance(error, KerakitError):
-        reason = " ".join(str(error).split())
-    else:
-        # Keras and TensorFlow print the message of a layer in bold, amid their own.
-        bold = re.search(r"\x1b\[1m(.+?)\x1b\[0m", str(error), re.DOTALL)
-        text = " ".join((bold[1] if bold else first_line(error)).split())
-        text = textwrap.shorten(text, _REASON_WIDTH, placeholder=" …")
-        reason = f"{type(error).__name__}: {text}"
-    is_named = re.search(r"\blayers? '", reason)
-    layers = [] if is_named else _find_layers(error, path, model)
-    return f"{reason.rstrip('.')}{describe_layers(layers)}" if layers else reason
-
-
-def _find_layers(error: Exception, path: Path, model: keras.Model) -> list[str]:
-    """Return the names of the layers that caused an error, as far as it tells."""
-    message = f"{error} {error.__cause__ or ''}"
-    node = re.search(r"Node number (\d+) \((\w+)\)", message)  # of LiteRT
-    if node and path.suffix == ".tflite" and path.is_file():
-        graph = read_graph(path.read_bytes())
-        index = int(node[1])
-        if index < len(graph.operators) and graph.operators[index].op == node[2]:
-            return [keras_layer_names(graph, model)[index]]
-    if kind := re.search(r"calling (\w+)\.call\(\)", message):  # of Keras
-        names = [one.name for one in flatten_layers(model) if type(one).__name__ == kind[1]]
-        return names if len(names) == 1 else []
-    return layers_in_text(message, model)
 
 
 def _export_format(one: Format, source: ExportSource, gate: AccuracyGate, log: Log) -> FormatResult:
@@ -392,5 +341,21 @@ def _export_bundle(
         bundle.write_bundle(folder, images)
         log(f"{bundle.FOLDER}: device bundle verified on {len(images)} images")
     except Exception as error:
-        int8.status, int8.reason = "failed", _failure(error, folder / int8.file, model)
+        int8.status, int8.reason = "failed", describe_failure(error, folder / int8.file, model)
         remove(folder / bundle.FOLDER)
+
+
+def export_frigate(
+    folder: Path, images: NDArray[np.uint8], model: keras.Model, log: Log
+) -> list[FormatResult]:
+    """Write the folder for Frigate; return its result if it failed, which ends nothing else."""
+    name = frigate.FOLDER
+    try:
+        if warning := frigate.write_frigate(folder, images):
+            log(f"{name}: {warning}")
+    except Exception as error:
+        reason = describe_failure(error, folder / name, model)
+        log(f"{name}: failed: {reason}")
+        return [FormatResult(name, f"{name}/{INT8.file}", "failed", reason)]
+    log(f"{name}: verified on {len(images)} images")
+    return []
