@@ -25,8 +25,9 @@ from PIL import Image
 
 from kerakit import __version__
 from kerakit.device import colors, detection, keypoints, segmentation
+from kerakit.device.photo import SMALLEST_SCALED
 from kerakit.device.predict import MEAN_STEPS, resize
-from kerakit.device.preprocessing import Preprocessing
+from kerakit.device.preprocessing import MAX_RESIZED, Preprocessing
 from kerakit.errors import UserError
 from kerakit.files import size_bytes, write_text
 from kerakit.report.page import PALETTE
@@ -234,6 +235,9 @@ def _constants(task: dict[str, Any]) -> dict[str, Any]:
         "max_objects": detection.MAX_OBJECTS,
         "box_colors": detection.COLORS,
         "opacity": segmentation.OPACITY,
+        "ignored": segmentation.IGNORED,
+        "max_resized": MAX_RESIZED,
+        "smallest_scaled": SMALLEST_SCALED,
         "min_confidence": keypoints.MIN_CONFIDENCE,
         "colors": [colors.color(i) for i in range(count)],
         "mean_steps": MEAN_STEPS,

@@ -184,8 +184,8 @@ async function main() {
   connect();
   for (const id of ["files", "camera"]) byId(id).disabled = false;
   document.body.classList.add("ready");
-  await enqueue(() => predictSample(images.slice(0, product(demo.model.input.shape)),
-    `${demo.golden.noun} 1`));
+  const first = images.slice(0, product(demo.model.input.shape));
+  await enqueue(() => predictSample(first, `${demo.golden.noun} 1`));
 }
 
 main().catch((error) => setStatus(`The model cannot be loaded: ${error.message}`, "bad"));

@@ -1,7 +1,5 @@
 // Crop, resize policy and color, as in kerakit/device/preprocessing.py. Sizes and positions are [x, y].
 
-const MAX_RESIZED = 50_000_000;
-
 /** Return the positions of the pixels of an upright image in an input of [width, height]. */
 function makeLayout(preprocessing, width, height, inputSize) {
   const [left, top, right, bottom] = preprocessing.crop;
@@ -12,7 +10,7 @@ function makeLayout(preprocessing, width, height, inputSize) {
     Math.max(used[0], roundEven(used[0] / across)),
     Math.max(used[1], roundEven(used[1] / down)),
   ];
-  if (product(resized) > MAX_RESIZED) {
+  if (product(resized) > demo.constants.max_resized) {
     throw new Error(`${width} by ${height} pixels are too long and narrow to be cropped`);
   }
   const start = [

@@ -1,6 +1,6 @@
 // The model in LiteRT.js: WebAssembly on the CPU.
 
-/** Return {run(input): {outputs, ms}, outputs}; ``progress`` gets the name of each step. */
+/** Return {run(input)}, which returns {outputs, ms}; ``progress`` gets the name of each step. */
 async function loadModel(progress) {
   progress("Unpacking LiteRT.js …");
   globalThis.litertWasm = await takeEmbedded("wasm");

@@ -2,7 +2,6 @@
 // kerakit/device/predict.py and photo.py, by which the model was evaluated.
 
 const STRIP_PIXELS = 2 ** 22;
-const SMALLEST_SCALED = 8;
 
 function makeImage(width, height) {
   return { width, height, data: new Uint8Array(3 * width * height) };
@@ -53,7 +52,7 @@ function prepare(image, orientation, preprocessing, inputSize) {
  */
 function shrinkAsDecoder(image, [width, height], orientation) {
   const { width: columns, height: rows } = image;
-  if (Math.max(columns, rows) < SMALLEST_SCALED) return image;
+  if (Math.max(columns, rows) < demo.constants.smallest_scaled) return image;
   const ratio = Math.min(Math.floor(columns / width), Math.floor(rows / height));
   const factor = [8, 4, 2, 1].find((one) => ratio >= one) ?? 1;
   return factor === 1 ? image : averageBlocks(image, factor, orientation);

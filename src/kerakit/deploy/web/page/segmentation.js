@@ -1,8 +1,6 @@
 // As kerakit/device/segmentation.py. A prediction is {scores, area}: the scores of a grid of cells,
 // and its edges as fractions of the image.
 
-const IGNORED = 255;
-
 function makeSegmenter({ classes, colors }) {
   const chosen = classes.map((_, i) => colors?.[i] ?? demo.constants.colors[i]);
   const records = (prediction, size) => describeMask(makeMask(prediction, size), size, classes);
@@ -29,7 +27,7 @@ function makeSegmenter({ classes, colors }) {
   };
 }
 
-/** Return the class index of each pixel; IGNORED outside the input. */
+/** Return the class index of each pixel; that of ignored pixels outside the input. */
 function makeMask({ scores, area: [left, top, right, bottom] }, [width, height]) {
   const [rows, columns, count] = scores.shape;
   const across = taps(columns, width, left, right);
@@ -39,7 +37,7 @@ function makeMask({ scores, area: [left, top, right, bottom] }, [width, height])
   const best = new Float64Array(width);
   for (let y = 0; y < height; y++) {
     if (!down.inside[y]) {
-      mask.fill(IGNORED, y * width, (y + 1) * width);
+      mask.fill(demo.constants.ignored, y * width, (y + 1) * width);
       continue;
     }
     best.fill(-Infinity);
@@ -55,7 +53,7 @@ function makeMask({ scores, area: [left, top, right, bottom] }, [width, height])
         }
       }
     }
-    for (let x = 0; x < width; x++) if (!across.inside[x]) mask[y * width + x] = IGNORED;
+    for (let x = 0; x < width; x++) if (!across.inside[x]) mask[y * width + x] = demo.constants.ignored;
   }
   return mask;
 }
@@ -98,7 +96,7 @@ function taps(cells, pixels, start, end) {
 function describeMask(mask, [width], classes) {
   const found = classes.map(() => ({ pixels: 0, left: Infinity, top: 0, right: 0, bottom: 0 }));
   mask.forEach((index, at) => {
-    if (index === IGNORED) return;
+    if (index === demo.constants.ignored) return;
     const one = found[index];
     const x = at % width;
     const y = (at - x) / width;
