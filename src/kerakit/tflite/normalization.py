@@ -95,7 +95,7 @@ def _leading_formula(graph: Graph, image: Tensor) -> tuple[float, float, Tensor,
             break
         (operator,) = users
         number = _scalar(operator, last)
-        if number is None:
+        if number is None or operator.outputs[0].shape != last.shape:
             break
         if operator.op == "MUL":
             scale, offset = scale * number, offset * number
