@@ -298,6 +298,11 @@ def _call_script(script: str, run: Path, flags: list[str]) -> int:
     from kerakit.reproduce import find_project
 
     project = find_project(run, (script, "config.py", "models/__init__.py"))
+    if "--check_labels" in flags and "check_labels" not in (project / script).read_text("utf-8"):
+        raise UserError(
+            f"{project / script} has no --check_labels: it is from an earlier version. Run kerakit "
+            "update in the project."
+        )
     command = [sys.executable, str(project / script), "--read_from", str(run), *flags]
     return subprocess.call(command)  # noqa: S603 - the user's own script, without a shell
 

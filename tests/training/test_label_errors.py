@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kerakit import UserError
+from kerakit import UserError, cli
 from kerakit.data.findings import LABEL_ERROR, Finding, write_findings
 from kerakit.tasks import Classification, Detection, MultiLabel, MultiTask
 from kerakit.tasks.base import Task
@@ -69,7 +70,7 @@ def test_columns_of_the_tasks() -> None:
         "traits/red": [1, 1],
         "traits/big": [0, 1],
     }
-    assert columns["traits/red"].names == ("not red", "red")
+    assert columns["traits/red"].names == ("no", "yes")
 
 
 def test_each_label_of_an_image_is_checked(capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,14 +82,30 @@ def test_each_label_of_an_image_is_checked(capsys: pytest.CaptureFixture[str]) -
     labels = np.column_stack([red, np.arange(60) < 2])
     labels[7, 0] = 1 - labels[7, 0]
     columns = MultiLabel(["red", "rare"]).class_columns(labels)
-    found, agreement = label_errors._check_columns(columns, features)
+    found, agreement, skill = label_errors._check_columns(columns, features)
     first = found[7][0]
     assert next(iter(found)) == 7
-    assert (first.given, first.suggested) == ("red: not red", "red: red")
+    assert (first.given, first.suggested) == ("red: no", "red: yes")
     assert agreement > 0.9
-    assert "rare: not checked, fewer than 5 images: rare" in capsys.readouterr().out
+    assert skill > 0.8
+    noise = random.normal(size=(60, 4)).astype(np.float32)
+    assert label_errors._check_columns(columns, noise)[2] < label_errors._MIN_SKILL
+    assert "rare: not checked, fewer than 5 images: yes" in capsys.readouterr().out
     with pytest.raises(UserError, match="two classes of 5 images each"):
         label_errors._check_columns(MultiLabel(["rare"]).class_columns(labels[:, 1:]), features)
+
+
+def test_a_project_of_an_earlier_version(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = project.path / "evaluate.py"
+    script.write_text(script.read_text().replace("check_labels", "other"))
+    monkeypatch.chdir(project.path)
+    monkeypatch.setattr(sys, "argv", ["kerakit", "check", "--labels", "progress/test"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
+    assert "has no --check_labels: it is from an earlier version" in capsys.readouterr().err
 
 
 def test_each_check_keeps_the_findings_and_edits_of_the_other(tmp_path: Path) -> None:

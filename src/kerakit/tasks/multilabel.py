@@ -228,7 +228,7 @@ class MultiLabel(DecodedTask):
     def class_columns(self, targets: NDArray[Any]) -> dict[str, ClassColumn]:
         """Return whether each image has a label, per label."""
         return {
-            name: ClassColumn((f"not {name}", name), np.asarray(of_label, np.int64))
+            name: ClassColumn(("no", "yes"), np.asarray(of_label, np.int64))
             for name, of_label in zip(self.class_names, np.asarray(targets).T, strict=True)
         }
 

@@ -40,6 +40,12 @@ MAX_SHOWN = 100
 """Number of images in the gallery of the page."""
 
 _PRINTED = 10
+
+_MIN_SKILL = 0.5
+_WEAK = (
+    "These features predict the labels little better than the most frequent class does, so many of "
+    "the labels that are named are correct."
+)
 _LITE_SIZE = (224, 224)
 _CHUNK = 256
 _COPIES = 3
@@ -108,7 +114,7 @@ def check_labels(
     keys = [each.sample_key(0, i) for each, i in samples]
     assert train.task is not None  # noqa: S101 - by _check_task
     columns = train.task.class_columns(targets)
-    by_row, agreement = _check_columns(columns, features)
+    by_row, agreement, skill = _check_columns(columns, features)
     findings = [
         Finding(keys[row], LABEL_ERROR, "; ".join(one.text for one in found))
         for row, found in by_row.items()
@@ -128,11 +134,13 @@ def check_labels(
         f"{len(findings):,} of {len(keys):,} images have a label that is probably wrong. "
         f"The features suggest the given label for {agreement:.1%} of all."
     )
-    _write_page(
-        run, [summary, f"Features: {source}, out of fold. List: {save_to}"], shown, findings
-    )
+    lines = [summary, f"Features: {source}, out of fold. List: {save_to}"]
+    lines += [_WEAK] if skill < _MIN_SKILL else []
+    _write_page(run, lines, shown, findings)
     _print_first(findings)
     print(summary)
+    if skill < _MIN_SKILL:
+        print(f"WARNING: {_WEAK}")
     print(write_findings(save_to, findings, frozenset(keys)))
     print(f"report: {run.labels} (data: {save_to})")
 
@@ -204,14 +212,20 @@ def _load_features(
 
 def _check_columns(
     columns: Mapping[str, ClassColumn], features: NDArray[np.float32]
-) -> tuple[dict[int, list[_Suggestion]], float]:
-    """Return the suggestions per row of ``features``, and how often a given label is suggested."""
+) -> tuple[dict[int, list[_Suggestion]], float, float]:
+    """Return the suggestions per row of ``features``, agreement and skill.
+
+    Agreement: how often a given label is suggested. Skill: 1 where it always is, 0 where as often
+    as if the most frequent class were always suggested.
+    """
     suggestions: list[_Suggestion] = []
-    agreements = []
+    agreements, skills = [], []
     for name, column in columns.items():
-        found, agreement = _check_column(name, column, features)
+        found, agreement, frequency = _check_column(name, column, features)
         suggestions += found
-        agreements += [] if agreement is None else [agreement]
+        if frequency < 1:
+            agreements.append(agreement)
+            skills.append((agreement - frequency) / (1 - frequency))
     if not agreements:
         raise UserError(
             f"too few images: checking labels needs two classes of {MIN_IMAGES} images each."
@@ -219,13 +233,16 @@ def _check_columns(
     by_row: dict[int, list[_Suggestion]] = {}
     for one in sorted(suggestions, key=lambda one: one.margin):
         by_row.setdefault(one.row, []).append(one)
-    return by_row, float(np.mean(agreements))
+    return by_row, float(np.mean(agreements)), float(np.mean(skills))
 
 
 def _check_column(
     name: str, column: ClassColumn, features: NDArray[np.float32]
-) -> tuple[list[_Suggestion], float | None]:
-    """Return suggestions for one column, and how often the features suggest the given label."""
+) -> tuple[list[_Suggestion], float, float]:
+    """Return suggestions for one column, agreement, and the frequency of its most frequent class.
+
+    The frequency is 1 if the column is not checked.
+    """
     counts = np.bincount(column.labels, minlength=len(column.names))
     checked = np.flatnonzero(counts >= MIN_IMAGES)
     rare = [column.names[int(i)] for i in np.flatnonzero((counts > 0) & (counts < MIN_IMAGES))]
@@ -233,7 +250,7 @@ def _check_column(
     if rare:
         print(f"{prefix}not checked, fewer than {MIN_IMAGES} images: {list_names(rare)}")
     if len(checked) < 2:
-        return [], None
+        return [], 0, 1
     rows = np.flatnonzero(np.isin(column.labels, checked))
     labels = np.searchsorted(checked, column.labels[rows])
     part = features if len(rows) == len(features) else features[rows]
@@ -246,7 +263,8 @@ def _check_column(
             found.index, found.suggested, found.confidence, found.margin, strict=True
         )
     ]
-    return suggestions, float((probabilities.argmax(axis=1) == labels).mean())
+    agreement = float((probabilities.argmax(axis=1) == labels).mean())
+    return suggestions, agreement, float(np.bincount(labels).max() / len(labels))
 
 
 def _write_page(
