@@ -45,6 +45,7 @@ LONGEST = (
     *("test_task_projects.py", "deploy/test_every_model.py", "training/test_search.py"),
     *("training/test_keras_callbacks.py", "test_main_job.py", "test_processes.py"),
     *("test_second_project.py", "test_bad_input.py", "test_startup.py", "models/test_build.py"),
+    *("test_platforms.py", "training/test_label_errors.py"),
 )
 """Files that take more than ten seconds; started last, one would run alone at the end."""
 
