@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds the wheel, installs it into an empty environment, and uses it outside the checkout: a new project, one epoch, one export.
+# Builds the wheel, installs it into an empty environment, and uses it outside the checkout: what works without TensorFlow; then a new
+# project, one epoch, one export.
 # Run by `make test-wheel`.   Usage: bash tests/wheel.sh PYTHON      (a Python with the package `build`)
 set -euo pipefail
 python=$(realpath --no-symlinks "$1")
@@ -14,9 +15,25 @@ rm -rf "$build" "$venv"
 "$python" -m build --wheel --outdir "$build" "$checkout"
 "$python" -m venv "$venv"
 wheel=$(ls "$build"/*.whl)
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --constraint "$checkout/constraints.txt" "$wheel[cpu]"
-
+install=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check --constraint "$checkout/constraints.txt")
+"${install[@]}" "$wheel"
 cd "$folder"
+
+# Without TensorFlow: a message that has the command to install it, and no trace.
+"$venv/bin/kerakit" new no_tensorflow
+(
+  cd no_tensorflow
+  "$venv/bin/kerakit" check data > /dev/null
+  "$venv/bin/kerakit" doctor > /dev/null
+  "$venv/bin/python" train.py --help > /dev/null
+  code=0
+  "$venv/bin/python" train.py --save_to progress/t 2> error || code=$?
+  test "$code" = 2
+  grep --quiet "^error: .*pip install" error
+  test "$(wc --lines < error)" = 1
+)
+
+"${install[@]}" "$wheel[cpu]"
 "$venv/bin/kerakit" --version
 "$venv/bin/python" - "$checkout" <<'PYTHON'
 import sys
