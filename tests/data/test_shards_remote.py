@@ -66,6 +66,7 @@ def served(served_once: RangeServer, monkeypatch: pytest.MonkeyPatch) -> RangeSe
     monkeypatch.setattr(storage, "_FIRST_DELAY", 0.001)
     served_once.requests.clear()
     served_once.fault, served_once.ignores_ranges = lambda *_: 0, False
+    served_once.hides_length = served_once.compresses = False
     return served_once
 
 
@@ -172,11 +173,34 @@ def test_a_server_that_fails_is_an_error(served: RangeServer) -> None:
         generator.load_batch(1)
 
 
-def test_a_server_without_ranges_is_an_error(served: RangeServer) -> None:
+@pytest.mark.parametrize("hides_length", [False, True])
+def test_a_server_without_ranges_is_an_error(served: RangeServer, hides_length: bool) -> None:
     reader = DataReader(f"{served.url}/shards")
-    served.ignores_ranges = True
+    served.requests.clear()
+    served.ignores_ranges, served.hides_length = True, hides_length
     with pytest.raises(UserError, match="ignores the range"):
         reader.image_path(0).read_bytes()
+    assert len(served.requests) == 1
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_server_that_denies_access_is_asked_once(served: RangeServer, status: int) -> None:
+    reader = DataReader(f"{served.url}/shards")
+    served.requests.clear()
+    served.fault = lambda *_: status
+    with pytest.raises(UserError, match=rf"image http://.*denies access \({status}\)"):
+        reader.image_path(0).read_bytes()
+    assert len(served.requests) == 1
+
+
+def test_a_server_that_compresses(served: RangeServer, photos_once: Path) -> None:
+    """A range of compressed content is not that of the content."""
+    reader = DataReader(f"{served.url}/shards")
+    served.compresses = True
+    for i in (0, 3):
+        assert (
+            reader.image_path(i).read_bytes() == DataReader(photos_once).image_path(i).read_bytes()
+        )
 
 
 def test_addresses_without_shards(served: RangeServer, tmp_path: Path) -> None:

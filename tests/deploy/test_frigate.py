@@ -128,6 +128,20 @@ def test_frigate_reads_the_objects_of_the_decoder(export: Path) -> None:
     assert frigate.compare(folder, task, IMAGES) < 1e-6
 
 
+def test_more_objects_of_one_score_than_frigate_reads() -> None:
+    """Int8 scores are often equal: which of them are the last ones is open, their scores not."""
+    rng = np.random.default_rng(0)
+    wanted = np.column_stack([rng.integers(0, 2, 40), np.full(40, 0.75), rng.random((40, 4))])
+    wanted[:3, 1] = 0.9
+    found = np.concatenate([wanted[:3], wanted[20:37]])
+    assert frigate._difference(found, wanted) == 0
+    assert frigate._difference(found[:-1], wanted) == np.inf
+    assert frigate._difference(wanted[3:23], wanted) > frigate.TOLERANCE
+    moved = found.copy()
+    moved[0, 2] += 0.5
+    assert frigate._difference(moved, wanted) > frigate.TOLERANCE
+
+
 def test_labels_and_configuration(export: Path) -> None:
     folder = export
     # ``load_labels`` of frigate/util/builtin.py: "index label" if the first word is a number.

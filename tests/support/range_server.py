@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +20,8 @@ class RangeServer:
         url: address of the folder.
         requests: path and range of each request so far.
         latency: seconds before each response.
-        fault: status by the path of a request, or 0: none. ``ignores_ranges``: whole files.
+        fault: status by the path of a request, or 0: none. ``ignores_ranges``: whole files;
+            ``hides_length``: in chunks. ``compresses``: if the client accepts gzip.
     """
 
     url: str
@@ -27,6 +29,8 @@ class RangeServer:
     latency: float = 0.0
     fault: Callable[[str, str], int] = lambda _path, _range: 0
     ignores_ranges: bool = False
+    hides_length: bool = False
+    compresses: bool = False
 
 
 @contextlib.contextmanager
@@ -59,7 +63,11 @@ def serve(folder: Path, latency: float = 0.0) -> Iterator[RangeServer]:
                 self.send_header("Content-Length", "0")
                 self.end_headers()
                 return
-            size = path.stat().st_size
+            content = path.read_bytes()
+            is_gzip = server.compresses and "gzip" in self.headers.get("Accept-Encoding", "")
+            if is_gzip:
+                content = gzip.compress(content)
+            size = len(content)
             first, last = 0, size - 1
             if wanted and not server.ignores_ranges:
                 start, _, end = wanted.removeprefix("bytes=").partition("-")
@@ -69,12 +77,17 @@ def serve(folder: Path, latency: float = 0.0) -> Iterator[RangeServer]:
             else:
                 self.send_response(200)
             self.send_header("Accept-Ranges", "bytes")
-            self.send_header("Content-Length", str(last + 1 - first))
+            if is_gzip:
+                self.send_header("Content-Encoding", "gzip")
+            part = content[first : last + 1]
+            if server.hides_length:
+                self.send_header("Transfer-Encoding", "chunked")
+                part = b"%x\r\n%s\r\n0\r\n\r\n" % (len(part), part)
+            else:
+                self.send_header("Content-Length", str(len(part)))
             self.end_headers()
             if with_body:
-                with path.open("rb") as file:
-                    file.seek(first)
-                    self.wfile.write(file.read(last + 1 - first))
+                self.wfile.write(part)
 
         def log_message(self, *_: object) -> None:
             pass

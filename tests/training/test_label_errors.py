@@ -13,6 +13,7 @@ import pytest
 
 from kerakit import UserError, cli
 from kerakit.data.findings import LABEL_ERROR, Finding, write_findings
+from kerakit.errors import JobError
 from kerakit.tasks import Classification, Detection, MultiLabel, MultiTask
 from kerakit.tasks.base import Task
 from kerakit.training import label_errors
@@ -50,6 +51,24 @@ def test_images_in_the_wrong_folder_are_named_first(
     assert all(page.count(name) >= 2 for name in found)
     assert "suggested: apple" in page
     assert not (project.path / "progress/test/evaluation.json").exists()
+
+
+def test_features_that_are_nan_are_an_error() -> None:
+    maps = np.ones((10, 2, 2, 3), np.float32)
+    maps[7, 0, 0, 1] = np.nan
+    targets = np.zeros(10, np.int64)
+
+    class Stored:
+        def __len__(self) -> int:
+            return 10
+
+        def __getitem__(self, rows: Any) -> Any:
+            return maps[rows], targets[rows]
+
+    store: Any = SimpleNamespace(shapes=[(2, 2, 3)], compute=lambda _: (Stored(),))
+    batches: Any = SimpleNamespace(index=targets)
+    with pytest.raises(JobError, match="NaN or infinite values for 1 of 10 images"):
+        label_errors._load_features(store, [batches])
 
 
 def test_a_task_without_classes_is_an_error() -> None:

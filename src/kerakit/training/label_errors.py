@@ -22,6 +22,7 @@ from kerakit.data.split import MODES
 from kerakit.errors import UserError, WeightsNotFoundError, list_names
 from kerakit.extras import install_command
 from kerakit.files import write_text
+from kerakit.inference import check_finite
 from kerakit.machine import available_memory
 from kerakit.models.efficientnet_lite import EfficientNetLite
 from kerakit.report.page import Gallery, Page, Paragraph, Sample, Section, Table, render
@@ -94,6 +95,7 @@ def check_labels(
     Raises:
         UserError: the task has no classes, too few images, an unreadable image, or not enough
             memory.
+        JobError: features are NaN or infinite.
 
     >>> check_labels(Run("progress/test"), "none", build=None, batches=None, save_to=Path("gone/x"),
     ...              cache=Path(".cache"))
@@ -204,9 +206,10 @@ def _load_features(
             maps, target = stored[np.arange(start, min(start + _CHUNK, len(stored)))]
             maps = maps if isinstance(maps, tuple) else (maps,)
             means = [one.mean(axis=tuple(range(1, one.ndim - 1))) for one in maps]
-            features[end : end + len(means[0])] = np.concatenate(means, axis=1)
+            part = check_finite(np.concatenate(means, axis=1))
+            features[end : end + len(part)] = part
             targets.append(target)
-            end += len(means[0])
+            end += len(part)
     return features, nested.concatenate(targets)
 
 

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+_IGNORED = "the server ignores the range of bytes of a request"
+
 
 class RangesIgnoredError(OSError):
     """A server that responds with whole files."""
@@ -44,12 +46,20 @@ class HttpRanges:
         address = self._urls.get(url)
         if address is None:
             address = self._urls[url] = self._fs.encode_url(url)
-        headers = {"Range": f"bytes={start}-{stop - 1}"}
+        # Of compressed content, the range would be that of the compressed bytes.
+        headers = {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
         async with session.get(address, headers=headers, **self._fs.kwargs) as response:
             if response.status in (404, 410):
                 raise FileNotFoundError(url)
+            if response.status in (401, 403):
+                raise PermissionError(f"the server denies access ({response.status})")
             response.raise_for_status()
-            if response.status != 206 and (response.content_length or 0) > stop - start:
-                raise RangesIgnoredError("the server ignores the range of bytes of a request")
-            content: bytes = await response.read()
-            return content
+            if (response.content_length or 0) > stop - start:
+                raise RangesIgnoredError(_IGNORED)
+            content = bytearray()
+            # The length may be unknown: a whole shard would fill the memory.
+            async for part in response.content.iter_any():
+                content += part
+                if len(content) > stop - start:
+                    raise RangesIgnoredError(_IGNORED)
+            return bytes(content)
