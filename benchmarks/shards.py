@@ -28,8 +28,7 @@ HERE = Path(__file__)
 SIZE, BATCH = (224, 224), 32
 LATENCY = 0.02
 PIXELS, LARGE, COPIES = (4000, 3000), 48, 4
-MEDIUM, MEDIUM_COPIES = 100, 100
-NAMES = ("local", "remote", "pack", "pack_large", "resize", "million")
+NAMES = ("local", "remote", "pack", "pack_large", "pack_resized", "resize", "million")
 
 
 # ------------------------------------------------------------------- measurements, one per process
@@ -92,6 +91,26 @@ def decode_all(place: str, _: int) -> dict[str, float]:
     return result
 
 
+def resize_all(place: str, _: int) -> dict[str, float]:
+    """Decode, resize and encode all images of a folder as ``kerakit pack --max_side 512`` does."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    import simplejpeg
+
+    from kerakit.data.decode import decode_image, read_bytes
+
+    def resize_one(path: Path) -> int:
+        pixels = decode_image(read_bytes(path), (512, 384))
+        return len(simplejpeg.encode_jpeg(pixels, 90, colorspace="RGB", colorsubsampling="420"))
+
+    paths = sorted(Path(place).glob("*/*.jpg"))
+    with _clock() as result, ThreadPoolExecutor() as pool:
+        for size in pool.map(resize_one, paths):
+            result["images"] += 1
+            result["bytes"] = result.get("bytes", 0) + size
+    return result
+
+
 def start(place: str, _: int) -> dict[str, float]:
     """Open a dataset until the first batch could be read, and its record be written."""
     with _clock() as result:
@@ -118,7 +137,9 @@ def _clock() -> Iterator[dict[str, float]]:
     result["MB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-MEASURED = {one.__name__: one for one in (read, first_epoch, first_epoch_tf, decode_all, start)}
+MEASURED = {
+    one.__name__: one for one in (read, first_epoch, first_epoch_tf, decode_all, resize_all, start)
+}
 
 
 def measure(name: str, place: object, batches: int = 0) -> dict[str, float]:
@@ -214,40 +235,59 @@ def pack_interrupted(folder: Path, photos: Path, rounds: int) -> None:
 
 def pack_large_interrupted(folder: Path, photos: Path, rounds: int) -> None:
     """Pack 10,000 photos of 2 megapixels with two kills, and compare with decoding them alone."""
-    from PIL import Image
-
-    data = folder / "photos2mp"
-    for i, path in enumerate(sorted(photos.glob("*/*.jpg"))[::10][:MEDIUM]):
-        target = data / path.parent.name / f"{i}.jpg"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if not target.exists():
-            with Image.open(path) as image:
-                large = image.convert("RGB").resize((1600, 1200), Image.Resampling.BICUBIC)
-            noise = Image.effect_noise((1600, 1200), 12).convert("RGB")
-            Image.blend(large, noise, 0.1).save(target, quality=90)
-        for copy in range(1, MEDIUM_COPIES):
-            link = target.with_name(f"{i}-{copy}.jpg")
-            if not link.exists():
-                os.link(target, link)
+    data = make_large(folder / "photos2mp", photos, (1600, 1200), 100, 10_000)
     _compare_packing(folder, data, rounds)
 
 
-def _compare_packing(folder: Path, data: Path, rounds: int) -> None:
+def pack_resized_interrupted(folder: Path, photos: Path, rounds: int) -> None:
+    """Pack 10,000 photos of 12 megapixels with --max_side 512 and two kills, or resize them."""
+    data = make_large(folder / "photos12mp10000", photos, PIXELS, LARGE, 10_000)
+    _compare_packing(folder, data, rounds, "resize_all", "--max_side", "512")
+
+
+def make_large(data: Path, photos: Path, size: tuple[int, int], count: int, total: int) -> Path:
+    """Write enlarged photos with noise, and links to them; return the folder."""
+    from PIL import Image
+
+    targets = []
+    for i, path in enumerate(sorted(photos.glob("*/*.jpg"))[::10][:count]):
+        target = data / path.parent.name / f"{i}.jpg"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        targets.append(target)
+        if not target.exists():
+            with Image.open(path) as image:
+                large = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+            noise = Image.effect_noise(size, 12).convert("RGB")
+            Image.blend(large, noise, 0.1).save(target, quality=90)
+    for i in range(len(targets), total):
+        target = targets[i % len(targets)]
+        link = target.with_name(f"{target.stem}-{i // len(targets)}.jpg")
+        if not link.exists():
+            os.link(target, link)
+    return data
+
+
+def _compare_packing(
+    folder: Path, data: Path, rounds: int, alone: str = "decode_all", *flags: str
+) -> None:
+    """Compare packing with ``flags`` with a measurement of the codec alone."""
     sizes = [path.stat().st_size for path in data.glob("*/*.jpg")]
     codec: list[float] = []
     packing: list[float] = []
     whole: list[float] = []
     for _ in range(rounds):
-        codec.append(measure("decode_all", data)["cpu"])
+        measured = measure(alone, data)
+        codec.append(measured["cpu"])
+        total = measured.get("bytes", sum(sizes))
         for kills, into in ((2, packing), (0, whole)):
             to = folder / "interrupted"
             shutil.rmtree(to, ignore_errors=True)
-            into.append(_pack_with_kills(data, to, kills, sum(sizes)))
+            into.append(_pack_with_kills(data, to, kills, total, *flags))
     check = [sys.executable, "-m", "kerakit", "pack", str(folder / "interrupted"), "--check"]
     print(" ", subprocess.run(check, capture_output=True, text=True, check=True).stdout.strip())
     rate = [2 * len(sizes) / median(seconds) for seconds in (codec, packing, whole)]
     print(
-        f"  images of {sum(sizes) / len(sizes) / 1e3:,.0f} KB; decoding alone: {rate[0]:,.0f} "
+        f"  images of {sum(sizes) / len(sizes) / 1e3:,.0f} KB; codec alone: {rate[0]:,.0f} "
         "images/s by CPU time; packing, killed twice: "
         f"{rate[1]:,.0f} ({rate[1] / rate[0]:.2f}); packing without kills: {rate[2]:,.0f} "
         f"({rate[2] / rate[0]:.2f})",
@@ -255,9 +295,9 @@ def _compare_packing(folder: Path, data: Path, rounds: int) -> None:
     )
 
 
-def _pack_with_kills(data: Path, to: Path, kills: int, total: int) -> float:
+def _pack_with_kills(data: Path, to: Path, kills: int, total: float, *flags: str) -> float:
     """Return the CPU seconds of all starts. Kills come when a part of the shards is written."""
-    command = [sys.executable, "-m", "kerakit", "pack", str(data), "--to", str(to)]
+    command = [sys.executable, "-m", "kerakit", "pack", str(data), "--to", str(to), *flags]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     for kill in range(kills):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
@@ -274,21 +314,7 @@ def _pack_with_kills(data: Path, to: Path, kills: int, total: int) -> float:
 
 def resize(folder: Path, photos: Path, rounds: int) -> None:
     """Compare shards of 512 pixels with tf.data on photos of 12 megapixels."""
-    from PIL import Image
-
-    data = folder / "photos12mp"
-    for i, path in enumerate(sorted(photos.glob("*/*.jpg"))[::10][:LARGE]):
-        target = data / path.parent.name / f"{i}.jpg"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if not target.exists():
-            with Image.open(path) as image:
-                large = image.convert("RGB").resize(PIXELS, Image.Resampling.BICUBIC)
-            noise = Image.effect_noise(PIXELS, 12).convert("RGB")
-            Image.blend(large, noise, 0.1).save(target, quality=90)
-        for copy in range(1, COPIES):
-            link = target.with_name(f"{i}-{copy}.jpg")
-            if not link.exists():
-                os.link(target, link)
+    data = make_large(folder / "photos12mp", photos, PIXELS, LARGE, LARGE * COPIES)
     shutil.rmtree(folder / "shards512", ignore_errors=True)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     pack(data, folder / "shards512", "--max_side", "512")
@@ -365,8 +391,8 @@ def main() -> None:
             parser.error("the following arguments are required: --photos")
         folder = Path(args.folder)
         folder.mkdir(parents=True, exist_ok=True)
-        functions = (*(local, remote, pack_interrupted, pack_large_interrupted, resize, million),)
-        runs = dict(zip(NAMES, functions, strict=True))
+        packing = pack_interrupted, pack_large_interrupted, pack_resized_interrupted
+        runs = dict(zip(NAMES, (local, remote, *packing, resize, million), strict=True))
         for name in args.only:
             print(f"{name}: {runs[name].__doc__}", flush=True)
             runs[name](folder, args.photos, args.rounds)
