@@ -166,9 +166,9 @@ def test_what_cannot_be_pushed_is_said(
         assert "Traceback" not in done.err
         assert TOKEN not in done.err
 
-    expect(2, "Expected hf:user/name", to="ada/digits")
-    expect(2, "Expected hf:user/name", to="hf:ada")
-    expect(2, "Expected hf:user/name", to="hf:../digits")
+    for to in ("ada/digits", "hf:ada", "hf:../digits", "hf:./digits", "hf:ada/-", "hf:a--b/c"):
+        expect(2, "Expected hf:user/name", to=to)
+    expect(2, "Expected hf:user/name", to="hf:ada/digits.git")
     expect(2, "Expected hf:user/name alone", to="hf:ada/digits@v2")
     expect(2, "holds no export of deploy.py", export / "device")
     assert hub.requests == []

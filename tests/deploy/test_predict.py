@@ -22,8 +22,9 @@ from kerakit import UserError, cli
 from kerakit.data.placement import Placement
 from kerakit.deploy import keras_predict_fn, predict_images
 from kerakit.deploy.bundle import read_as_device
+from kerakit.deploy.predict import _check_values
 from kerakit.device.preprocessing import Preprocessing
-from kerakit.tasks import Classification, Detection
+from kerakit.tasks import Classification, Detection, make_task
 from projects import Result
 
 Predict = Callable[..., Result]
@@ -248,6 +249,28 @@ def test_names_that_are_not_utf_8_and_odd_files(exported_digits: Exported, tmp_p
         else:
             found = [line.partition(b",")[0] for line in done.stdout.splitlines()[1:]]
         assert sorted(found) == [b"z.png", b"\xff.png"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"classes": ["a"]}, {"overlap": None}, {"strides": None}, {"strides": [0, 16, 32]}],
+    ids=str,
+)
+def test_values_that_do_not_decode_the_outputs(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """Of another model, or damaged: an error before the first photo."""
+    spec = Detection(["a", "b"]).spec()
+    sizes = {"box": 4, "class": 2, "object": 1}
+    names = tuple(f"{name}_{stride}" for name in sizes for stride in spec["strides"])
+    shapes = tuple((1, 4, 4, size) for size in sizes.values() for _ in spec["strides"])
+    file = tmp_path / "model.tflite"
+
+    def check(values: dict[str, Any]) -> None:
+        (tmp_path / "task.json").write_text(json.dumps(values))
+        _check_values(file, make_task(values), names, shapes)
+
+    check(spec)
+    with pytest.raises(UserError, match=r"does not fit the outputs of .*model\.tflite"):
+        check({**spec, **changes})
 
 
 def test_labels_with_a_byte_order_mark(

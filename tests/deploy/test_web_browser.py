@@ -125,6 +125,12 @@ def test_pixels_of_lossless_files_are_those_of_python(
         assert (found > 0).mean() <= 0.001, image.size
 
 
+def test_tasks_have_names_of_properties_of_objects(opened: Browser) -> None:
+    outputs = '{"constructor.box_8": 1, "constructor.class_8": 2, ["__proto__"]: 3}'
+    found = opened.run(f"Object.entries(splitOutputs({outputs}))")
+    assert found == [["constructor", {"box_8": 1, "class_8": 2}], ["__proto__", 3]]
+
+
 def test_pixels_of_other_formats(opened: Browser, tmp_path: Path) -> None:
     gray = PHOTO.convert("L")
     deep = Image.fromarray(RNG.integers(0, 65536, (64, 64), dtype=np.uint16))

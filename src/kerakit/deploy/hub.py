@@ -23,8 +23,12 @@ from kerakit.files import MAX_JSON_BYTES
 PREFIX = "hf:"
 """Start of the address of a repository on the hub."""
 
+# The rules of the client (validate_repo_id of huggingface_hub).
+_NAME = r"(?![.-])[\w.-]{1,96}(?<![.-])"
 _ADDRESS = re.compile(
-    r"hf:(?P<repo>[\w.-]+/[\w.-]+)(/(?P<file>[\w.-]+\.tflite))?(@(?P<revision>[\w./-]+))?", re.ASCII
+    rf"hf:(?P<repo>{_NAME}/{_NAME}(?<!\.git))"
+    r"(/(?P<file>[\w.-]+\.tflite))?(@(?P<revision>[\w./-]+))?",
+    re.ASCII,
 )
 _EXPECTED = "Expected hf:user/name"
 _MAX_MODEL_BYTES = 2**31
@@ -56,7 +60,7 @@ class HubAddress:
             UserError: it is none.
         """
         found = _ADDRESS.fullmatch(str(text))
-        if found is None or ".." in str(text):
+        if found is None or ".." in str(text) or "--" in found["repo"]:
             raise UserError(
                 f"{printable(str(text))!r} is not a repository of the Hugging Face Hub. "
                 f"{_EXPECTED}, and optionally /FILE.tflite and @REVISION."

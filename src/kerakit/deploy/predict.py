@@ -26,6 +26,7 @@ from kerakit.deploy.bundle import read_as_device
 from kerakit.deploy.folder import ExportFolder
 from kerakit.deploy.formats.base import LABELS, TASK
 from kerakit.deploy.formats.tflite import INT8
+from kerakit.device.decoders import make_decoder
 from kerakit.device.photo import decode
 from kerakit.device.predict import drawn_path
 from kerakit.device.preprocessing import FILE as PREPROCESSING
@@ -216,10 +217,20 @@ def _check_values(
     """Raise UserError unless the values of task.json decode the outputs of the file."""
     if not file.with_name(TASK).exists():
         return
+    values = read_json(file.with_name(TASK), dict)
     try:
-        for value in (0.0, 1.0):
-            outputs = name_outputs([np.full(shape, value, np.float32) for shape in shapes], names)
+        decoder = make_decoder(values)  # of the device bundle and of demo.html
+        # Constant outputs, and those with the first, or the last, class as the best one.
+        for start, stop in ((0, 0), (1, 1), (30, 10), (10, 30)):
+            outputs = name_outputs(
+                [
+                    np.broadcast_to(np.linspace(start, stop, shape[-1], dtype=np.float32), shape)
+                    for shape in shapes
+                ],
+                names,
+            )
             task.describe(task.decode(outputs)[0], None, (16, 16))
+            decoder.describe(decoder.decode(nested.take(outputs, 0)), size=(16, 16))
     except Exception as error:
         raise UserError(
             f"{file.with_name(TASK)} does not fit the outputs of {file} "

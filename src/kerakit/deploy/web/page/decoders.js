@@ -128,7 +128,7 @@ function makeSeveral({ tasks }) {
 }
 
 function splitOutputs(outputs) {
-  const parts = {};
+  const parts = Object.create(null); // a task may be named "constructor"
   for (const [key, value] of Object.entries(outputs)) {
     const dot = key.indexOf(".");
     if (dot < 0) parts[key] = value;
