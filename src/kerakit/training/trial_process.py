@@ -11,6 +11,9 @@ from kerakit.errors import JobError
 from kerakit.script import INTERRUPTED, PREEMPTED
 from kerakit.training.launch import without_launch
 
+_IS_POSIX = os.name == "posix"
+"""Windows has no descriptors for child processes, and no SIGINT for them."""
+
 _SIGNALED = {INTERRUPTED: "SIGINT", PREEMPTED: "SIGTERM", 129: "SIGHUP", 143: "SIGTERM"}
 """Exit codes of a trial that a signal ended."""
 
@@ -32,7 +35,7 @@ def run_process(command: Sequence[str], lock: int, prefix: str, retries: int = 1
         encoding="utf-8",
         errors="replace",
         start_new_session=True,
-        pass_fds=(lock,),
+        pass_fds=(lock,) if _IS_POSIX else (),
         env={**without_launch(os.environ), "PYTHONUNBUFFERED": "1"},
     )
     last = error = ""
@@ -44,7 +47,8 @@ def run_process(command: Sequence[str], lock: int, prefix: str, retries: int = 1
                 error = line.removeprefix("error: ").strip()
         code = process.wait()
     except BaseException:
-        process.send_signal(signal.SIGINT)  # it saves what it has
+        if _IS_POSIX:  # on Windows, it has the console of this process, and got Ctrl-C, too
+            process.send_signal(signal.SIGINT)  # it saves what it has
         process.communicate()
         raise
     if code < 0 or code in _SIGNALED:
