@@ -75,6 +75,7 @@ def test_it_refuses_data_that_cannot_be_read_and_makes_nothing(tmp_path: Path, d
     [
         ([], "no command given. Expected one of new, update, "),
         (["neww", "x"], "unknown command 'neww', did you mean 'new'?"),
+        (["check", "--labels", "gone"], "there is no folder gone. Expected a run folder"),
         (["check"], "expected DATA, a dataset to check, or --labels with a run folder."),
         (["check", "data", "--save_too", "x"], "unknown flag --save_too, did you mean --save_to?"),
         (["check", "data", "--train_ratio", "2"], "--train_ratio: expected less than 1, got '2'"),

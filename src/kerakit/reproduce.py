@@ -28,8 +28,12 @@ def find_project(run: Path, required: tuple[str, ...]) -> Path:
         required: files that a project has.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such run, or no project.
     """
+    if not run.is_dir():
+        raise UserError(
+            f"there is no folder {run}. Expected a run folder: the --save_to of train.py."
+        )
     for project in (Path.cwd(), *run.resolve().parents):
         if all((project / name).is_file() for name in required):
             return project

@@ -32,6 +32,7 @@ def card_of(folder: Path, names: tuple[str, str], info: dict[str, Any]) -> Any:
     int8 = FormatResult("int8", "model.tflite", "exported", sha256="ab" * 32, size_bytes=2048)
     int8.measurement, int8.latency_ms = gate.measure(wrong), 1.5
     edgetpu = FormatResult("edgetpu", "model_edgetpu.tflite", "exported", size_bytes=4096)
+    edgetpu.reason = "not tested on a device"
     skipped = FormatResult("onnx", "model.onnx", "skipped", "needs tf2onnx")
     report = write_report(folder / "report.json", [int8, edgetpu, skipped], gate, info)
     write_card(folder, task, report, (4, 4, 3))
@@ -59,7 +60,7 @@ def test_the_parser_of_the_hub_reads_the_measured_rows(tmp_path: Path) -> None:
     for text in (
         "| int8 | `model.tflite` | 95.00 % | +5.00 |",
         "| training images | 1,433 |",
-        "edgetpu: exported and not run",
+        "edgetpu: exported, not measured (not tested on a device)",
         "int8: FAILED the accuracy gate: accuracy drop 5.00 pp > 1.00 pp",
         "apple, pear",
     ):
@@ -77,6 +78,17 @@ def test_untrusted_names_are_shown_as_they_are(tmp_path: Path) -> None:
     assert "[l](" not in card.text
     assert escape_markdown(HOSTILE) in card.text
     assert "selected on the validation images" in card.text
+    assert "better than chance" not in card.text
+
+
+def test_a_model_of_chance_and_a_page_are_named(tmp_path: Path) -> None:
+    card = card_of(tmp_path, ("a", "b"), {"better_than_chance": False})
+    assert "The Keras model is not better than chance" in card.text
+    assert "demo.html" not in card.text
+    report = json.loads((tmp_path / "report.json").read_text())
+    report["formats"].append(FormatResult("web", "demo.html", "exported").to_json())
+    write_card(tmp_path, Classification(["a", "b"]), report, (4, 4, 3))
+    assert "`demo.html` runs the model in a browser" in (tmp_path / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -166,7 +167,8 @@ def test_what_cannot_be_pushed_is_said(
         assert "Traceback" not in done.err
         assert TOKEN not in done.err
 
-    for to in ("ada/digits", "hf:ada", "hf:../digits", "hf:./digits", "hf:ada/-", "hf:a--b/c"):
+    expect(2, "Expected hf:user/name.\n", to="ada/digits")
+    for to in ("hf:ada", "hf:../digits", "hf:./digits", "hf:ada/-", "hf:a--b/c"):
         expect(2, "Expected hf:user/name", to=to)
     expect(2, "Expected hf:user/name", to="hf:ada/digits.git")
     expect(2, "Expected hf:user/name alone", to="hf:ada/digits@v2")
@@ -183,6 +185,13 @@ def test_what_cannot_be_pushed_is_said(
     monkeypatch.delenv("HF_TOKEN")
     expect(2, "there is no token. Run `hf auth login`")
     monkeypatch.setenv("HF_TOKEN", TOKEN)
+    page, path = export / "report.html", f"{tempfile.gettempdir()}/"
+    content = page.read_text()
+    page.write_text(f"{content}QUJD{path}QUJD")  # Base64 of an image may contain it by chance.
+    assert kerakit("push", export, "hf:ada/digits").code == 0
+    page.write_text(f'{content}"{path}photo.jpg"')
+    expect(2, "report.html contains a path of this machine")
+    page.write_text(content)
     (export / "task.json").unlink()
     expect(2, "task.json, a file of the export, is missing")
     shutil.copy(export / "device/task.json", export)
@@ -224,7 +233,7 @@ def test_hostile_repositories_are_errors(
         assert text in done.err, done.err
         assert "Traceback" not in done.err
 
-    expect("has no model.tflite, an export of Kerakit", model__tflite=None)
+    expect("has no model.tflite. Expected hf:user/name of an export.", model__tflite=None)
     expect("task.json is damaged", task__json=b"{")
     expect("does not fit", task__json=b'{"task": "detection", "classes": ["a"], "outputs": []}')
     expect("expected one of classification", task__json=b'{"task": "os.system", "classes": ["a"]}')

@@ -180,6 +180,15 @@ def test_a_file_of_the_user_is_kept(exported_digits: Exported, tmp_path: Path) -
     with pytest.raises(UserError, match="not written by Kerakit"):
         add_demo(folder)
     assert (folder / "demo.html").read_text() == "mine"
+    run = tmp_path / "run"
+    run.mkdir()
+    with pytest.raises(
+        UserError, match=r"has no TensorFlow Lite model\. Expected an export folder"
+    ):
+        add_demo(run)
+    (run / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"is a run\. Export it first: python deploy\.py"):
+        add_demo(run)
     with pytest.raises(UserError, match="does not exist"):
         add_demo(tmp_path / "gone")
 

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from kerakit.deploy.bundle import FOLDER as BUNDLE
+from kerakit.deploy.formats.web import WEB
 from kerakit.deploy.gate import describe_drop
 from kerakit.device.preprocessing import Preprocessing
 from kerakit.files import write_text
@@ -101,6 +102,7 @@ def write_card(
             max_drop=_format_drop(report),
             data=_data_rows(report.get("data") or {}),
             limits=list(_limits(report)),
+            has_page=any(one["format"] == WEB.name for one in exported),
             has_bundle=(folder / BUNDLE).is_dir(),
         ),
     )
@@ -223,11 +225,16 @@ def _limits(report: Mapping[str, Any]) -> Iterator[str]:
             "There are no test images: the checkpoint was selected on the validation images, so "
             "metrics on new images may be lower."
         )
+    if report.get("better_than_chance") is False:
+        yield (
+            "The Keras model is not better than chance on these images. Its metrics, and the "
+            "comparison of the files with it, are meaningless."
+        )
     main = report["main_metric"]
     for one in report["formats"]:
         name = one["format"]
         if one["status"] == "exported" and one["metrics"] is None:
-            yield f"{name}: exported and not run; no device was available."
+            yield f"{name}: exported, not measured ({one['reason']})."
         elif one["passed"] is False:
             drop = describe_drop(format_label(main), one["drop"], report["max_drop"])
             yield f"{name}: FAILED the accuracy gate: {drop}."

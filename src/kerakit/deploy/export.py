@@ -134,8 +134,8 @@ def export_model(
         gate = AccuracyGate(task, held_out, predict, max_drop, output_names(model))
         if gate.reading == "device":
             log("exported files: images read as on the device; agreement includes the difference")
-        if warning := gate.describe_chance():
-            log(warning)
+        if chance := gate.describe_chance():
+            log(chance)
         write_text(source.folder / LABELS, "".join(f"{name}\n" for name in label_lines(task)))
         write_json(source.folder / TASK, {**task.spec(), "outputs": list(gate.output_names)})
         preprocessing_of(held_out).save(source.folder / PREPROCESSING)
@@ -151,7 +151,7 @@ def export_model(
                 remove(path)
         written = (folder.page, folder.report, folder.card)
         files = sorted({*folder.list_files(temporary), *(path.name for path in written)})
-        info = {**(info or {}), "files": files}
+        info = {**(info or {}), "files": files, "better_than_chance": not chance}
         report = write_report(source.folder / folder.report.name, results, gate, info)
         write_page(source.folder / folder.page.name, results, report, gate, sample_name)
         write_card(source.folder, task, report, model.input_shape[1:])

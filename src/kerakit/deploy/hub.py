@@ -53,8 +53,14 @@ class HubAddress:
     revision: str | None = None
 
     @classmethod
-    def parse(cls, text: str | Path) -> HubAddress:
+    def parse(
+        cls, text: str | Path, also: str = ", and optionally /FILE.tflite and @REVISION"
+    ) -> HubAddress:
         """Return the address in a text.
+
+        Args:
+            text: such as ``hf:user/name``.
+            also: optional parts, for the error message.
 
         Raises:
             UserError: it is none.
@@ -63,7 +69,7 @@ class HubAddress:
         if found is None or ".." in str(text) or "--" in found["repo"]:
             raise UserError(
                 f"{printable(str(text))!r} is not a repository of the Hugging Face Hub. "
-                f"{_EXPECTED}, and optionally /FILE.tflite and @REVISION."
+                f"{_EXPECTED}{also}."
             )
         return cls(found["repo"], found["file"] or INT8.file, found["revision"])
 
@@ -94,7 +100,7 @@ def check_push(address: str | None) -> None:
     """
     if address is None:
         return
-    target = HubAddress.parse(address)
+    target = HubAddress.parse(address, also="")
     if target != HubAddress(target.repo):
         raise UserError(f"cannot push to {printable(address)!r}. {_EXPECTED} alone.")
     if _client(target).get_token() is None:
@@ -147,14 +153,15 @@ def push_export(folder: ExportFolder, address: str, private: bool | None = None)
 def _check_paths(folder: Path, files: list[str]) -> None:
     """Raise UserError if a file contains a path of this machine: the export is published."""
     places = {Path.home(), Path.cwd(), folder.resolve(), Path(tempfile.gettempdir()).resolve()}
-    needles = [f"{place}/".encode() for place in places if len(place.parts) > 1]
+    needles = b"|".join(re.escape(f"{place}/".encode()) for place in places if place.parts[1:])
     for name in files:
-        content = (folder / name).read_bytes()
-        found = next((one for one in needles if one in content), None)
+        # Base64 has "/", too: in a page of 10 MB, "/tmp/" occurs by chance once in 100 times.
+        start = rb"(?<![A-Za-z0-9+/])" if name.endswith(".html") else b""
+        found = re.search(start + b"(?:" + needles + b")", (folder / name).read_bytes())
         if found is not None:
             raise UserError(
-                f"{folder / name} contains a path of this machine, {found.decode()!r}, which would "
-                "be published. Export again with a relative --read_from, or edit the file."
+                f"{folder / name} contains a path of this machine, {found[0].decode()!r}, which "
+                "would be published. Export again with a relative --read_from, or edit the file."
             )
 
 
@@ -201,8 +208,12 @@ def fetch_export(address: str | Path) -> Path:
 def _check_files(source: HubAddress, wanted: tuple[str, ...], sizes: dict[str, int | None]) -> None:
     if source.file not in sizes:
         models = sorted(name for name in sizes if re.fullmatch(r"[\w.-]+\.tflite", name))
-        has = f"It has {list_names(models)}: use {source}/{models[0]}" if models else _EXPECTED
-        raise UserError(f"{source} has no {source.file}, an export of Kerakit. {has}.")
+        has = (
+            f"It has {list_names(models)}: use {source}/{models[0]}"
+            if models
+            else f"{_EXPECTED} of an export"
+        )
+        raise UserError(f"{source} has no {source.file}. {has}.")
     for name in wanted:
         limit = _MAX_MODEL_BYTES if name == source.file else MAX_JSON_BYTES
         if (sizes.get(name) or 0) > limit:

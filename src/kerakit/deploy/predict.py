@@ -47,6 +47,9 @@ _DECIMALS = 4
 _MAX_SIZE = 2**31
 """Limit of FlatBuffers, in bytes."""
 
+EXPORTS = "an export folder (the --save_to of deploy.py) or a .tflite file"
+"""Paths that ``load_exported`` takes, for error messages."""
+
 Prediction = tuple[Path, list[dict[str, Any]]]
 """Path of an image, and the records of ``Task.describe``."""
 
@@ -100,8 +103,12 @@ class ExportedModel:
     assumption: str = ""
 
 
-def load_exported(path: Path) -> ExportedModel:
+def load_exported(path: Path, expected: str = f"a run folder, {EXPORTS}") -> ExportedModel:
     """Load a TensorFlow Lite file, or the int8 model of an export folder.
+
+    Args:
+        path: the file, or the folder.
+        expected: the paths that a command takes, for its error messages.
 
     Raises:
         UserError: no model, no labels.txt beside it, or they don't fit; or a model that is not the
@@ -111,7 +118,7 @@ def load_exported(path: Path) -> ExportedModel:
     Traceback (most recent call last):
     kerakit.errors.UserError: gone.tflite does not exist. Expected ...
     """
-    file = _find_model(path)
+    file = _find_model(path, expected)
     ExportFolder(file.parent).check_file(file)
     task, output_names = _read_task(file)
     try:
@@ -142,8 +149,8 @@ def load_exported(path: Path) -> ExportedModel:
     )
 
 
-def _find_model(path: Path) -> Path:
-    """Return the path of the model."""
+def _find_model(path: Path, expected: str) -> Path:
+    """Return the path of the model; ``expected`` are the paths that the command takes."""
     file = path / INT8.file if path.is_dir() else path
     if file.is_file() and file.suffix == ".tflite":
         if file.stat().st_size >= _MAX_SIZE:
@@ -155,9 +162,10 @@ def _find_model(path: Path) -> Path:
             f"{path} has no {INT8.file}, the int8 model. Name the file, such as {others[0]}, or "
             "export with --formats int8."
         )
-    expected = "a run folder, an export folder (the --save_to of deploy.py) or a .tflite file"
     if not path.exists():
         raise UserError(f"{path} does not exist. Expected {expected}.")
+    if path.is_dir():
+        raise UserError(f"{path} has no TensorFlow Lite model. Expected {expected}.")
     raise UserError(f"{path} is not a TensorFlow Lite model. Expected {expected}.")
 
 

@@ -176,7 +176,9 @@ class Search:
         for trial in study.trials:
             if trial.params:  # optuna-dashboard may add trials without
                 self._make_args(trial, trial.number)
-        print(f"resuming {self.folder.path} after {len(_ended(study))} trials", flush=True)
+        ended = len(_ended(study))
+        state = f"resuming after {ended} trials" if ended else "no trial has ended yet"
+        print(f"{self.folder.path}: {state}", flush=True)
         return study
 
     def _next(self, study: Study) -> FrozenTrial | None:

@@ -14,7 +14,7 @@ from kerakit.deploy import bundle
 from kerakit.deploy.folder import ExportFolder
 from kerakit.deploy.formats.base import TASK
 from kerakit.deploy.formats.tflite import FLOAT32, INT8
-from kerakit.deploy.predict import load_exported
+from kerakit.deploy.predict import EXPORTS, load_exported
 from kerakit.deploy.web.demo import FILE, is_demo, write_demo
 from kerakit.device.preprocessing import FILE as PREPROCESSING
 from kerakit.device.preprocessing import Preprocessing
@@ -43,7 +43,12 @@ def add_demo(path: Path) -> tuple[Path, str]:
     page = file.with_name(FILE)
     if page.exists() and not is_demo(page):
         raise UserError(f"{page} was not written by Kerakit and is kept. Move it.")
-    exported = load_exported(path)
+    if (path / "config.json").is_file():
+        raise UserError(
+            f"{path} is a run. Export it first: python deploy.py --read_from {path} --save_to "
+            "FOLDER --formats web"
+        )
+    exported = load_exported(path, EXPORTS)
     task: dict[str, Any] = {"task": "classification", "outputs": []}
     if file.with_name(TASK).exists():
         task = read_json(file.with_name(TASK), dict)

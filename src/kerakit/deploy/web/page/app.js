@@ -45,7 +45,7 @@ async function predictFile(file) {
   const card = addCard(file.name);
   try {
     const bitmap = await openImage(file).catch(() => {
-      throw new Error("Not an image that this browser can read.");
+      throw new Error("This browser cannot read the file as an image: damaged, or an unsupported format.");
     });
     const image = readPixels(bitmap, bitmap.width, bitmap.height);
     const result = await predictPixels(image, await jpegOrientation(file));
