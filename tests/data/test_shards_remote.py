@@ -183,6 +183,19 @@ def test_a_server_without_ranges_is_an_error(served: RangeServer, hides_length: 
     assert len(served.requests) == 1
 
 
+def test_why_there_is_no_index(served: RangeServer) -> None:
+    """fsspec says of every failure that there is no such file."""
+    for status, reason in (
+        *((404, "there is no index.parquet in http://"), (500, "cannot read http://.*500")),
+        (403, r"cannot read http://.*denies access \(403\)"),
+    ):
+        served.fault = lambda *_, status=status: status
+        with pytest.raises(UserError, match=reason):
+            DataReader(f"{served.url}/shards")
+    with pytest.raises(UserError, match=r"cannot read http://localhost:9/.*Cannot connect to"):
+        DataReader("http://localhost:9/shards")
+
+
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_server_that_denies_access_is_asked_once(served: RangeServer, status: int) -> None:
     reader = DataReader(f"{served.url}/shards")

@@ -9,6 +9,12 @@ from typing import Any
 _IGNORED = "the server ignores the range of bytes of a request"
 
 
+NOT_FOUND = (404, 410)
+"""Statuses of files that do not exist."""
+
+_DENIED = (401, 403)
+
+
 class RangesIgnoredError(OSError):
     """A server that responds with whole files."""
 
@@ -49,10 +55,10 @@ class HttpRanges:
         # Of compressed content, the range would be that of the compressed bytes.
         headers = {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
         async with session.get(address, headers=headers, **self._fs.kwargs) as response:
-            if response.status in (404, 410):
+            if response.status in NOT_FOUND:
                 raise FileNotFoundError(url)
-            if response.status in (401, 403):
-                raise PermissionError(f"the server denies access ({response.status})")
+            if response.status in _DENIED:
+                raise _denied(response.status)
             response.raise_for_status()
             if (response.content_length or 0) > stop - start:
                 raise RangesIgnoredError(_IGNORED)
@@ -63,3 +69,25 @@ class HttpRanges:
                 if len(content) > stop - start:
                     raise RangesIgnoredError(_IGNORED)
             return bytes(content)
+
+
+def find_reason(error: Exception) -> Exception:
+    """Return why fsspec found no file: it calls every failure so, such as a refused connection.
+
+    >>> try:
+    ...     raise FileNotFoundError("index.parquet") from ConnectionRefusedError("refused")
+    ... except FileNotFoundError as error:
+    ...     find_reason(error)
+    ConnectionRefusedError('refused')
+    """
+    cause = error.__cause__
+    if not isinstance(error, FileNotFoundError) or not isinstance(cause, Exception):
+        return error
+    status = getattr(cause, "status", 0)
+    if status in _DENIED:
+        return _denied(status)
+    return error if status in NOT_FOUND else cause
+
+
+def _denied(status: int) -> PermissionError:
+    return PermissionError(f"the server denies access ({status})")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kerakit.address import as_path, as_url
-from kerakit.data.shards.http import HttpRanges, RangesIgnoredError
+from kerakit.data.shards.http import HttpRanges, RangesIgnoredError, find_reason
 from kerakit.descriptors import open_file, read_at
 from kerakit.errors import UserError, first_line
 from kerakit.extras import is_installed
@@ -243,8 +243,9 @@ class Storage:
             except NotImplementedError:
                 raise UserError(f"{self.name} cannot be written to or listed.") from None
             except Exception as error:
-                if attempt + 1 == ATTEMPTS or not _is_temporary(_as_os_error(error)):
-                    raise _as_os_error(error) from error
+                found = _as_os_error(error if self._http is None else find_reason(error))
+                if attempt + 1 == ATTEMPTS or not _is_temporary(found):
+                    raise found from error
             time.sleep(_FIRST_DELAY * 2**attempt)
         raise AssertionError("unreachable")
 
