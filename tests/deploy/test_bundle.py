@@ -247,6 +247,11 @@ def change_task(device: Path, **changes: object) -> None:
         (lambda d: (d / "labels.txt").write_bytes(b"\xff\xfe"), ["--check"], "labels.txt"),
         (lambda d: (d / "preprocessing.json").write_text("{"), ["--check"], "damaged"),
         (lambda d: (d / "preprocessing.json").write_text('{"a": 1}'), ["--check"], "newer"),
+        (
+            lambda d: (d / "preprocessing.json").write_text(f'{{"crop": [0, 0, 1{"0" * 400}, 1]}}'),
+            ["--check"],
+            "crop: expected fractions",
+        ),
     ],
 )
 def test_what_is_wrong_is_said(device: Path, spoil: Any, words: list[str], said: str) -> None:

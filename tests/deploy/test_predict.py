@@ -253,8 +253,14 @@ def test_names_that_are_not_utf_8_and_odd_files(exported_digits: Exported, tmp_p
 
 @pytest.mark.parametrize(
     "changes",
-    [{"classes": ["a"]}, {"overlap": None}, {"strides": None}, {"strides": [0, 16, 32]}],
-    ids=str,
+    [
+        {"classes": ["a"]},
+        {"overlap": None},
+        {"overlap": 10**400},
+        {"strides": None},
+        {"strides": [0, 16, 32]},
+    ],
+    ids=lambda one: str(one)[:30],
 )
 def test_values_that_do_not_decode_the_outputs(tmp_path: Path, changes: dict[str, Any]) -> None:
     """Of another model, or damaged: an error before the first photo."""

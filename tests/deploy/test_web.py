@@ -193,6 +193,28 @@ def test_a_file_of_the_user_is_kept(exported_digits: Exported, tmp_path: Path) -
         add_demo(tmp_path / "gone")
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"formats": None, "files": ["/etc/passwd", "../x", 3, "model.tflite"]},
+        {"formats": {"int8": 1}, "files": None},
+        {"formats": [1, {"status": "exported"}, {"file": ["x"], "status": "exported"}]},
+    ],
+    ids=str,
+)
+def test_a_damaged_report(
+    exported_digits: Exported, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    folder = Path(shutil.copytree(exported_digits.folder, tmp_path / "deploy"))
+    report = json.loads((folder / "report.json").read_text())
+    (folder / "report.json").write_text(json.dumps({**report, **changes}))
+    with ExportFolder(folder).adding(folder / "demo.html"):
+        (folder / "demo.html").touch()
+    files = json.loads((folder / "report.json").read_text())["files"]
+    assert "demo.html" in files
+    assert "/etc/passwd" not in files
+
+
 def test_files_of_other_tools(tmp_path: Path) -> None:
     (tmp_path / "labels.txt").write_text("a\nb\nc\n<d>\n")
     model = add_convolution(classify)

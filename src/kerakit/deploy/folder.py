@@ -100,16 +100,11 @@ class ExportFolder(OutputFolder):
 
     def _recorded(self) -> list[Path]:
         report = self._read_record()
-        formats, files = map(report.get, ("formats", "files"))
+        files = report.get("files")
         if report and not isinstance(files, list):
             # An export of 0.1.0 lists its formats alone.
             fixed = (LABELS, self.page.name, self.report.name, bundle.FOLDER, *LOGS)
-            exported = [
-                one.get("file")
-                for one in (formats if isinstance(formats, list) else [])
-                if isinstance(one, dict) and one.get("status") == "exported"
-            ]
-            files = [*fixed, *exported]
+            files = [*fixed, *(one.get("file") for one in _exported(report))]
         return [self.path / name for name in files or () if isinstance(name, str)]
 
     # ------------------------------------------------------------------------------------- writing
@@ -191,12 +186,16 @@ class ExportFolder(OutputFolder):
             record = self._read_record()
             if record and path not in self._recorded():
                 # Before the file: one that is not listed would be taken for the user's.
-                names = [one.relative_to(self.path).as_posix() for one in self._recorded()]
+                names = [
+                    one.relative_to(self.path).as_posix()
+                    for one in self._recorded()
+                    if one.is_relative_to(self.path)
+                ]
                 record["files"] = sorted({*names, path.name})
                 write_json(self.report, record)
             yield
-            for one in record.get("formats", ()):
-                if one["file"] == path.name and one["status"] == "exported":
+            for one in _exported(record):
+                if one.get("file") == path.name:
                     one |= {"sha256": sha256(path), "size_bytes": size_bytes(path)}
                     write_json(self.report, record)
 
@@ -309,16 +308,20 @@ class ExportFolder(OutputFolder):
         self.complete()
         record = self._read_record()
         self._check_whole(record)
-        formats = record.get("formats")
-        for one in formats if isinstance(formats, list) else []:
-            if not isinstance(one, dict) or one.get("file") != file.name:
-                continue
-            if one.get("status") == "exported" and one.get("sha256") != sha256(file):
+        for one in _exported(record):
+            if one.get("file") == file.name and one.get("sha256") != sha256(file):
                 raise UserError(
                     f"{file} is not the file of {self.report}: its SHA-256 differs. Run deploy.py "
                     "again with --overwrite, or copy a model of your own to another folder, with a "
                     f"{LABELS}."
                 )
+
+
+def _exported(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the entries of exported formats in report.json, which may be damaged."""
+    formats = record.get("formats")
+    entries = formats if isinstance(formats, list) else []
+    return [one for one in entries if isinstance(one, dict) and one.get("status") == "exported"]
 
 
 def _holds(path: str, files: list[str]) -> bool:

@@ -37,7 +37,7 @@ def make_decoder(spec: dict[str, Any]) -> Any:
         raise ValueError(f"the decoder of the task in task.json is missing ({error})") from None
     try:
         return module.Decoder(spec)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"task.json is damaged: {error!r}") from None
 
 

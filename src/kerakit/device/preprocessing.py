@@ -47,7 +47,7 @@ class Preprocessing:
         _check("color", self.color, COLORS)
         try:
             left, top, right, bottom = crop = tuple(map(float, self.crop))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise ValueError(_bad_crop(self.crop)) from None
         if not (0 <= left <= right - MIN_CROP <= 1 and 0 <= top <= bottom - MIN_CROP <= 1):
             raise ValueError(_bad_crop(self.crop))
