@@ -312,7 +312,10 @@ def main() -> None:
     if sys.argv[1:] == ["--version"]:
         print(f"kerakit {__version__}")
         return
-    description = f"Kerakit {__version__}: building blocks of Keras image projects."
+    description = (
+        f"Kerakit {__version__}: building blocks of Keras image projects. The arguments of a "
+        "command: kerakit COMMAND --help"
+    )
     script.call(functools.partial(_run, description))
 
 

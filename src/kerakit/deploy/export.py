@@ -44,7 +44,7 @@ from kerakit.files import (
     write_text,
 )
 from kerakit.inference import keras_predict_fn, measure_latency_ms, output_names
-from kerakit.report.formatting import format_points
+from kerakit.report.formatting import format_label, format_points
 from kerakit.tasks.base import Predictions, Task, label_lines
 from kerakit.tasks.calibration import calibrate_task
 from kerakit.tflite.convert import check_backend
@@ -237,7 +237,7 @@ def _export_format(one: Format, source: ExportSource, gate: AccuracyGate, log: L
     measurement = gate.measure(predictions)
     reason = ""
     if one is INT8 and not measurement.passed:
-        drop = describe_drop(gate.main_metric, measurement.drop, gate.max_drop)
+        drop = describe_drop(format_label(gate.main_metric), measurement.drop, gate.max_drop)
         if reason := _explain_drop(source, gate, measurement):
             log(f"int8: {drop}; {reason}")
         else:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from kerakit import nested
 from kerakit.deploy.held_out import Batches, as_device
 from kerakit.inference import PredictFn, predict_batches
-from kerakit.report.formatting import format_percent, format_points
+from kerakit.report.formatting import format_label, format_percent, format_points
 from kerakit.tasks.base import Predictions, Task
 
 SAMPLE_IMAGES = 16
@@ -132,7 +132,7 @@ class AccuracyGate:
                 break
         if value > chance:
             return ""
-        metric = self.main_metric.replace("_", " ")
+        metric = format_label(self.main_metric)
         return (
             f"WARNING: the accuracy gate is meaningless: the Keras model is not better than chance "
             f"({metric} {format_percent(value)}; with shuffled labels up to "

@@ -12,7 +12,7 @@ from kerakit.console import print_table
 from kerakit.deploy.gate import AccuracyGate, Measurement, describe_drop
 from kerakit.files import write_json
 from kerakit.machine import describe_machine
-from kerakit.report.formatting import format_percent, format_value
+from kerakit.report.formatting import format_label, format_percent, format_value
 from kerakit.tasks.base import Predictions
 
 _PACKAGES = ("keras", "ai-edge-litert", "numpy")
@@ -129,11 +129,9 @@ def print_results(
     title = f"Evaluated on {held_out_images:,} held-out image{'s' * (held_out_images != 1)}."
     metric = "accuracy"
     if measurement := next((one.measurement for one in results if one.measurement), None):
-        metric, value = next(iter(measurement.metrics.items()))
-        title += (
-            f" Keras {metric.replace('_', ' ')}: {format_value(value + measurement.drop, metric)}"
-        )
-        metric = metric.replace("_", " ")
+        key, value = next(iter(measurement.metrics.items()))
+        metric = format_label(key)
+        title += f" Keras {metric}: {format_value(value + measurement.drop, key)}"
     headings = ("format", "file", metric, "agreement", "latency (ms)", "size (KiB)", "SHA-256")
     print_table(headings, map(_cells, results), title, left=_TEXT_COLUMNS, no_wrap=True)
     for result in results:
