@@ -206,6 +206,35 @@ def test_a_server_that_denies_access_is_asked_once(served: RangeServer, status: 
     assert len(served.requests) == 1
 
 
+def test_a_batch_is_read_again_after_errors(served: RangeServer) -> None:
+    """The errors of its other images are not those of the next attempt."""
+    generator = BatchGenerator(
+        DataReader(f"{served.url}/shards"), batch_size=4, input_size=(16, 16)
+    )
+    served.fault = lambda *_: 403
+    with pytest.raises(UserError, match="denies access"):
+        generator.load_batch(0)
+    served.fault = lambda *_: 0
+    assert len(generator.load_batch(0)[0]) == 4
+
+
+def test_content_that_was_fetched_incompletely_is_requested_again(
+    served: RangeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also that of an image which several mosaics of a batch need."""
+    member = DataReader(f"{served.url}/shards").image_path(0)
+    shards = open_shards(f"{served.url}/shards")
+    assert shards is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(shards.storage, "read_many", lambda wanted: [b"cut" for _ in wanted])
+        shards.fetch([member] * 3)
+    served.requests.clear()
+    for _ in range(3):
+        assert len(member.read_bytes()) == member.size
+    assert len(served.requests) == 3
+    assert (member.shard, member.offset) not in shards._ahead
+
+
 def test_a_server_that_compresses(served: RangeServer, photos_once: Path) -> None:
     """A range of compressed content is not that of the content."""
     reader = DataReader(f"{served.url}/shards")

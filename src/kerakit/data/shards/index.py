@@ -149,17 +149,20 @@ class Shards:
         table = _read_columns(self.storage, names)
         return np.stack([table[name].to_numpy() for name in names], axis=1)
 
-    def read(self, member: Member) -> bytes:
-        """Return the bytes of a member: fetched before, or by one read."""
+    def read(self, member: Member, is_repeated: bool = False) -> bytes:
+        """Return the bytes of a member: fetched before, or by one read.
+
+        With ``is_repeated``, what was fetched is dropped.
+        """
         key = member.shard, member.offset
         with self._lock:
             found = self._ahead.get(key)
             if found is not None:
-                found.reads -= 1
+                found.reads = 0 if is_repeated else found.reads - 1
                 if found.reads <= 0:
                     del self._ahead[key]
                     self._ahead_bytes -= found.size
-        if found is not None:
+        if found is not None and not is_repeated:
             if isinstance(found.data, OSError):
                 raise found.data
             return found.data
@@ -178,7 +181,8 @@ class Shards:
             room = _MAX_AHEAD - self._ahead_bytes
             wanted = []
             for one, count in counts.items():
-                if (found := self._ahead.get(one[:2])) is not None:
+                found = self._ahead.get(one[:2])
+                if found is not None and isinstance(found.data, bytes):
                     found.reads += count
                 elif (room := room - (one[2] - one[1])) > 0:
                     wanted.append(one)
@@ -187,7 +191,9 @@ class Shards:
         for one, data in zip(wanted, self.storage.read_many(wanted), strict=True):
             size = len(data) if isinstance(data, bytes) else 0
             with self._lock:
-                if (found := self._ahead.get(one[:2])) is not None:  # of another thread
+                found = self._ahead.get(one[:2])
+                # Of another thread. An error may be that of a batch that was given up.
+                if found is not None and isinstance(found.data, bytes):
                     found.reads += counts[one]
                 else:
                     self._ahead[one[:2]] = _Ahead(data, size, counts[one])

@@ -18,8 +18,8 @@ class _Files(Protocol):
     def name(self) -> str:
         """Path or address."""
 
-    def read(self, member: Member) -> bytes:
-        """Return the bytes of a member."""
+    def read(self, member: Member, is_repeated: bool = False) -> bytes:
+        """Return the bytes of a member; with ``is_repeated``, by a request of its own."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Member:
         image_size: (width, height) of the upright image; (0, 0) if unknown.
 
     >>> from types import SimpleNamespace
-    >>> files = SimpleNamespace(name="s3://photos", read=lambda member: b"abc")
+    >>> files = SimpleNamespace(name="s3://photos", read=lambda member, **_: b"abc")
     >>> member = Member(files, "cat/1.jpg", "shard-000000.tar", 512, 3, zlib.crc32(b"abc"))
     >>> str(member), member.read_bytes()
     ('s3://photos/shard-000000.tar (cat/1.jpg)', b'abc')
@@ -66,7 +66,7 @@ class Member:
         """
         for attempt in range(2):
             try:
-                data = self.files.read(self)
+                data = self.files.read(self, is_repeated=attempt > 0)
             except OSError as error:
                 raise ImageError(self, error.strerror or str(error)) from None
             if len(data) == self.size and zlib.crc32(data) == self.crc32:

@@ -250,7 +250,7 @@ class _Direct:
     storage: Storage
     name: str = ""
 
-    def read(self, member: Member) -> bytes:
+    def read(self, member: Member, is_repeated: bool = False) -> bytes:  # noqa: ARG002 - of _Files
         return self.storage.read(member.shard, member.offset, member.offset + member.size)
 
 
