@@ -119,7 +119,11 @@ def test_processes_of_launchers_are_found(
         ({"WORLD_SIZE": "2", "RANK": "0"}, "Set JAX_COORDINATOR_ADDRESS=HOST:PORT"),
         ({"PMI_SIZE": "2", "PMI_RANK": "2"}, "PMI_RANK is 2; expected 0 to 1"),
         ({"PMI_SIZE": "two"}, "PMI_SIZE is 'two'; expected a number"),
-        ({"OMPI_COMM_WORLD_SIZE": "2"}, "OMPI_COMM_WORLD_RANK is None; expected a number"),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, "OMPI_COMM_WORLD_RANK is not set. Expected a number"),
+        (
+            {"KERAS_DISTRIBUTION_NUM_PROCESSES": "2"},
+            "KERAS_DISTRIBUTION_PROCESS_ID, or JOB_COMPLETION_INDEX of a Kubernetes Job, is not",
+        ),
     ],
 )
 def test_a_launch_that_cannot_work_is_an_error(environment: dict[str, str], message: str) -> None:

@@ -121,7 +121,8 @@ def test_a_project_of_an_earlier_version(
     script.write_text(script.read_text().replace("check_labels", "other"))
     (project.path / "progress/test").mkdir(parents=True)
     monkeypatch.chdir(project.path)
-    monkeypatch.setattr(sys, "argv", ["kerakit", "check", "--labels", "progress/test"])
+    (project.path / "old").mkdir()
+    monkeypatch.setattr(sys, "argv", ["kerakit", "check", "--labels", "old"])
     with pytest.raises(SystemExit) as stop:
         cli.main()
     assert stop.value.code == 2

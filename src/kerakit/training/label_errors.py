@@ -124,7 +124,7 @@ def check_labels(
     shown = [
         Sample(
             samples[row][0].sample(samples[row][1])[0],
-            ", ".join(one.given for one in found),
+            f"label: {', '.join(one.given for one in found)}",
             [f"suggested: {one.suggested} ({one.confidence:.0%})" for one in found],
             keys[row],
         )
@@ -134,9 +134,10 @@ def check_labels(
         each.close()
     summary = (
         f"{len(findings):,} of {len(keys):,} images have a label that is probably wrong. "
-        f"The features suggest the given label for {agreement:.1%} of all."
+        f"The features suggest the given label for {100 * agreement:.1f} % of all images."
     )
     lines = [summary, f"Features: {source}, out of fold. List: {save_to}"]
+    lines += [f"Correct wrong labels, or set exclude to yes in {save_to}. Then train again."]
     lines += [_WEAK] if skill < _MIN_SKILL else []
     _write_page(run, lines, shown, findings)
     _print_first(findings)

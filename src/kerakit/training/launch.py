@@ -65,6 +65,10 @@ def find_launch(environment: Mapping[str, str], needs_address: bool = True) -> L
             continue
         if number == _NUMBER and number not in environment:
             number = "JOB_COMPLETION_INDEX"  # of an indexed Job of Kubernetes
+            if number not in environment:
+                raise _unset(launcher, size, f"{_NUMBER}, or {number} of a Kubernetes Job,")
+        elif number not in environment:
+            raise _unset(launcher, size, number)
         rank = _read_number(environment, number)
         if not 0 <= rank < size:
             raise UserError(f"{number} is {rank}; expected 0 to {size - 1}, by {count}.")
@@ -93,9 +97,16 @@ def without_launch(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if name not in counts}
 
 
+def _unset(launcher: str, size: int, number: str) -> UserError:
+    return UserError(
+        f"{size} processes were started ({launcher}), but {number} is not set. Expected a number "
+        f"from 0 to {size - 1}, a different one in each process."
+    )
+
+
 def _read_number(environment: Mapping[str, str], name: str) -> int:
-    value = environment.get(name)
-    if value is None or not value.isdecimal():
+    value = environment[name]
+    if not value.isdecimal():
         raise UserError(f"the environment variable {name} is {value!r}; expected a number.")
     return int(value)
 
