@@ -32,7 +32,7 @@ def test_sets_of_labels(tmp_path: Path) -> None:
     assert [target.tolist() for target in targets] == [[1, 1], [0, 1], [0, 0]]
     assert targets[0].dtype == np.float32
     assert reader.counts("train").tolist() == [1, 2]
-    assert "images without labels, which are examples of no class: 1." in data_warnings(reader)
+    assert "images without labels, used as negative examples: 1." in data_warnings(reader)
     assert [fault.key for fault in reader.label_faults()] == ["c.jpg"]
 
 

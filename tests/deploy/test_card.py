@@ -14,6 +14,7 @@ from digits import Exported
 from kerakit.deploy.card import write_card
 from kerakit.deploy.gate import AccuracyGate
 from kerakit.deploy.results import FormatResult, write_report
+from kerakit.device.preprocessing import Preprocessing
 from kerakit.report.text import escape_markdown
 from kerakit.tasks import Classification, Detection, MultiLabel, Regression, Segmentation, Task
 
@@ -87,8 +88,12 @@ def test_a_model_of_chance_and_a_page_are_named(tmp_path: Path) -> None:
     assert "demo.html" not in card.text
     report = json.loads((tmp_path / "report.json").read_text())
     report["formats"].append(FormatResult("web", "demo.html", "exported").to_json())
+    Preprocessing(crop=(0, 0.1, 1, 1), color="gray").save(tmp_path / "preprocessing.json")
     write_card(tmp_path, Classification(["a", "b"]), report, (4, 4, 3))
-    assert "`demo.html` runs the model in a browser" in (tmp_path / "README.md").read_text()
+    text = (tmp_path / "README.md").read_text()
+    assert "`demo.html` runs the model in a browser" in text
+    assert "image, cropped to 0 to 1 of its width and 0.1 to 1 of its height, resized" in text
+    assert "ratio, gray in three equal channels." in text
 
 
 @pytest.mark.parametrize(

@@ -173,7 +173,7 @@ def list_objects(data: Path, other: str = "") -> ListedObjects:
     counts = boxes.presence(len(annotations.class_names))
     warnings = boxes.warnings()
     if without := int((np.diff(boxes.offsets) == 0).sum()):
-        warnings.append(f"images without objects, which are examples, too: {without:,}.")
+        warnings.append(f"images without objects, used as negative examples: {without:,}.")
     index = make_index(root, annotations, rarest_class(counts > 0), warnings)
     return ListedObjects(found, annotations, boxes, counts, index)
 

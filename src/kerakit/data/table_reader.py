@@ -148,7 +148,7 @@ class MultiLabelReader(BaseReader):
         if not names:
             raise UserError(f"{data} has no labels: all sets are empty.")
         without = int((~self._presence.any(axis=1)).sum())
-        note = (f"images without labels, which are examples of no class: {without:,}.",)
+        note = (f"images without labels, used as negative examples: {without:,}.",)
         return replace(
             index,
             targets=rarest_class(self._presence),

@@ -18,6 +18,7 @@ from kerakit.report.formatting import (
     clean_text,
     format_label,
     format_points,
+    format_preprocessing,
     format_time,
     format_value,
 )
@@ -52,11 +53,6 @@ _OUTPUTS = {
     "non-maximum suppression follows outside of the model",
 }
 _HELD_OUT = {"test": "test images", "val": "validation images"}
-_RESIZE = {
-    "stretch": "resized without preserving the aspect ratio",
-    "letterbox": "resized with its aspect ratio, padded with black",
-    "center_crop": "resized with its aspect ratio, cropped at the center",
-}
 
 
 def write_card(
@@ -87,7 +83,7 @@ def write_card(
             version=report["versions"]["kerakit"],
             height=input_shape[0],
             width=input_shape[1],
-            preprocessing=_describe_preprocessing(folder),
+            preprocessing=format_preprocessing(Preprocessing.read(folder / "preprocessing.json")),
             outputs=_OUTPUTS.get(task.name, ""),
             classes=names if task.name != "regression" else [],
             shown=MAX_CLASSES,
@@ -162,17 +158,6 @@ def _metric_entries(result: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
                 "name": f"{format_label(key)}, {result['format']}",
                 "args": {"format": result["format"], "sha256": result["sha256"]},
             }
-
-
-def _describe_preprocessing(folder: Path) -> str:
-    policy = Preprocessing.read(folder / "preprocessing.json")
-    parts = [f"the upright image, {_RESIZE[policy.resize]}"]
-    if policy.crop != (0, 0, 1, 1):
-        sides = ", ".join(f"{side:g}" for side in policy.crop)
-        parts.insert(0, f"cropped to the fractions ({sides}) of its left, top, right and bottom")
-    if policy.color == "gray":
-        parts.append("gray in three equal channels")
-    return f"{'; '.join(parts)}."
 
 
 def _columns(report: Mapping[str, Any]) -> list[str]:

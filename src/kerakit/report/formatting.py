@@ -6,6 +6,8 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
+from kerakit.device.preprocessing import Preprocessing
+
 _UNITS = {"_ms": " (ms)", "_db": " (dB)", "_bytes": " (KiB)", "drop": "drop (pp)"}
 _NAMES = {
     "ece": "ECE",
@@ -34,6 +36,11 @@ FRACTIONS = (
 )
 """Ends of the keys of values that are shown in percent."""
 
+_RESIZE = {
+    "stretch": "resized without preserving the aspect ratio",
+    "letterbox": "resized with its aspect ratio, padded with black",
+    "center_crop": "resized with its aspect ratio, cropped at the center",
+}
 
 _INVALID = dict.fromkeys(
     (*range(9), 11, 12, *range(14, 32), *range(127, 160), 0xFFFE, 0xFFFF),
@@ -121,3 +128,21 @@ def format_time(created: str) -> str:
     '2026-11-23 09:00 UTC'
     """
     return f"{datetime.fromisoformat(created).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def format_preprocessing(policy: Preprocessing) -> str:
+    """Return the steps from an image to the input of a model as a sentence.
+
+    >>> format_preprocessing(Preprocessing("letterbox"))
+    'the upright image, resized with its aspect ratio, padded with black.'
+    """
+    parts = ["the upright image"]
+    if policy.crop != (0, 0, 1, 1):
+        left, top, right, bottom = (f"{side:g}" for side in policy.crop)
+        parts.append(
+            f"cropped to {left} to {right} of its width and {top} to {bottom} of its height"
+        )
+    parts.append(_RESIZE[policy.resize])
+    if policy.color == "gray":
+        parts.append("gray in three equal channels")
+    return f"{', '.join(parts)}."

@@ -30,6 +30,7 @@ from kerakit.device.predict import MEAN_STEPS, resize
 from kerakit.device.preprocessing import MAX_RESIZED, Preprocessing
 from kerakit.errors import UserError
 from kerakit.files import size_bytes, write_text
+from kerakit.report.formatting import format_preprocessing
 from kerakit.report.page import PALETTE
 from kerakit.tflite.runtime import start_interpreter, stored_predict_fn
 
@@ -264,13 +265,12 @@ def _facts(
     runtime: dict[str, Any],
 ) -> Sequence[tuple[str, str]]:
     _, height, width, _ = tensors["input"]["shape"]
-    crop = ", ".join(f"{side:g}" for side in preprocessing.crop)
     return (
         ("File", f"{model.name}, {size_bytes(model) / 1024:,.0f} KiB"),
         ("SHA-256", hashlib.sha256(content).hexdigest()),
         ("Input", f"{tensors['input']['dtype']}, {width} by {height} pixels"),
         ("Outputs", "; ".join(_describe_outputs(tensors["outputs"]))),
-        ("Preprocessing", f"{preprocessing.resize}, crop {crop}, {preprocessing.color}"),
+        ("Preprocessing", format_preprocessing(preprocessing)),
         ("Runtime", f"LiteRT.js {runtime['version']}, WebAssembly, one thread"),
         ("Written by", f"Kerakit {__version__}"),
     )
