@@ -218,9 +218,10 @@ def test_a_damaged_report(
 def test_files_of_other_tools(tmp_path: Path) -> None:
     (tmp_path / "labels.txt").write_text("a\nb\nc\n<d>\n")
     model = add_convolution(classify)
-    file = tmp_path / "other.tflite"
+    file = tmp_path / "model.tflite"
     file.write_bytes(convert_int8(model))
-    path, _ = add_demo(file)
+    (tmp_path / "config.json").write_text("{}")  # as of other tools
+    path, _ = add_demo(tmp_path)
     written = DemoPage(path)
     assert written.data["task"] == {
         "task": "classification",

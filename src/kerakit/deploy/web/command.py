@@ -43,7 +43,8 @@ def add_demo(path: Path) -> tuple[Path, str]:
     page = file.with_name(FILE)
     if page.exists() and not is_demo(page):
         raise UserError(f"{page} was not written by Kerakit and is kept. Move it.")
-    if (path / "config.json").is_file():
+    # Models of other tools may have a config.json beside them, too.
+    if (path / "config.json").is_file() and not any(path.glob("*.tflite")):
         raise UserError(
             f"{path} is a run. Export it first: python deploy.py --read_from {path} --save_to "
             "FOLDER --formats web"
