@@ -88,11 +88,13 @@ def test_a_model_of_chance_and_a_page_are_named(tmp_path: Path) -> None:
     assert "demo.html" not in card.text
     report = json.loads((tmp_path / "report.json").read_text())
     report["formats"].append(FormatResult("web", "demo.html", "exported").to_json())
+    (tmp_path / "frigate").mkdir()
     Preprocessing(crop=(0, 0.1, 1, 1), color="gray").save(tmp_path / "preprocessing.json")
     write_card(tmp_path, Classification(["a", "b"]), report, (4, 4, 3))
     text = (tmp_path / "README.md").read_text()
     assert "`demo.html` runs the model in a browser" in text
     assert "image, cropped to 0 to 1 of its width and 0.1 to 1 of its height, resized" in text
+    assert "`frigate/` has the model" in text
     assert "ratio, gray in three equal channels." in text
 
 

@@ -11,6 +11,7 @@ import yaml
 
 from kerakit.deploy.bundle import FOLDER as BUNDLE
 from kerakit.deploy.formats.web import WEB
+from kerakit.deploy.frigate import FOLDER as FRIGATE
 from kerakit.deploy.gate import describe_drop
 from kerakit.device.preprocessing import Preprocessing
 from kerakit.files import write_text
@@ -99,6 +100,7 @@ def write_card(
             data=_data_rows(report.get("data") or {}),
             limits=list(_limits(report)),
             has_page=any(one["format"] == WEB.name for one in exported),
+            has_frigate=(folder / FRIGATE).is_dir(),
             has_bundle=(folder / BUNDLE).is_dir(),
         ),
     )
