@@ -119,7 +119,6 @@ def test_a_project_of_an_earlier_version(
 ) -> None:
     script = project.path / "evaluate.py"
     script.write_text(script.read_text().replace("check_labels", "other"))
-    (project.path / "progress/test").mkdir(parents=True)
     monkeypatch.chdir(project.path)
     (project.path / "old").mkdir()
     monkeypatch.setattr(sys, "argv", ["kerakit", "check", "--labels", "old"])
