@@ -269,7 +269,7 @@ def test_a_file_that_is_no_image_is_named(opened: Browser, tmp_path: Path) -> No
     opened.wait(f"results.length >= {before + 2}")
     card = opened.run("document.querySelector('.card.failed').innerText")
     assert "notes.png" in card
-    assert "Not an image" in card
+    assert "cannot read the file as an image" in card
     assert opened.run("results.at(-1).predictions.length") == 1
 
 
