@@ -23,7 +23,7 @@ lint: $(VENV)/.ready
 	cd src/kerakit/project && $(abspath $(BIN))/mypy --cache-dir $(abspath .mypy_cache)/project --config-file $(abspath pyproject.toml) .
 	for task in src/kerakit/project_tasks/*/; do (cd $$task && MYPYPATH=$(abspath src/kerakit/project) $(abspath $(BIN))/mypy --cache-dir $(abspath .mypy_cache)/tasks --config-file $(abspath pyproject.toml) .) || exit 1; done
 
-# torch as the Keras backend, MLflow, Weights & Biases, MediaPipe, a TensorFlow Lite of 2021 under Node, compilers of Java
+# torch as the Keras backend, MLflow, Weights & Biases, WebDataset, datasets, MediaPipe, a TensorFlow Lite of 2021 under Node, compilers of Java
 # and Kotlin, and a browser (apt-get install nodejs npm chromium default-jdk-headless). MediaPipe without its requirements,
 # one of which replaces OpenCV's files.
 test-slow: $(VENV)/.ready
@@ -32,6 +32,7 @@ test-slow: $(VENV)/.ready
 	npm install --prefix build/tflite_2021 --no-save --ignore-scripts --legacy-peer-deps @tensorflow/tfjs-tflite@0.0.1-alpha.4
 	npm install --prefix build/kotlin --no-save --ignore-scripts kotlin-compiler@2.4.20
 	$(BIN)/python $(INSTALL) --constraint constraints.txt torch --editable ".[mlflow,wandb]"
+	$(BIN)/python $(INSTALL) --constraint constraints.txt webdataset datasets
 	$(BIN)/python $(INSTALL) --no-deps mediapipe==1.2.3
 	$(BIN)/python -m pytest -m slow
 
