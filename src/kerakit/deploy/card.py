@@ -13,17 +13,17 @@ from kerakit.deploy.bundle import FOLDER as BUNDLE
 from kerakit.deploy.formats.web import WEB
 from kerakit.deploy.frigate import FOLDER as FRIGATE
 from kerakit.deploy.gate import describe_drop
+from kerakit.device.preprocessing import FILE as PREPROCESSING
 from kerakit.device.preprocessing import Preprocessing
 from kerakit.files import write_text
 from kerakit.report.formatting import (
-    clean_text,
     format_label,
     format_points,
     format_preprocessing,
     format_time,
     format_value,
 )
-from kerakit.report.text import render_text
+from kerakit.report.text import render_text, to_line
 from kerakit.tasks.base import Task, label_lines
 
 CARD = "README.md"
@@ -79,12 +79,11 @@ def write_card(
                 _metadata(title, task, report, exported), sort_keys=False, allow_unicode=True
             ),
             title=title,
-            model=title,
             task=_task_name(task),
             version=report["versions"]["kerakit"],
             height=input_shape[0],
             width=input_shape[1],
-            preprocessing=format_preprocessing(Preprocessing.read(folder / "preprocessing.json")),
+            preprocessing=format_preprocessing(Preprocessing.read(folder / PREPROCESSING)),
             outputs=_OUTPUTS.get(task.name, ""),
             classes=names if task.name != "regression" else [],
             shown=MAX_CLASSES,
@@ -129,7 +128,7 @@ def _metadata(
     if not metrics:
         return values
     data = report.get("data") or {}
-    name = _one_line(data.get("name") or "held-out images")
+    name = to_line(data.get("name") or "held-out images")
     dataset: dict[str, Any] = {"type": re.sub(r"[^\w.-]+", "-", name).strip("-.") or "images"}
     dataset |= {"name": name, "split": report.get("held_out", "held-out")}
     if data.get("fingerprint"):
@@ -140,12 +139,8 @@ def _metadata(
         "dataset": dataset,
         "metrics": metrics,
     }
-    values["model-index"] = [{"name": _one_line(title), "results": [result]}]
+    values["model-index"] = [{"name": to_line(title), "results": [result]}]
     return values
-
-
-def _one_line(text: object) -> str:
-    return " ".join(clean_text(str(text)).split())
 
 
 def _metric_entries(result: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

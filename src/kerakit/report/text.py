@@ -14,13 +14,22 @@ from kerakit.report.formatting import clean_text
 _SPECIAL = re.compile(r"([\\`*\[\]#|~$@]|(?<!\w)_|_(?!\w))")
 
 
+def to_line(text: object) -> str:
+    r"""Return untrusted text as one line, without control characters.
+
+    >>> to_line("a\nb  c")
+    'a b c'
+    """
+    return " ".join(clean_text(str(text)).split())
+
+
 def escape_markdown(text: object) -> str:
     r"""Return untrusted text as one line of Markdown that shows it as it is.
 
     >>> print(escape_markdown("a|b\n<i> [x]"))
     a\|b &lt;i&gt; \[x\]
     """
-    line = " ".join(clean_text(str(text)).split())
+    line = to_line(text)
     for char, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
         line = line.replace(char, entity)
     return _SPECIAL.sub(r"\\\1", line)

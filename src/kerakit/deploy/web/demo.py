@@ -112,7 +112,7 @@ def write_demo(
         "golden_outputs": _compress(b"".join(values.tobytes() for values in outputs)),
         "golden_pixels": _compress(layout.apply(resize(photo, layout.resized)).tobytes()),
     }
-    runtime = json.loads((_HERE / "runtime/runtime.json").read_text(encoding="utf-8"))
+    runtime = json.loads(_read("runtime/runtime.json"))
     noun = "Pattern" if images is None else "Held-out image"
     data = {
         "task": task,
@@ -129,7 +129,7 @@ def write_demo(
         facts=_facts(model, content, tensors, preprocessing, runtime),
         notice=f"LiteRT.js ({runtime['name']} {runtime['version']}), Copyright Google LLC, "
         f"{runtime['license']}. Changed: its module is a script, and uses the CPU alone.",
-        license=(_HERE / "runtime/LICENSE").read_text(encoding="utf-8"),
+        license=_read("runtime/LICENSE"),
         embedded=[(name, Markup(_encode(one))) for name, one in embedded.items()],  # noqa: S704
         # Within a script, "<" could start a tag that ends it.
         data=Markup(json.dumps(data).replace("<", "\\u003c")),  # noqa: S704
@@ -145,13 +145,12 @@ def is_demo(path: Path) -> bool:
 
 def _render(**values: Any) -> str:
     """Return the page; its policy permits these scripts and this style by their SHA-256."""
-    read = _Reader(_HERE)
     scripts = [
-        read("runtime/litert_wasm.js"),
-        read("runtime/litert.js"),
-        '"use strict";\n' + "\n".join(read(f"page/{name}") for name in SCRIPTS),
+        _read("runtime/litert_wasm.js"),
+        _read("runtime/litert.js"),
+        '"use strict";\n' + "\n".join(_read(f"page/{name}") for name in SCRIPTS),
     ]
-    style = PALETTE + read("page/demo.css")
+    style = PALETTE + _read("page/demo.css")
     return _ENVIRONMENT.get_template("demo.html.jinja").render(
         scripts=[Markup(script) for script in scripts],  # noqa: S704 - our own files
         script_hashes=Markup(" ".join(map(_hash, scripts))),  # noqa: S704
@@ -162,14 +161,8 @@ def _render(**values: Any) -> str:
     )
 
 
-class _Reader:
-    """Reads text files of a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def __call__(self, name: str) -> str:
-        return (self._folder / name).read_text(encoding="utf-8")
+def _read(name: str) -> str:
+    return (_HERE / name).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:
