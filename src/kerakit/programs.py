@@ -50,7 +50,7 @@ def run_program(command: list[str], timeout_s: float, name: str) -> tuple[int, s
             start_new_session=True,
         )
     except OSError as error:
-        raise JobError(f"{name} {command[0]} cannot be run: {error.strerror}.") from None
+        raise _cannot_run(name, command, error) from None
     with cast("IO[bytes]", process.stdout) as pipe:
         try:
             output = _read_until_exit(process, pipe.fileno(), timeout_s)
@@ -61,6 +61,10 @@ def run_program(command: list[str], timeout_s: float, name: str) -> tuple[int, s
     if output is None:
         raise _no_result(name, timeout_s)
     return code, printable_lines(output.decode("utf-8", "replace"))
+
+
+def _cannot_run(name: str, command: list[str], error: OSError) -> JobError:
+    return JobError(f"{name} {command[0]} cannot be run: {error.strerror}.")
 
 
 def _no_result(name: str, timeout_s: float) -> JobError:
@@ -79,7 +83,7 @@ def _run_alone(command: list[str], timeout_s: float, name: str) -> tuple[int, st
             check=False,
         )
     except OSError as error:
-        raise JobError(f"{name} {command[0]} cannot be run: {error.strerror}.") from None
+        raise _cannot_run(name, command, error) from None
     except subprocess.TimeoutExpired:
         raise _no_result(name, timeout_s) from None
     output = done.stdout[:KEPT_BYTES] + done.stdout[KEPT_BYTES:][-KEPT_BYTES:]

@@ -28,7 +28,7 @@ from kerakit.device.preprocessing import STRETCH, Preprocessing
 from kerakit.errors import JobError, UserError
 from kerakit.files import read_json, write_text
 from kerakit.tflite.append import Appender
-from kerakit.tflite.runtime import start_interpreter, stored_predict_fn
+from kerakit.tflite.runtime import dequantize, start_interpreter, stored_predict_fn
 
 FOLDER = "frigate"
 LABELMAP, CONFIG = "labelmap.txt", "config.yml"
@@ -278,8 +278,7 @@ def compare(folder: Path, task: Mapping[str, Any], images: NDArray[np.uint8]) ->
     for i, image in enumerate(images):
         real = {}
         for name, one, values in zip(task["outputs"], details, stored, strict=True):
-            scale, zero_point = one["quantization"]
-            real[name] = np.float32(scale) * (values[i].astype(np.float32) - zero_point)
+            real[name] = dequantize(values[i], *one["quantization"])
         wanted = decoder.decode(real)
         made.set_tensor(made.get_input_details()[0]["index"], image[None])
         made.invoke()
