@@ -18,9 +18,9 @@ from PIL import Image
 
 from digits import Exported
 from hub_server import READ_TOKEN, TOKEN, Hub, Repo, serve_hub
-from kerakit import JobError, UserError, cli
+from kerakit import JobError, UserError
 from kerakit.deploy import ExportFolder, fetch_export, push_export
-from projects import Project, Result
+from projects import Project, Result, run_command
 
 # The client's own upload of large files, with its own HTTP library.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -58,14 +58,7 @@ def kerakit(
     """A function that runs a command in this process."""
 
     def run(*words: object) -> Result:
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["kerakit", *map(str, words)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return Result(code, *capfd.readouterr())
+        return run_command(monkeypatch, capfd, tmp_path, *words)
 
     return run
 

@@ -18,14 +18,14 @@ import pytest
 from PIL import Image
 
 from digits import TRAINED, Exported, digits
-from kerakit import UserError, cli
+from kerakit import UserError
 from kerakit.data.placement import Placement
 from kerakit.deploy import keras_predict_fn, predict_images
 from kerakit.deploy.bundle import read_as_device
 from kerakit.deploy.predict import _check_values
 from kerakit.device.preprocessing import Preprocessing
 from kerakit.tasks import Classification, Detection, make_task
-from projects import Result
+from projects import Result, run_command
 
 Predict = Callable[..., Result]
 
@@ -37,14 +37,7 @@ def predict(
     """A function that runs ``kerakit predict`` in this process."""
 
     def run(*words: object, cwd: Path = tmp_path) -> Result:
-        monkeypatch.chdir(cwd)
-        monkeypatch.setattr(sys, "argv", ["kerakit", "predict", *map(str, words)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return Result(code, *capfd.readouterr())
+        return run_command(monkeypatch, capfd, cwd, "predict", *words)
 
     return run
 

@@ -15,11 +15,16 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
+from kerakit import cli
 from kerakit.signals import TERMINATION
+
+if TYPE_CHECKING:
+    import pytest
 
 PROJECT = Path(__file__).parents[2] / "src" / "kerakit" / "project"
 """The template."""
@@ -227,3 +232,17 @@ def _forget_template() -> None:
     own = {path.stem for path in PROJECT.glob("*.py")} | {"models"}
     for name in [name for name in sys.modules if name.partition(".")[0] in own]:
         del sys.modules[name]
+
+
+def run_command(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], folder: Path, *words: object
+) -> Result:
+    """Run a command of ``kerakit`` in this process and in a folder."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["kerakit", *map(str, words)])
+    code = 0
+    try:
+        cli.main()
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    return Result(code, *capfd.readouterr())
